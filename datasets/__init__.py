@@ -1,0 +1,1 @@
+"""What an image, a table, a tile and a mask are."""

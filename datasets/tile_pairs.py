@@ -1,0 +1,124 @@
+"""Satellite tiles with their masks: pairs found by number, cached as bytes, cut into training crops."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from datasets.cache import ImageCache, cached_images
+from datasets.errors import DataError
+from datasets.images import ImageError, list_images, read_rgb
+from datasets.palette import NUM_CLASSES, SCORED_CLASSES, UNKNOWN, classes_of_colours
+
+IGNORED = 255  # in training targets: unknown, and the red that no class claims
+
+
+class TilePairs:
+    """Tiles (H, W, 3) and masks (H, W; classes 0 to 7) by index."""
+
+    def __init__(self, names: list[str], tiles: ImageCache, masks: ImageCache, indices: list[int]):
+        self.names, self._tiles, self._masks, self._indices = names, tiles, masks, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def tile(self, index: int) -> np.ndarray:
+        return self._tiles[self._indices[index]]
+
+    def mask(self, index: int) -> np.ndarray:
+        return self._masks[self._indices[index]]
+
+
+def find_pairs(folder: str | Path) -> list[tuple[str, Path, Path]]:
+    """(name, tile, mask) of each `NAME_sat.*` with a `NAME_mask.png`. DataError when there is none."""
+    folder = Path(folder)
+    names = set(list_images(folder))
+    pairs, alone = [], []
+    for name in sorted(names):
+        match = re.fullmatch(r"(.+)_sat\.[A-Za-z]+", name)
+        if match and f"{match[1]}_mask.png" in names:
+            pairs.append((match[1], folder / name, folder / f"{match[1]}_mask.png"))
+        elif match:
+            alone.append(name)
+    if not pairs:
+        raise DataError(f"{folder}: no pair of NNNN_sat.jpg and NNNN_mask.png; give --data the course's p2_data folder")
+    if alone:
+        print(f"{folder}: {len(alone)} tiles have no mask and are left out, {alone[0]} first", file=sys.stderr)
+    return pairs
+
+
+def read_mask(path: Path) -> np.ndarray:
+    return classes_of_colours(read_rgb(path, apply_exif=False))
+
+
+def read_tile(path: Path) -> np.ndarray:
+    return read_rgb(path, apply_exif=False)
+
+
+def load_pairs(folder: str | Path, cache: str | Path | None) -> TilePairs:
+    """Every usable pair of a folder; those that cannot be read, or whose sizes differ, are named and left out."""
+    pairs = find_pairs(folder)
+    tiles = cached_images([tile for _, tile, _ in pairs], read_tile, "tile", cache)
+    masks = cached_images([mask for _, _, mask in pairs], read_mask, "mask", cache)
+    usable = []
+    for index, (_, tile, mask) in enumerate(pairs):
+        reason = tiles.errors.get(str(index)) or masks.errors.get(str(index))
+        if reason is None and tiles.shapes[index][:2] != masks.shapes[index]:
+            reason = f"{mask}: its size is not that of {tile.name}"
+        if reason is None:
+            usable.append(index)
+        else:
+            print(f"left out: {reason}", file=sys.stderr)
+    if not usable:
+        raise ImageError(f"{folder}: none of its {len(pairs)} pairs can be read")
+    return TilePairs([pairs[index][0] for index in usable], tiles, masks, usable)
+
+
+def rare_class_weights(pairs: TilePairs) -> np.ndarray:
+    """How often each tile should be drawn: the sum over the classes of its share of the class, divided by the square
+    root of the class's mean share. Sums to 1."""
+    shares = np.stack(
+        [np.bincount(pairs.mask(i).ravel(), minlength=NUM_CLASSES + 1)[:SCORED_CLASSES] for i in range(len(pairs))]
+    ).astype(np.float64)
+    shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1)
+    weights = (shares / np.sqrt(np.maximum(shares.mean(axis=0), 1e-6))).sum(axis=1)
+    weights = np.maximum(weights, 1e-6)
+    return weights / weights.sum()
+
+
+class TileCrops(torch.utils.data.Dataset):
+    """Random crops, scaled to one size, turned and flipped; drawn from (seed, epoch, position) and nothing else."""
+
+    def __init__(self, pairs: TilePairs, crop_size: int, min_crop: float, seed: int):
+        self.pairs, self.crop_size, self.min_crop, self.seed = pairs, crop_size, min_crop, seed
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """→ tile (3, S, S) uint8, target (S, S) uint8 with IGNORED, and its three colour factors (float32)."""
+        epoch, position, index = key
+        generator = np.random.default_rng((self.seed, epoch, position, 1))
+        tile, mask = self.pairs.tile(index), self.pairs.mask(index)
+        height, width = mask.shape
+        side = max(1, round(min(height, width) * generator.uniform(self.min_crop, 1.0)))
+        top, left = generator.integers(height - side + 1), generator.integers(width - side + 1)
+        box = (slice(top, top + side), slice(left, left + side))
+        image = torch.from_numpy(np.array(tile[box])).permute(2, 0, 1)[None]
+        target = torch.from_numpy(np.where(mask[box] >= UNKNOWN, IGNORED, mask[box]).astype(np.uint8))[None, None]
+        size = (self.crop_size, self.crop_size)
+        image = functional.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)[0]
+        target = functional.interpolate(target, size, mode="nearest-exact")[0, 0]
+        turns, is_flipped = int(generator.integers(4)), generator.integers(2) == 1
+        image, target = torch.rot90(image, turns, (1, 2)), torch.rot90(target, turns, (0, 1))
+        if is_flipped:
+            image, target = image.flip(2), target.flip(1)
+        brightness, contrast, saturation = generator.uniform(-0.12, 0.12), *generator.uniform(0.75, 1.25, size=2)
+        colours = torch.tensor([brightness, contrast, saturation], dtype=torch.float32)
+        return image.contiguous(), target.contiguous(), colours

@@ -1,0 +1,206 @@
+"""What every training loop does around its step: learning rate, averaged weights, checkpoints, progress, stopping.
+
+loop = Loop(run, network, optimizer, ...)
+for epoch in loop.epochs_left():
+    for batch in loader(first=loop.batch_in_epoch):
+        loop.set_learning_rates()
+        loss = ...  # the script's own step
+        loop.after_step(loss, len(batch))
+        if loop.must_stop():
+            return loop.stop()
+    loop.end_epoch(...)
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from typing import Any, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from engine.ema import update_average
+from engine.errors import RunError
+from engine.progress import Progress, clock
+from engine.run import Run, Stopper, command_to_go_on, random_state, restore_random_state
+from engine.schedule import average_decay, warmup_cosine
+
+CHECKPOINT_SECONDS = 300  # at most this much work is lost to a kill
+WARMING_STEPS, TIMED_STEPS = 5, 25  # --budget-minutes: the steps left out of, and used for, measuring the speed
+
+
+class Loop:
+    """The state of a training between two steps; everything in it that matters is in `last.pt`."""
+
+    def __init__(
+        self,
+        run: Run,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        steps_per_epoch: int,
+        epochs: int,
+        budget_minutes: float | None,
+        max_minutes: float | None,
+        warmup_steps: int,
+        ema_decay: float,
+    ):
+        self.run, self.network, self.optimizer = run, network, optimizer
+        self.average = copy.deepcopy(network).eval().requires_grad_(False)
+        self.steps_per_epoch, self.warmup_steps, self.ema_decay = steps_per_epoch, warmup_steps, ema_decay
+        self.budget_seconds = None if budget_minutes is None else 60 * budget_minutes
+        self.total_steps = None if budget_minutes else epochs * steps_per_epoch
+        self.step, self.best = 0, -math.inf
+        self.seconds = 0.0  # spent on training steps, over all invocations
+        self.loss_sum = torch.zeros((), dtype=torch.float64)
+        self.loss_count = 0
+        self._base_rates = [group["lr"] for group in optimizer.param_groups]
+        self._restore()
+        self._stopper = Stopper(max_minutes)
+        self._progress = Progress("training", self.step, self.total_steps)
+        self._note = ""
+        self._ended = self.step  # the step after which the last epoch was scored
+        self._first_step, self._first_seconds = self.step, self.seconds  # of this invocation
+        self._timed_from = 0.0
+        self._saved = self._tick = time.monotonic()
+
+    # -- where it stands ---------------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs done."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def batch_in_epoch(self) -> int:
+        return self.step % self.steps_per_epoch
+
+    @property
+    def total_epochs(self) -> int | None:
+        return None if self.total_steps is None else math.ceil(self.total_steps / self.steps_per_epoch)
+
+    def is_done(self) -> bool:
+        return self.total_steps is not None and self.step >= self.total_steps
+
+    def epochs_left(self) -> Iterator[int]:
+        while not self.is_done():
+            yield self.epoch
+
+    # -- around a step -----------------------------------------------------------------------------------------------
+
+    def set_learning_rates(self) -> None:
+        factor = warmup_cosine(self.step, self.total_steps, self.warmup_steps)
+        for group, rate in zip(self.optimizer.param_groups, self._base_rates):
+            group["lr"] = rate * factor
+
+    def after_step(self, loss: Tensor, batch_size: int) -> None:
+        """Count the step, average the weights, save when it is time."""
+        update_average(self.average, self.network, average_decay(self.step, self.ema_decay))
+        self.loss_sum = self.loss_sum.to(loss.device) + loss.detach()
+        self.loss_count += 1
+        self.step += 1
+        now = time.monotonic()
+        self.seconds += now - self._tick
+        self._tick = now
+        if self.total_steps is None:
+            self._fix_total_steps()
+        if self.step % 10 == 0 or not self._note:  # reading the loss makes a GPU wait
+            rate = (self.step - self._first_step) * batch_size / max(1e-9, self.seconds - self._first_seconds)
+            self._note = f"loss {self.mean_loss():.4f}, {rate:.1f} images/s"
+        self._progress.advance(self._note, self.total_steps)
+        if now - self._saved >= CHECKPOINT_SECONDS and not self._epoch_awaits_its_end():
+            self.save()
+
+    def mean_loss(self) -> float:
+        """Over the epoch so far. RunError when it is no finite number: nothing good can come after."""
+        mean = self.loss_sum.item() / max(1, self.loss_count)
+        if not math.isfinite(mean):
+            raise RunError(f"{self.run.folder}: the loss is {mean} at step {self.step}; try a smaller --lr")
+        return mean
+
+    def _fix_total_steps(self) -> None:
+        """Turn --budget-minutes into steps, once, from the speed of the first ones; a checkpoint records it."""
+        done = self.step - self._first_step
+        if done == WARMING_STEPS:
+            self._timed_from = self.seconds
+        if done == WARMING_STEPS + TIMED_STEPS:
+            seconds_a_step = (self.seconds - self._timed_from) / TIMED_STEPS
+            self.total_steps = self.step + max(0, round((self.budget_seconds - self.seconds) / seconds_a_step))
+            minutes = self.budget_seconds / 60
+            self.run.say(f"{minutes:g} minutes at {seconds_a_step:.2f} s a step: {self.total_steps} steps")
+            self.run.config["total_steps"] = self.total_steps
+            self.run.write_config()
+            self.save()
+
+    # -- between epochs, and at the end ------------------------------------------------------------------------------
+
+    def end_epoch(self, **scores: Any) -> None:
+        """Log the epoch just done with its `scores`, forget its losses, save."""
+        self.run.log_metrics(
+            self.step,
+            math.ceil(self.step / self.steps_per_epoch),
+            loss=round(self.mean_loss(), 6),
+            learning_rate=self.optimizer.param_groups[-1]["lr"],
+            seconds=round(self.seconds, 1),
+            **scores,
+        )
+        self.loss_sum, self.loss_count = torch.zeros((), dtype=torch.float64), 0
+        self._ended = self.step
+        self.save()
+
+    def _epoch_awaits_its_end(self) -> bool:
+        """Saved now, a run that goes on would not score the epoch that was just finished."""
+        return (self.batch_in_epoch == 0 or self.is_done()) and self._ended != self.step
+
+    def must_stop(self) -> bool:
+        return self._stopper.asked() and not self.is_done() and not self._epoch_awaits_its_end()
+
+    def stop(self) -> int:
+        """Save, say how to go on, and give the exit status."""
+        self.save()
+        self._progress.close()
+        self.run.say(f"stopped at step {self.step} of {self.total_steps or '?'}; go on with: {command_to_go_on()}")
+        return self._stopper.status()
+
+    def close(self) -> None:
+        self._progress.close()
+        self.run.say(f"done: {self.step} steps, {clock(self.seconds)} of training")
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        self.run.save_last(
+            {
+                "step": self.step,
+                "total_steps": self.total_steps,
+                "best": self.best,
+                "seconds": self.seconds,
+                "loss_sum": self.loss_sum,
+                "loss_count": self.loss_count,
+                "network": self.network.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "random": random_state(),
+            }
+        )
+        self._saved = self._tick = time.monotonic()  # neither saving nor scoring is training time
+
+    def _restore(self) -> None:
+        state = self.run.load_last()
+        if state is None:
+            return
+        try:
+            self.network.load_state_dict(state["network"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            restore_random_state(state["random"])
+            for name in ("step", "total_steps", "best", "seconds", "loss_sum", "loss_count"):
+                setattr(self, name, state[name])
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise RunError(
+                f"{self.run.folder}: its checkpoint is of another version of this program "
+                f"({str(error)[:120]}); start again in a new folder"
+            ) from None
+        self.run.say(f"going on from step {self.step} of {self.total_steps or '?'}")

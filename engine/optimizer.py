@@ -1,0 +1,19 @@
+"""What the optimiser is told of each parameter."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def parameter_groups(network: nn.Module, lr: float, backbone_lr: float | None = None) -> list[dict]:
+    """Groups for an optimiser: the network's `backbone.*` at its own rate (if given), and no weight decay on biases
+    and batch norm, which it would only pull to zero."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            rate = backbone_lr if backbone_lr is not None and name.startswith("backbone.") else lr
+            groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
+    return [
+        {"params": parameters, "lr": rate, **({} if is_decayed else {"weight_decay": 0.0})}
+        for (rate, is_decayed), parameters in groups.items()
+    ]

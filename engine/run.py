@@ -1,0 +1,225 @@
+"""A run folder: config.json, metrics.jsonl, log.txt, TensorBoard events, last.pt and previous.pt, model.pt, snapshots/.
+
+Only this file reads or writes a run's insides. Started again with the same command, a run goes on where its newest
+whole checkpoint lies; with other arguments it is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine import checkpoint
+from engine.errors import RunError
+from engine.files import write_json
+
+MAY_DIFFER = ("device", "workers", "max_minutes", "cache", "dry_run")  # between two invocations of one run
+
+
+class Run:
+    """One run folder, locked for this process."""
+
+    def __init__(self, folder: str | Path, arguments: dict[str, Any], recipe: dict[str, Any]):
+        """Make or reopen `folder`. RunError when it is in use, is something else, or was made with other arguments."""
+        self.folder = Path(folder)
+        existing = self.folder.is_dir() and any(self.folder.iterdir())
+        if existing and not (self.folder / "config.json").is_file() and not (self.folder / ".lock").is_file():
+            raise RunError(f"{folder}: not empty and no run folder; give --output a new folder")
+        try:
+            (self.folder / "snapshots").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{folder}: no run folder can be made ({error.strerror}); choose another --output") from None
+        self._lock = self._take_lock()
+        if (self.folder / "config.json").is_file():
+            self.config = self._read_config()
+            self._refuse_other(arguments, recipe)
+        else:
+            self.config = {"arguments": arguments, "recipe": recipe, "total_steps": None, **_surroundings()}
+            self.write_config()
+        self._metrics = None
+        self._board = None
+
+    def _take_lock(self):
+        lock = open(self.folder / ".lock", "w")  # held open for as long as the process lives
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass  # Windows: two runs in one folder are the user's to avoid
+        except OSError:
+            raise RunError(f"{self.folder}: another process trains here; wait or give another --output") from None
+        return lock
+
+    def _read_config(self) -> dict[str, Any]:
+        path = self.folder / "config.json"
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            if not (isinstance(config["arguments"], dict) and isinstance(config["recipe"], dict)):
+                raise TypeError("arguments or recipe is no object")
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise RunError(f"{path}: cannot be read ({error}); give --output a new folder") from None
+        return config
+
+    def _refuse_other(self, arguments: dict[str, Any], recipe: dict[str, Any]) -> None:
+        old, new = {**self.config["recipe"], **self.config["arguments"]}, {**recipe, **arguments}
+        other = [
+            f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
+            for name in sorted({*old, *new})
+            if name not in MAY_DIFFER and _plain(old.get(name)) != _plain(new.get(name))
+        ]
+        if other:
+            raise RunError(
+                f"{self.folder}: was started with other arguments ({'; '.join(other)}); "
+                "repeat the first command or give another --output"
+            )
+
+    def write_config(self) -> None:
+        write_json(self.folder / "config.json", self.config)
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def save_last(self, state: dict[str, Any]) -> None:
+        """Write last.pt; the one before becomes previous.pt. Killed at any point, one of them is whole."""
+        last = self.folder / "last.pt"
+        if last.is_file():
+            os.replace(last, self.folder / "previous.pt")
+        checkpoint.save(last, state)
+
+    def load_last(self) -> dict[str, Any] | None:
+        """The newest whole checkpoint, or None at the start. A broken one is set aside and said so."""
+        self._remove_leftovers()
+        for name in ("last.pt", "previous.pt"):
+            path = self.folder / name
+            if not path.is_file():
+                continue
+            try:
+                state = checkpoint.read(path)
+                state["step"]
+            except (RunError, KeyError) as error:
+                self.say(f"{path}: broken ({error}); set aside as {name}.broken, trying the one before")
+                os.replace(path, path.with_suffix(".pt.broken"))
+                continue
+            self._forget_metrics_after(state["step"])
+            return state
+        self._forget_metrics_after(-1)
+        return None
+
+    def _remove_leftovers(self) -> None:
+        for part in self.folder.glob(".*.part"):
+            part.unlink()
+
+    # -- what it says ------------------------------------------------------------------------------------------------
+
+    def _forget_metrics_after(self, step: int) -> None:
+        """Drop the lines of work that is about to be repeated, and a last line cut in half."""
+        path = self.folder / "metrics.jsonl"
+        if not path.is_file():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError, KeyError, TypeError):
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+        temporary = path.with_suffix(".jsonl.part")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        os.replace(temporary, path)
+
+    def log_metrics(self, step: int, epoch: int, **values: Any) -> None:
+        """One line of metrics.jsonl, and every number among `values` to TensorBoard."""
+        if self._metrics is None:
+            self._metrics = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")
+        line = {"step": step, "epoch": epoch, "time": round(time.time(), 3), **values}
+        self._metrics.write(json.dumps(line) + "\n")
+        self._metrics.flush()
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+            self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
+        for name, value in values.items():
+            if isinstance(value, (int, float)):
+                self._board.add_scalar(name, value, step)
+
+    def say(self, line: str) -> None:
+        """A line on stderr and in log.txt."""
+        over_the_bar = "\r\033[K" if sys.stderr.isatty() else ""
+        print(over_the_bar + line, file=sys.stderr, flush=True)
+        with open(self.folder / "log.txt", "a", encoding="utf-8") as log:
+            log.write(time.strftime("%Y-%m-%d %H:%M:%S ") + line + "\n")
+
+
+class Stopper:
+    """Asks the loop to stop after the step in hand: on Ctrl-C, SIGTERM, or when --max-minutes are over."""
+
+    def __init__(self, max_minutes: float | None):
+        self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self.signal: int | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)  # the second one ends the process at once
+
+    def asked(self) -> bool:
+        return self.signal is not None or (self.deadline is not None and time.monotonic() >= self.deadline)
+
+    def status(self) -> int:
+        """Exit status: 0 when the minutes were over, 128 + signal as shells count it."""
+        return 0 if self.signal is None else 128 + self.signal
+
+
+def command_to_go_on() -> str:
+    return shlex.join(["python3", *sys.argv])
+
+
+def random_state() -> dict[str, Any]:
+    """What the networks draw from (dropout); data draw from (seed, epoch, sample) and need no state."""
+    state = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and len(state.get("cuda", [])) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back, so that a tuple equals the list that it became."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _surroundings() -> dict[str, Any]:
+    """Versions, machine and commit, for whoever asks later how a figure came about."""
+    here = Path(__file__).resolve().parent
+    commit = None
+    with suppress(OSError, subprocess.SubprocessError):
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=True
+        )
+        commit = asked.stdout.strip()
+    return {
+        "command": command_to_go_on(),
+        "commit": commit,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "machine": {"system": platform.platform(), "cores": os.cpu_count(), "gpu": _gpu_name()},
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def _gpu_name() -> str | None:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None

