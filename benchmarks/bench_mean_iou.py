@@ -1,0 +1,116 @@
+"""mean_iou_evaluate.py against a plain transcription: time and peak memory of whole processes, in turns, in one run.
+
+    python3 -m benchmarks.bench_mean_iou
+    python3 -m benchmarks.bench_mean_iou --labels hw1_data/p2_data/validation --pred predictions
+
+Without folders it makes pairs of masks that look like the real ones. Output must be equal before anything is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MAX_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in a unit of ru_maxrss
+
+
+def make_pairs(folder: str, pairs: int) -> None:
+    """Write 512x512 masks: smooth patches of the seven classes, and predictions with moved and ragged borders."""
+    import numpy as np
+    from PIL import Image
+
+    from datasets.palette import NUM_CLASSES, UNKNOWN, mask_image, save_mask
+
+    # Most of the real land is agriculture, little is water, nearly none is unknown.
+    bias = np.array([0, 0.9, 0, 0.1, -0.4, 0, -2], dtype=np.float32).reshape(NUM_CLASSES, 1, 1)
+
+    def smooth(rng: np.random.Generator, cells: int) -> np.ndarray:
+        """(7, 512, 512) random fields with about `cells` patches a side."""
+        coarse = rng.standard_normal((NUM_CLASSES, cells, cells)).astype(np.float32)
+        return np.stack([np.asarray(Image.fromarray(f).resize((512, 512), Image.BICUBIC)) for f in coarse])
+
+    for side in ("labels", "pred"):
+        os.makedirs(os.path.join(folder, side))
+    for index in range(pairs):
+        rng = np.random.default_rng(index)
+        field = smooth(rng, int(rng.integers(2, 5))) + bias
+        ragged = field + 0.12 * smooth(rng, 24)
+        ragged[UNKNOWN] = -9  # never predicted
+        mask_image(field.argmax(0)).save(os.path.join(folder, "labels", f"{index:04d}_mask.png"))
+        save_mask(ragged.argmax(0), os.path.join(folder, "pred", f"{index:04d}_mask.png"))
+
+
+def run_once(command: list[str]) -> tuple[str, tuple[float, float, float]]:
+    """Run a process to its end → its stdout, and (wall seconds, CPU seconds, peak MiB)."""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as notes:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=output, stderr=notes)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - start
+        process.returncode = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+        output.seek(0)
+        notes.seek(0)
+        if process.returncode:
+            sys.exit(f"{' '.join(command)}: exit status {process.returncode}\n{notes.read()}")
+        return output.read(), (wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * MAX_RSS_UNIT / 2**20)
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def compare(labels: str, pred: str, rounds: int) -> None:
+    commands = {
+        "ours": [sys.executable, str(ROOT / "mean_iou_evaluate.py"), "-g", labels, "-p", pred],
+        "plain": [sys.executable, str(ROOT / "benchmarks" / "plain_mean_iou.py"), labels, pred],
+    }
+    # These runs also bring the files into the system's cache for both sides.
+    outputs = [run_once(command)[0] for command in commands.values()]
+    if outputs[0] != outputs[1]:
+        sys.exit(f"not equal, ours first:\n{outputs[0]}\n{outputs[1]}")
+    print(f"{outputs[0]}equal output; {rounds} rounds in turns, median (min to max)")
+
+    measured = {name: [] for name in commands}
+    for turn in range(rounds):
+        for name in list(commands)[:: 1 if turn % 2 == 0 else -1]:
+            measured[name].append(run_once(commands[name])[1])
+
+    print(f"\n{'':10}{'ours':>27}{'plain':>31}{'plain / ours':>25}")
+    for column, quantity in enumerate(("wall s", "CPU s", "peak MiB")):
+        ours, plain = ([values[column] for values in measured[name]] for name in ("ours", "plain"))
+        ratios = [p / o for p, o in zip(plain, ours)]
+        print(f"{quantity:10}{spread(ours):>27}{spread(plain):>31}{spread(ratios):>25}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--labels", help="folder with true masks of 512x512; needs --pred")
+    parser.add_argument("--pred", help="folder with predicted masks")
+    parser.add_argument("--pairs", type=int, default=257, help="pairs to make when no folder is given")
+    parser.add_argument("--rounds", type=int, default=5, help="times that each side is timed")
+    args = parser.parse_args()
+    if (args.labels is None) != (args.pred is None):
+        parser.error("give both --labels and --pred, or neither")
+    if args.labels:
+        compare(args.labels, args.pred, args.rounds)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        # In a process of its own: Linux hands a parent's peak memory on to its children, so this one stays small.
+        maker = multiprocessing.get_context("spawn").Process(target=make_pairs, args=(folder, args.pairs))
+        maker.start()
+        maker.join()
+        if maker.exitcode:
+            sys.exit("the masks could not be made")
+        compare(os.path.join(folder, "labels"), os.path.join(folder, "pred"), args.rounds)
+
+
+if __name__ == "__main__":
+    main()
