@@ -1,0 +1,183 @@
+"""Get the checkpoints that the manifest lists: resumed, from the first mirror that has them, checked by sha256.
+
+    bash get_checkpoints.sh              # the published weights of both problems
+    bash get_checkpoints.sh vit_b        # Segment Anything's, only when asked for
+
+A file is downloaded beside its place and renamed when its sha256 is right. The unfinished part carries the start of the
+wanted sha256 in its name: whichever mirror it came from, it is a piece of that file; should it not be, the hash tells,
+and the download begins anew. Standard library only, so that it runs before anything is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import shutil
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Iterator
+
+from engine import manifest
+from engine.cli import run_script
+from engine.errors import RunError
+from engine.transfer import Refused, download, say, size_of
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+class NotAvailable(RunError):
+    """One checkpoint that cannot be had now; others may."""
+
+
+def fetch(entry: dict[str, Any]) -> Path:
+    """Bring the entry's file into place unless it is there and good; returns its path. Speaks on stderr only.
+
+    NotAvailable when no URL gives it, RunError when the disk does not take it. A wrong file that lies there stays until
+    a good one replaces it.
+    """
+    path = manifest.entry_path(entry)
+    if not manifest.is_intact(entry):
+        _get(entry, path)
+    return path
+
+
+def _get(entry: dict[str, Any], path: Path) -> None:
+    name, problems = entry["name"], []
+    if path.exists():
+        say(f"{name}: {path} is not the published file (its size or sha256 differs)")
+    if not entry["urls"]:
+        raise NotAvailable(
+            f"{name}: {path} is {'another file' if path.exists() else 'missing'} and the manifest lists no URL for it; "
+            f"where git keeps it: git checkout -- {path.parent.name}/{path.name}; "
+            "or train one and publish it: python3 -m engine.publish --help"
+        )
+    with _disk_errors(path), _own_part(path, entry) as (part, file):
+        if manifest.is_intact(entry):  # another process was faster
+            file.truncate(0)
+            return
+        if shutil.disk_usage(path.parent).free < entry["bytes"] - size_of(file):
+            raise OSError(errno.ENOSPC, "no room for it")
+        for url in entry["urls"]:
+            if problems:
+                say(f"{name}: {problems[-1]}; trying the next URL")
+            try:
+                download(url, entry, file)
+                break
+            except Refused as refusal:
+                problems.append(f"{url}: {refusal}")
+        else:
+            untouched = "; the file that is there was left as it is" if path.exists() else ""
+            raise NotAvailable(f"{name} could not be had: {'; '.join(problems)}{untouched}")
+        os.fsync(file.fileno())
+        os.replace(part, path)
+    say(f"{name}: complete, sha256 checked")
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turns what the disk says into a RunError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise RunError(f"{path}: the disk is full; make room and start again, it goes on from there") from None
+        raise RunError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+@contextmanager
+def _own_part(path: Path, entry: dict[str, Any]) -> Iterator[tuple[Path, BinaryIO]]:
+    """The unfinished file, locked against other processes. It stays for the next try if it holds anything."""
+    part, file = _open_part(path.with_name(f"{path.name}.{entry['sha256'][:12]}.part"), entry["name"])
+    with file:
+        try:
+            yield part, file
+        finally:
+            if size_of(file) == 0 and _is_same_file(file, part):
+                part.unlink()
+
+
+def _open_part(part: Path, name: str) -> tuple[Path, BinaryIO]:
+    waiting = False
+    while True:
+        # Unbuffered: a full disk shows when writing, not at some later close.
+        file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+        try:
+            if fcntl is None:
+                raise OSError(errno.ENOLCK, "no locks here")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            if not waiting:
+                say(f"{name}: another process is downloading it; waiting for that")
+            waiting = True
+            time.sleep(0.2)
+        except OSError:  # a file system without locks: a part that no other process knows
+            file.close()
+            part = part.with_name(f"{part.name}.{os.getpid()}.part")
+            return part, open(part, "w+b", buffering=0)
+        else:
+            # Between opening and locking, the other process may have given this very file its final name.
+            if _is_same_file(file, part):
+                return part, file
+            file.close()
+
+
+def _is_same_file(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _chosen(names: list[str]) -> list[dict[str, Any]]:
+    """The entries of these names; without a name, what the two problems publish."""
+    entries = {entry["name"]: entry for entry in manifest.read()}
+    unknown = [name for name in names if name not in entries]
+    if unknown:
+        raise RunError(f"no checkpoint is called {unknown[0]!a}; the manifest has: {', '.join(entries) or 'none'}")
+    if names:
+        return [entries[name] for name in dict.fromkeys(names)]
+    return [entry for entry in entries.values() if entry["problem"] != "sam" and (entry["default"] or entry["urls"])]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="get_checkpoints.sh",
+        description="Download the published checkpoints and check those that are there.",
+        epilog="Exit status: 0 all in place, 1 some could not be had, 2 none could, or the disk is full.",
+    )
+    about = "a name in checkpoints/manifest.json; vit_b, vit_l and vit_h are Segment Anything's (0.4, 1.2, 2.6 GB)"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{about}; none: what both problems publish")
+    entries = _chosen(parser.parse_args().names)
+    missing, fetched = [], False
+    for entry in entries:
+        try:
+            intact = manifest.is_intact(entry)
+            path = manifest.entry_path(entry) if intact else fetch(entry)
+            print(f"{entry['name']}: in place, {path}", flush=True)
+            fetched = fetched or not intact
+        except NotAvailable as error:
+            say(f"error: {error}")
+            missing.append(entry["name"])
+    if missing:
+        say(f"not in place: {', '.join(missing)}")
+        return 2 if len(missing) == len(entries) else 1
+    if not entries:
+        print("nothing to do: the manifest publishes no weights (Segment Anything's: give vit_b, vit_l or vit_h)")
+    else:
+        print("all in place" if fetched else "nothing to do: all in place, sha256 checked")
+    return 0
+
+
+def run() -> None:
+    """What get_checkpoints.sh calls."""
+    run_script(main)
+
+
+if __name__ == "__main__":
+    run()

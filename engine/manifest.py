@@ -1,0 +1,173 @@
+"""checkpoints/manifest.json: which trained weights there are, which is a problem's default, where they can be had.
+
+The file may have come from anywhere, so nothing in it is believed before it is checked: a `file` is a plain name inside
+`checkpoints/`, a hash is a hash, a URL is http, https or file. Imports no torch: `get_checkpoints.sh` runs it alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+from engine.errors import RunError
+from engine.files import write_json
+
+FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
+PROBLEMS = ("p1", "p2", "sam")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}\.(pt|pth)")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_LARGEST_MANIFEST = 1 << 20  # bytes; a thousand entries take half of it
+
+
+def read() -> list[dict[str, Any]]:
+    """The entries of the manifest, checked; none when there is no manifest. RunError when something in it is wrong."""
+    path = FOLDER / "manifest.json"
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_LARGEST_MANIFEST + 1)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunError(f"{path}: {error.strerror}") from None
+    if len(text) > _LARGEST_MANIFEST:
+        raise RunError(f"{path}: too large to be a manifest; take the one of the repository")
+    try:
+        value = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise RunError(f"{path}: not JSON; take the one of the repository (git checkout)") from None
+    try:
+        if not isinstance(value, dict) or not isinstance(value.get("checkpoints"), list):
+            raise RunError('not of the form {"checkpoints": [...]}')
+        return checked(value["checkpoints"])
+    except RunError as error:
+        raise RunError(f"{path}: {error}") from None
+    except RecursionError:
+        raise RunError(f"{path}: nested too deeply to be a manifest") from None
+
+
+def write(entries: list[dict[str, Any]]) -> None:
+    """Replace the manifest by these entries, checked first; it is whole at every moment."""
+    write_json(FOLDER / "manifest.json", {"checkpoints": checked(entries)})
+
+
+def default_checkpoint(problem: str) -> dict[str, Any] | None:
+    """The entry that `problem` ("p1" or "p2") uses when the user names no checkpoint; None when there is none."""
+    return next((entry for entry in read() if entry["problem"] == problem and entry["default"]), None)
+
+
+def entry_path(entry: dict[str, Any]) -> Path:
+    """Where an entry's file lies, or will lie."""
+    return FOLDER / entry["file"]
+
+
+def is_present(entry: dict[str, Any]) -> bool:
+    """Whether a file of the right size lies there: quick, says nothing about its bytes."""
+    path = entry_path(entry)
+    try:
+        return path.is_file() and path.stat().st_size == entry["bytes"]
+    except OSError:
+        return False
+
+
+def is_intact(entry: dict[str, Any]) -> bool:
+    """Whether the file is there and its sha256 is the manifest's: reads all of it."""
+    return is_present(entry) and sha256_of(entry_path(entry)) == entry["sha256"]
+
+
+def sha256_of(path: str | Path) -> str:
+    """The sha256 of a file, in hex."""
+    try:
+        with open(path, "rb") as file:
+            return digest_of(file)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def digest_of(file: BinaryIO) -> str:
+    """The sha256 of an open file, from its beginning, in hex."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    for piece in iter(lambda: file.read(1 << 20), b""):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def checked(entries: list[Any]) -> list[dict[str, Any]]:
+    """The entries with what is optional filled in. RunError names the first entry that is wrong, and why."""
+    result = []
+    for number, entry in enumerate(entries, start=1):
+        try:
+            result.append(_checked_entry(entry))
+        except RunError as error:
+            raise RunError(f"entry {number}: {error}") from None
+    # Case is ignored: on some file systems A.pt and a.pt are one file.
+    for key in ("name", "file"):
+        values = [entry[key].lower() for entry in result]
+        twice = sorted({value for value in values if values.count(value) > 1})
+        if twice:
+            raise RunError(f"two entries have the {key} {twice[0]!r}")
+    for problem in PROBLEMS:
+        if sum(entry["default"] for entry in result if entry["problem"] == problem) > 1:
+            raise RunError(f"{problem} has more than one default")
+    return result
+
+
+def check_name(name: Any) -> None:
+    """RunError unless `name` can be a checkpoint's name, and with .pt the name of its file."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise RunError(f"name {name!a:.100} must be letters, digits, '.', '_', '-' (80 at most, no '/')")
+
+
+def check_url(url: Any) -> None:
+    """RunError unless `url` is a plain http, https or file URL (printable ASCII, a host where one is needed)."""
+    problem = RunError(f"URL {url!a:.200} is not an http, https or file URL")
+    if not isinstance(url, str) or len(url) > 2000 or not re.fullmatch(r"[!-~]+", url):
+        raise problem
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme == "file" or (parts.scheme in ("http", "https") and parts.hostname and parts.port != 0)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise problem
+
+
+def _checked_entry(entry: Any) -> dict[str, Any]:
+    """One entry, checked. What else it holds is kept as it is."""
+    if not isinstance(entry, dict):
+        raise RunError("not an object")
+    entry = {**{"default": False, "urls": [], "network": "", "score": {}}, **entry}
+    check_name(entry.get("name"))
+    wanted = {
+        "problem": (entry.get("problem") in PROBLEMS, "must be p1, p2 or sam"),
+        "file": (_matches(_FILE, entry.get("file")), "must be a plain file name that ends in .pt or .pth"),
+        "sha256": (_matches(_SHA256, entry.get("sha256")), "must be 64 small hexadecimal digits"),
+        "bytes": (type(entry.get("bytes")) is int and 0 < entry["bytes"] < 1 << 50, "must be a positive whole number"),
+        "default": (isinstance(entry["default"], bool), "must be true or false"),
+        "urls": (isinstance(entry["urls"], list), "must be a list of URLs"),
+        "network": (isinstance(entry["network"], str) and entry["network"].isprintable(), "must be a builder's name"),
+        "score": (_is_score(entry["score"]), "must be an object of numbers"),
+    }
+    for key, (right, rule) in wanted.items():
+        if not right:
+            raise RunError(f"({entry['name']}) {key} {entry.get(key)!a:.100} {rule}")
+    for url in entry["urls"]:
+        check_url(url)
+    return entry
+
+
+def _matches(pattern: re.Pattern[str], value: Any) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def _is_score(value: Any) -> bool:
+    """{"mean_iou": 0.69} and the like: what inference prints on its first line."""
+    return isinstance(value, dict) and all(
+        key.isprintable() and type(number) in (int, float) and -1e9 < number < 1e9 for key, number in value.items()
+    )

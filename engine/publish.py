@@ -1,0 +1,130 @@
+"""Hand in trained weights: put a run's model.pt into checkpoints/ and its entry into the manifest.
+
+    python3 -m engine.publish runs/p2/model.pt --name p2_lite --problem p2 --default --fp16
+
+Afterwards commit checkpoints/, or upload the file and publish again with --url LINK (a share link of Google Drive or
+Dropbox will do): get_checkpoints.sh and the inference scripts then fetch it from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+from engine import manifest
+from engine.cli import run_script
+from engine.errors import RunError
+from engine.files import write_atomically
+from engine.links import direct_url
+
+GIT_SIZE = 25e6  # bytes of weights that a repository carries well; the course takes files up to 50 MB
+
+
+def publish(
+    source: Path, name: str, problem: str, default: bool = False, fp16: bool = False, urls: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Write checkpoints/NAME.pt and its manifest entry, which is returned; an entry of that name is replaced.
+
+    The bytes of `source` are kept, except with `fp16`. RunError, and nothing is changed, when `source` is no model.pt
+    of `problem` or the name, a URL or the manifest is wrong.
+    """
+    manifest.check_name(name)
+    for url in urls:
+        manifest.check_url(url)
+        direct_url(url)  # refuses a link to a folder
+    entries = manifest.read()
+    old = next((entry for entry in entries if entry["name"].lower() == name.lower()), None)
+    if old is not None and old["problem"] != problem:
+        raise RunError(f"the name {name} is taken by a checkpoint of {old['problem']}; choose another")
+
+    import torch  # two seconds, which --help and the checks above do without
+
+    from engine.checkpoint import read_model
+
+    source = source / "model.pt" if source.is_dir() else source
+    model = read_model(source)
+    if model["problem"] != problem:
+        raise RunError(f"{source} was trained for {model['problem']}, not for {problem}")
+    # New weights under the name of the default stay the default: a wrapper must not lose its checkpoint that way.
+    default = default or (old is not None and old["default"])
+    entry = {"name": name, "problem": problem, "default": default, "file": f"{name}.pt"}
+    manifest.FOLDER.mkdir(exist_ok=True)
+    with write_atomically(manifest.entry_path(entry)) as temporary:
+        if fp16:
+            # Into an open file: given a path, torch.save writes the path's name into the file, and the sha256 would be
+            # another one each time, also than that of a file that was already uploaded.
+            with open(temporary, "wb") as file:
+                torch.save({**model, "state": halved(model["state"])}, file)
+        else:
+            shutil.copyfile(source, temporary)
+        entry.update(sha256=manifest.sha256_of(temporary), bytes=temporary.stat().st_size)
+        # The old URLs give the old file: they stay only if that is the new one too.
+        same = old is not None and old["sha256"] == entry["sha256"]
+        entry.update(urls=list(urls) or (old["urls"] if same else []), network=model["network"], score=model["score"])
+        others = [
+            {**other, "default": other["default"] and not (default and other["problem"] == problem)}
+            for other in entries
+            if other is not old
+        ]
+        entries = manifest.checked([entry, *others])  # before anything gets its final name
+    manifest.write(entries)
+    return entry
+
+
+def halved(state: dict[str, Any]) -> dict[str, Any]:
+    """The state with its float tensors in half precision, where that changes little.
+
+    Convolutions and linear layers are nearly all of the bytes. What has one dimension (biases, batch norm's scale and
+    statistics) stays as it is: a running variance of 1e-6 or 1e5 is none in half precision, and it is worth a few kB.
+    So does a tensor of which halving changes more than a thousandth (it overflows, or its numbers are too small);
+    ordinary rounding changes 0.0003. Integers stay.
+    """
+    import torch
+
+    result = {}
+    for key, value in state.items():
+        # clone: a view of a larger tensor would be saved with all of it
+        result[key] = value = value.detach().clone()
+        if value.ndim > 1 and value.dtype in (torch.float32, torch.float64):
+            half = value.half()
+            if half.isfinite().all() and (half.to(value.dtype) - value).norm() <= 1e-3 * value.norm():
+                result[key] = half
+    return result
+
+
+def _report(entry: dict[str, Any]) -> None:
+    path = manifest.entry_path(entry)
+    role = f"default of {entry['problem']}" if entry["default"] else f"{entry['problem']}, not the default"
+    print(f"{entry['name']}: {path} ({role})")
+    print(f"network {entry['network']}, score {entry['score']}")
+    print(f"sha256 {entry['sha256']}, {entry['bytes']} bytes")
+    # Segment Anything's weights (.pth) and unfinished downloads (.part) are never committed.
+    files = [file for file in manifest.FOLDER.iterdir() if file.is_file() and file.suffix not in (".pth", ".part")]
+    total = sum(file.stat().st_size for file in files)
+    print(f"checkpoints/ holds {total / 1e6:.1f} MB")
+    if total > GIT_SIZE:
+        print(
+            f"warning: more than {GIT_SIZE / 1e6:.0f} MB for git; use --fp16, or upload the file, give --url LINK and "
+            "leave it out of the commit"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python3 -m engine.publish", description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, metavar="RUN/model.pt", help="a trained model.pt, or its run folder")
+    parser.add_argument("--name", required=True, help="the file will be checkpoints/NAME.pt; the same name replaces")
+    parser.add_argument("--problem", required=True, choices=("p1", "p2"))
+    parser.add_argument("--default", action="store_true", help="what the problem's wrapper uses from now on")
+    parser.add_argument("--fp16", action="store_true", help="half the size: weights in half precision")
+    parser.add_argument("--url", action="append", default=[], help="where the file can be had; several: mirrors")
+    args = parser.parse_args()
+    try:
+        _report(publish(args.model, args.name, args.problem, args.default, args.fp16, tuple(args.url)))
+    except OSError as error:
+        raise RunError(f"{error.filename or manifest.FOLDER}: {error.strerror}; nothing was published") from None
+
+
+if __name__ == "__main__":
+    run_script(main)
