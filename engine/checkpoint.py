@@ -28,9 +28,12 @@ _MODEL_KEYS = {
 
 
 def save(path: str | Path, values: dict[str, Any]) -> None:
-    """Write `values` with torch.save; the file is whole or the old one stays."""
-    with write_atomically(path) as temporary:
-        torch.save(values, temporary)
+    """Write `values` with torch.save; the file is whole or the old one stays. RunError when the disk is full."""
+    try:
+        with write_atomically(path) as temporary:
+            torch.save(values, temporary)
+    except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
+        raise RunError(f"{path}: cannot be written ({error}); make room, then give the same command again") from None
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -40,7 +43,7 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise RunError(f"{path}: not a readable checkpoint ({str(error).splitlines()[:1]})") from None
+        raise RunError(f"{path}: not a readable checkpoint ({str(error)[:100] or type(error).__name__})") from None
     except (pickle.UnpicklingError, zipfile.BadZipFile, MemoryError, OverflowError):
         raise RunError(f"{path}: not a checkpoint, or one that wants to run code; it is not loaded") from None
     if not isinstance(values, dict):

@@ -33,8 +33,8 @@ class Run:
     def __init__(self, folder: str | Path, arguments: dict[str, Any], recipe: dict[str, Any]):
         """Make or reopen `folder`. RunError when it is in use, is something else, or was made with other arguments."""
         self.folder = Path(folder)
-        existing = self.folder.is_dir() and any(self.folder.iterdir())
-        if existing and not (self.folder / "config.json").is_file() and not (self.folder / ".lock").is_file():
+        is_used = self.folder.is_dir() and any(self.folder.iterdir())
+        if is_used and not (self.folder / "config.json").is_file() and not (self.folder / ".lock").is_file():
             raise RunError(f"{folder}: not empty and no run folder; give --output a new folder")
         try:
             (self.folder / "snapshots").mkdir(parents=True, exist_ok=True)
@@ -157,6 +157,12 @@ class Run:
         print(over_the_bar + line, file=sys.stderr, flush=True)
         with open(self.folder / "log.txt", "a", encoding="utf-8") as log:
             log.write(time.strftime("%Y-%m-%d %H:%M:%S ") + line + "\n")
+
+    def close(self) -> None:
+        """Close its files and give up the lock; a process that ends does so by itself."""
+        for file in (self._metrics, self._board, self._lock):
+            if file is not None:
+                file.close()
 
 
 class Stopper:

@@ -77,7 +77,7 @@ def state_of_file(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises a dozen kinds for a file that is no checkpoint
-        raise ModelError(f"{path}: cannot be read as weights ({str(error).splitlines()[0]})") from None
+        raise ModelError(f"{path}: cannot be read as weights ({str(error)[:100] or type(error).__name__})") from None
     if isinstance(state, dict) and isinstance(state.get("state"), dict):
         state = state["state"]  # a model.pt
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):

@@ -1,0 +1,160 @@
+"""What both inference scripts do before their networks run: check the call, find the packages and the checkpoints.
+
+Importing this imports no torch, which takes two seconds: `--help` and mistakes in a call don't wait for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import math
+import os
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Iterable, Sequence
+
+from engine import manifest
+from engine.errors import RunError
+
+PACKAGES = ("numpy", "PIL", "torch", "torchvision")
+TRAINING = {
+    "p1": "python3 p1_finetune.py --data hw1_data/p1_data --settings A --output runs/p1",
+    "p2": "python3 p2_train.py --data hw1_data/p2_data --weights imagenet --output runs/p2",
+}
+
+
+def nonempty_path(text: str) -> str:
+    """For argparse: a path, which an empty argument is not (it would mean the working directory)."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; give a path")
+    return text
+
+
+def positive_count(text: str) -> int:
+    """For argparse: a whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
+    return int(text)
+
+
+def positive_number(text: str) -> float:
+    """For argparse: a number above 0."""
+    value = float(text)
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def say(text: object) -> None:
+    """One line on stderr; what a file name may hold beside printable characters is escaped."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text))
+    print(line, file=sys.stderr, flush=True)
+
+
+def require_packages() -> None:
+    """Import the packages that inference needs; leave with one line and status 2 where one is missing or broken."""
+    try:
+        for package in PACKAGES:
+            importlib.import_module(package)
+    except (ImportError, OSError, RuntimeError) as error:
+        say(f"error: {sys.executable} lacks a package ({error}); install what is needed: {install_command()}")
+        sys.exit(RunError.exit_status)
+
+
+def install_command() -> str:
+    if sys.version_info < (3, 9):  # requirements.txt knows no versions for them
+        return "python3 -m pip install torch torchvision numpy pillow"
+    return f"python3 -m pip install -r '{Path(__file__).resolve().parent.parent / 'requirements.txt'}'"
+
+
+def read_models(problem: str, given: Sequence[str]) -> list[dict[str, Any]]:
+    """The `model.pt` dicts of the checkpoints to use, several to be averaged; named in one line on stderr.
+
+    Those `given`; else those of P1_CHECKPOINT or P2_CHECKPOINT, separated by ':'; else the manifest's default, which
+    is fetched when it is missing and has a URL. RunError when there is none, or one is broken or for the other problem.
+    """
+    from engine import checkpoint  # imports torch
+
+    variable = f"{problem.upper()}_CHECKPOINT"
+    paths = list(given) or [path for path in os.environ.get(variable, "").split(":") if path]
+    is_named = False
+    if not paths:
+        entry = manifest.default_checkpoint(problem)
+        if entry is None:
+            raise RunError(
+                f"no checkpoint for {problem}; train one: {TRAINING[problem]}; name its model.pt in {variable}, or "
+                f"publish it: python3 -m engine.publish RUN/model.pt --name NAME --problem {problem} --default"
+            )
+        paths = [str(manifest.entry_path(entry))]
+        if not os.path.isfile(paths[0]):
+            is_named = bool(entry["urls"])
+            if is_named:  # before the download speaks
+                say("checkpoint " + _description(paths[0], entry))
+            from engine.download import fetch
+
+            fetch(entry)
+    paths = [os.path.join(path, "model.pt") if os.path.isdir(path) else path for path in paths]
+    models = []
+    for path in paths:
+        if not os.path.isfile(path):
+            raise RunError(f"{path}: no such checkpoint; give --checkpoint or {variable} a model.pt, or leave both out")
+        models.append(checkpoint.read_model(path))
+        if models[-1]["problem"] != problem:
+            raise RunError(f"{path}: a checkpoint for {models[-1]['problem']}, not for {problem}; give another one")
+        size = "image_size" if problem == "p1" else "scale"
+        if not isinstance(models[-1].get(size), (int, float)):
+            raise RunError(f"{path}: broken model.pt, '{size}' is no number; train or download it again")
+    if not is_named:
+        say("checkpoint " + "; ".join(_description(path, model) for path, model in zip(paths, models)))
+    return models
+
+
+def _description(path: str, model: dict[str, Any]) -> str:
+    figures = {name: value for name, value in model["score"].items() if isinstance(value, (int, float))}
+    score = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    return f"{path}: {model['network']}, {score or 'no score known'}"
+
+
+def default_workers() -> int:
+    """Threads that read: as many as this process has processors, 8 at most."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, available)
+
+
+def check_writable(folder: str | Path) -> None:
+    """RunError unless a file can be made in `folder`. Folders that are missing are made for the try and taken away."""
+    missing = []
+    path = os.path.abspath(folder)
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    made = []
+    try:
+        for path in reversed(missing):
+            os.mkdir(path)
+            made.append(path)
+        with tempfile.TemporaryFile(dir=os.path.abspath(folder)):
+            pass
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    finally:
+        for path in reversed(made):
+            with suppress(OSError):  # somebody else has put something there meanwhile
+                os.rmdir(path)
+
+
+def cannot_write(path: str | Path, error: OSError) -> RunError:
+    return RunError(f"{path}: cannot be written ({error.strerror or error}); give --output a place that can")
+
+
+def refuse_replacing(output: str, inputs: Iterable[str]) -> None:
+    """RunError when `output` exists and is one of `inputs` (under whatever name), or is no plain file."""
+    if not os.path.exists(output):
+        return
+    if not os.path.isfile(output):
+        raise RunError(f"{output}: exists and is not a plain file; give another --output")
+    for path in inputs:
+        if os.path.exists(path) and os.path.samefile(output, path):
+            raise RunError(f"{output}: is the input {path}; give another --output")

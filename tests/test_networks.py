@@ -1,0 +1,102 @@
+"""Every network is built by name, without a download, and gives logits of the size of what it sees."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from models import CLASSIFIERS, SEGMENTERS, build_network, load_trained, normalisation
+from models.efficientnet_lite import EfficientNetLite0
+from models.errors import ModelError
+from models.fcn import FCN32s, upsampler
+
+
+@pytest.mark.parametrize("name", SEGMENTERS)
+@pytest.mark.parametrize("size", [(64, 64), (70, 97)])
+def test_a_segmenter_gives_seven_logits_for_every_pixel_of_any_tile(name, size):
+    network = build_network(name, num_classes=7).eval()
+    with torch.inference_mode():
+        assert network(torch.zeros(1, 3, *size))["out"].shape == (1, 7, *size)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_classifier_gives_a_logit_for_each_class(name):
+    network = build_network(name, num_classes=65).eval()
+    with torch.inference_mode():
+        assert network(torch.zeros(2, 3, 64, 64)).shape == (2, 65)
+
+
+def test_building_a_network_opens_no_connection(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a network was built with a download")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", refuse)
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    with torch.device("meta"):
+        for name in (*CLASSIFIERS, *SEGMENTERS):
+            build_network(name, num_classes=7)
+
+
+def test_an_unknown_name_is_answered_with_the_names_there_are():
+    with pytest.raises(ModelError, match="lite_fpn"):
+        build_network("unet", num_classes=7)
+
+
+def test_the_encoder_taps_four_scales_with_the_listed_channels():
+    with torch.inference_mode():
+        scales = EfficientNetLite0().eval()(torch.zeros(1, 3, 64, 96))
+    assert [tuple(s.shape[1:]) for s in scales] == [(24, 16, 24), (40, 8, 12), (112, 4, 6), (320, 2, 3)]
+
+
+def test_the_encoder_has_the_key_names_of_the_published_weights():
+    keys = EfficientNetLite0().state_dict()
+    assert "_blocks.0._expand_conv.weight" not in keys
+    for key in ("_conv_stem.weight", "_bn0.running_mean", "_blocks.15._project_conv.weight", "_blocks.1._bn2.bias"):
+        assert key in keys
+    assert keys["_blocks.3._depthwise_conv.weight"].shape == (144, 1, 5, 5)
+
+
+def test_fcn32s_enlarges_bilinearly_before_any_training():
+    layer = upsampler(2, 4)
+    coarse = torch.rand(1, 2, 5, 6)
+    wanted = functional.interpolate(coarse, scale_factor=4, mode="bilinear", align_corners=False)
+    inner = (..., slice(4, -4), slice(4, -4))  # at the border the transposed convolution fades out
+    torch.testing.assert_close(layer(coarse)[inner], wanted[inner])
+
+
+def test_fcn32s_has_the_layers_of_its_report():
+    with torch.device("meta"):
+        convolutions = [m for m in FCN32s(7).modules() if isinstance(m, torch.nn.Conv2d)]
+    assert [c.out_channels for c in convolutions[-3:]] == [4096, 4096, 7]
+    assert len(convolutions) == 13 + 3
+
+
+def test_the_auxiliary_head_is_computed_in_training_alone():
+    network = build_network("deeplabv3_mobilenet_v3_large", num_classes=7)
+    assert set(network.train()(torch.rand(2, 3, 64, 64))) == {"out", "aux"}
+    network.aux_classifier.forward = None  # calling it would fail
+    assert set(network.eval()(torch.rand(1, 3, 64, 64))) == {"out"}
+
+
+def test_a_model_file_gives_back_its_network_even_from_half_precision():
+    network = build_network("lite_fpn", num_classes=7).eval()
+    halved = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    rebuilt = load_trained({"network": "lite_fpn", "arguments": {"num_classes": 7}, "state": halved})
+    assert not rebuilt.training
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(rebuilt(image)["out"], network(image)["out"], atol=0.02, rtol=0.02)
+    assert next(rebuilt.parameters()).dtype == torch.float32
+
+
+def test_weights_of_another_network_are_refused():
+    other = build_network("resnet18", num_classes=7).state_dict()
+    with pytest.raises(ModelError, match="do not fit"):
+        load_trained({"network": "lite_fpn", "arguments": {"num_classes": 7}, "state": other})
+
+
+def test_the_light_network_sees_images_as_its_weights_want_them():
+    mean, std = normalisation("lite_fpn")
+    pixel = 200
+    assert (pixel / 255 - mean[0]) / std[0] == pytest.approx((pixel - 127) / 128)

