@@ -14,6 +14,7 @@ validation tiles) for p2_inference.py; RUN/metrics.jsonl every class's IoU after
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 
 # What a flag given by hand overrides. Crops cover `min_crop` to all of a tile's side and are scaled to the crop size.
@@ -46,6 +47,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--budget-minutes", type=float, help="instead of --epochs: as many steps as these minutes hold, fixed once")
     add("--max-minutes", type=float, help="stop this invocation then; the same command goes on")
     add("--eval-every", type=int, default=1, help="epochs between two scorings of the validation tiles")
+    add("--snapshot-epochs", type=int, nargs="+", help="epochs kept in snapshots/ (default: first, middle and last)")
     # what the recipe says otherwise
     add("--batch-size", type=int, help="tiles a step; halve it when the GPU's memory is short")
     add("--lr", type=float, help="learning rate of the head, at its highest")
@@ -63,6 +65,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     for name, value in RECIPES[args.recipe].items():
         if vars(args).get(name) is None:
             setattr(args, name, value)
+    for name, least in (("epochs", 1), ("eval_every", 1), ("batch_size", 2), ("crop_size", 32)):
+        if vars(args)[name] is not None and vars(args)[name] < least:
+            parser.error(f"--{name.replace('_', '-')} must be {least} at least")
+    if not (0 < args.scale <= 4 and 0 < args.min_crop <= 1):
+        parser.error("--scale must lie above 0 and up to 4, --min-crop above 0 and up to 1")
     return args
 
 
@@ -73,12 +80,12 @@ import torch
 from torch import Tensor, nn
 
 from datasets.augment import jitter_colours
+from datasets.errors import DataError
 from datasets.palette import CLASS_NAMES, NUM_CLASSES, SCORED_CLASSES, UNCLAIMED
-from datasets.sampling import batches, epoch_order
+from datasets.sampling import epoch_loader
 from datasets.tile_pairs import IGNORED, TileCrops, TilePairs, load_pairs, rare_class_weights
-from engine import checkpoint
 from engine.cli import run_script
-from engine.device import choose_device, seed_everything, tune_allocator
+from engine.device import choose_device, choose_workers, seed_everything, tune_allocator
 from engine.loop import Loop
 from engine.metrics import confusion_matrix, iou_per_class, mean_iou
 from engine.optimizer import parameter_groups
@@ -100,45 +107,26 @@ def main(args: argparse.Namespace) -> int:
     crops = TileCrops(train, crop_size, args.min_crop, args.seed)
     tile_weights = rare_class_weights(train) if args.balanced else None
     batch_size = min(args.batch_size, len(train))
+    if batch_size < 2:
+        raise DataError(f"{args.data}/train: one usable pair is too few, batch norm needs two; add more")
 
     network = build_network(args.model, num_classes=NUM_CLASSES)
     origin = load_ready_made(network, args.model, args.weights)
-    mean, std = normalisation(args.model)
     network = network.to(device, memory_format=torch.channels_last)
-    backbone_lr = args.backbone_lr if args.weights != "none" else None
-    optimizer = torch.optim.AdamW(
-        parameter_groups(network, args.lr, backbone_lr), lr=args.lr, weight_decay=args.weight_decay
-    )
+    groups = parameter_groups(network, args.lr, args.backbone_lr if args.weights != "none" else None)
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, weight_decay=args.weight_decay)
     print(f"{args.model} {origin}; {len(train)} tiles, crops of {crop_size} px, on {device}", file=sys.stderr)
 
-    def criterion(logits: Tensor, targets: Tensor) -> Tensor:
-        return segmentation_loss(logits.float(), targets.long(), IGNORED, SCORED_CLASSES, args.soft_iou)
-
-    def loss_of(batch: list[Tensor]) -> Tensor:
-        images, targets, colours = (part.to(device, non_blocking=True) for part in batch)
-        images = normalise(jitter_colours(images.float() / 255, colours), mean, std)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = network(images.contiguous(memory_format=torch.channels_last))
-        loss = criterion(logits["out"], targets)
-        if "aux" in logits:
-            loss = loss + 0.4 * criterion(logits["aux"], targets)
-        return loss
-
     def loader(epoch: int, first_batch: int) -> torch.utils.data.DataLoader:
-        order = epoch_order(len(train), args.seed, epoch, tile_weights)
-        sampler = list(batches(order, epoch, batch_size, first_batch))
-        # Its own generator: drawing the workers' seed from torch's would make a resumed run differ.
-        return torch.utils.data.DataLoader(
-            crops, batch_sampler=sampler, num_workers=workers(args, device), generator=torch.Generator()
-        )
+        workers = choose_workers(args.workers, device)
+        return epoch_loader(crops, args.seed, epoch, first_batch, batch_size, workers, tile_weights)
 
     if args.dry_run:
-        loss = loss_of(next(iter(loader(0, 0))))
+        loss = loss_of(network, next(iter(loader(0, 0))), args, device)
         loss.backward()
         print(f"dry run: {len(train)} + {len(validation)} tiles, one step, loss {loss.item():.4f}: all is well")
         return 0
 
-    print("arguments: " + " ".join(f"{name}={value}" for name, value in vars(args).items()), file=sys.stderr)
     run = Run(args.output, vars(args), RECIPES[args.recipe])
     loop = Loop(
         run,
@@ -151,29 +139,11 @@ def main(args: argparse.Namespace) -> int:
         warmup_steps=args.warmup_steps,
         ema_decay=args.ema_decay,
     )
-
-    def model_file(score: dict[str, float]) -> dict:
-        return {
-            "format": checkpoint.MODEL_FORMAT,
-            "problem": "p2",
-            "network": args.model,
-            "arguments": {"num_classes": NUM_CLASSES},
-            "state": loop.average.state_dict(),
-            "classes": list(CLASS_NAMES),
-            "image_size": None,
-            "scale": args.scale,
-            "mean": mean,
-            "std": std,
-            "edition": "2024",
-            "score": score,
-            "source": run.folder.name,
-        }
-
     for epoch in loop.epochs_left():
         network.train()
         for batch in loader(epoch, loop.batch_in_epoch):
             loop.set_learning_rates()
-            loss = loss_of(batch)
+            loss = loss_of(network, batch, args, device)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -182,31 +152,58 @@ def main(args: argparse.Namespace) -> int:
                 return loop.stop()
             if loop.is_done():
                 break
-
-        scores = {}
-        if (epoch + 1) % args.eval_every == 0 or loop.is_done():
-            ious = evaluate(loop.average, validation, args.scale, mean, std, device)
-            scores = {"mean_iou": mean_iou(ious), **dict(zip(CLASS_NAMES, ious))}
-            of_classes = " ".join(f"{iou:.3f}" for iou in ious)
-            run.say(f"epoch {epoch + 1}: mIoU {scores['mean_iou']:.4f} ({of_classes})")
-            if scores["mean_iou"] > loop.best:
-                loop.best = scores["mean_iou"]
-                checkpoint.save(run.folder / "model.pt", model_file(scores))
-        if epoch + 1 in {1, max(1, (loop.total_epochs or 2) // 2), loop.total_epochs}:
-            checkpoint.save(run.folder / "snapshots" / f"epoch_{epoch + 1:04d}.pt", model_file(scores))
+        scores = score(loop, epoch + 1, validation, args, device)
+        loop.keep_weights(description(args), scores, args.snapshot_epochs)
         loop.end_epoch(**scores)
         if loop.must_stop():
             return loop.stop()
 
     loop.close()
     print(f"best mIoU {loop.best:.6f} on {len(validation)} validation tiles: {run.folder / 'model.pt'}")
-    return 0
+    return 1 if train.left_out or validation.left_out else 0
 
 
-def workers(args: argparse.Namespace, device: torch.device) -> int:
-    if args.workers is not None:
-        return args.workers
-    return min(8, torch.multiprocessing.cpu_count()) if device.type == "cuda" else 0
+def loss_of(network: nn.Module, batch: list[Tensor], args: argparse.Namespace, device: torch.device) -> Tensor:
+    """The loss of one batch of crops: bytes (B, 3, S, S), targets (B, S, S), colour factors (B, 3)."""
+    images, targets, colours = (part.to(device, non_blocking=True) for part in batch)
+    images = normalise(jitter_colours(images.float() / 255, colours), *normalisation(args.model))
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        logits = network(images.contiguous(memory_format=torch.channels_last))
+    losses = {
+        name: segmentation_loss(values.float(), targets.long(), IGNORED, SCORED_CLASSES, args.soft_iou)
+        for name, values in logits.items()
+    }
+    return losses["out"] + 0.4 * losses.get("aux", 0)
+
+
+def score(
+    loop: Loop, epoch: int, validation: TilePairs, args: argparse.Namespace, device: torch.device
+) -> dict[str, float]:
+    """The averaged weights' mIoU and each class's IoU after `epoch` (from 1), or nothing when it is not time."""
+    if epoch % args.eval_every and not loop.is_done():
+        return {}
+    ious = evaluate(loop.average, validation, args.scale, *normalisation(args.model), device)
+    # A small validation set may lack a class; the scorer then says nan, by which no epoch could be chosen.
+    of_class = {name: iou for name, iou in zip(CLASS_NAMES, ious) if not math.isnan(iou)}
+    scores = {"mean_iou": mean_iou(list(of_class.values())), **of_class}
+    loop.run.say(f"epoch {epoch}: mIoU {scores['mean_iou']:.4f} (" + " ".join(f"{iou:.3f}" for iou in ious) + ")")
+    return scores
+
+
+def description(args: argparse.Namespace) -> dict:
+    """What inference needs to know beside the weights."""
+    mean, std = normalisation(args.model)
+    return {
+        "problem": "p2",
+        "network": args.model,
+        "arguments": {"num_classes": NUM_CLASSES},
+        "classes": list(CLASS_NAMES),
+        "image_size": None,
+        "scale": args.scale,
+        "mean": mean,
+        "std": std,
+        "edition": "2024",
+    }
 
 
 def evaluate(

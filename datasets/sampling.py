@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Iterator, Sequence
 
 import numpy as np
+import torch
 
 
 def epoch_order(count: int, seed: int, epoch: int, weights: np.ndarray | None) -> np.ndarray:
@@ -19,3 +20,22 @@ def batches(order: Sequence[int], epoch: int, batch_size: int, first: int) -> It
     """Batches of (epoch, position, sample) from the `first` batch on; a short last one is dropped."""
     for start in range(first * batch_size, len(order) - batch_size + 1, batch_size):
         yield [(epoch, position, int(order[position])) for position in range(start, start + batch_size)]
+
+
+def epoch_loader(
+    dataset: torch.utils.data.Dataset,
+    seed: int,
+    epoch: int,
+    first_batch: int,
+    batch_size: int,
+    workers: int,
+    weights: np.ndarray | None = None,
+) -> torch.utils.data.DataLoader:
+    """The batches of an epoch from the `first_batch` on; `dataset` is asked for (epoch, position, sample)."""
+    order = epoch_order(len(dataset), seed, epoch, weights)
+    return torch.utils.data.DataLoader(
+        dataset,
+        batch_sampler=list(batches(order, epoch, batch_size, first_batch)),
+        num_workers=workers,
+        generator=torch.Generator(),  # its own: drawing the workers' seed from torch's would make a resumed run differ
+    )

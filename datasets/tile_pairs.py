@@ -28,6 +28,11 @@ class TilePairs:
     def __len__(self) -> int:
         return len(self._indices)
 
+    @property
+    def left_out(self) -> int:
+        """How many pairs could not be read."""
+        return len(self._tiles) - len(self._indices)
+
     def tile(self, index: int) -> np.ndarray:
         return self._tiles[self._indices[index]]
 

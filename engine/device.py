@@ -28,6 +28,26 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where the hardware multiplies it faster than float32, else None: GPUs from Ampere on, CPUs with AMX.
+
+    On such a CPU a training step of ResNet50 takes half the time; depthwise convolutions gain nothing.
+    """
+    if device.type == "cuda":
+        is_fast = torch.cuda.get_device_capability(device)[0] >= 8
+    else:
+        has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)  # a private name of torch, from 2.6 on
+        is_fast = device.type == "cpu" and has_amx is not None and has_amx()
+    return torch.bfloat16 if is_fast else None
+
+
+def choose_workers(wanted: int | None, device: torch.device) -> int:
+    """Processes that prepare batches: the number wanted; else up to 8 beside a GPU, none on a CPU, which is busy."""
+    if wanted is not None:
+        return wanted
+    return min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
+
+
 def tune_allocator() -> None:
     """Let glibc keep freed memory instead of giving it back to the kernel page by page.
 

@@ -21,6 +21,7 @@ from typing import Any, Iterator
 import torch
 from torch import Tensor, nn
 
+from engine import checkpoint
 from engine.ema import update_average
 from engine.errors import RunError
 from engine.progress import Progress, clock
@@ -149,6 +150,26 @@ class Loop:
         self.loss_sum, self.loss_count = torch.zeros((), dtype=torch.float64), 0
         self._ended = self.step
         self.save()
+
+    def keep_weights(
+        self, description: dict[str, Any], scores: dict[str, float], snapshot_epochs: list[int] | None = None
+    ) -> None:
+        """The epoch's averaged weights: model.pt if the first of `scores` is the best so far; a snapshot of the epochs
+        named (counted from 1), or of the first, middle and last. `description` is the rest of a model.pt."""
+        epoch = math.ceil(self.step / self.steps_per_epoch)
+        model = {
+            "format": checkpoint.MODEL_FORMAT,
+            **description,
+            "state": self.average.state_dict(),
+            "score": scores,
+            "source": self.run.folder.name,
+        }
+        score = next(iter(scores.values()), -math.inf)
+        if score > self.best:
+            self.best = score
+            checkpoint.save(self.run.folder / "model.pt", model)
+        if epoch in (snapshot_epochs or (1, max(1, (self.total_epochs or 2) // 2), self.total_epochs)):
+            checkpoint.save(self.run.folder / "snapshots" / f"epoch_{epoch:04d}.pt", model)
 
     def _epoch_awaits_its_end(self) -> bool:
         """Saved now, a run that goes on would not score the epoch that was just finished."""

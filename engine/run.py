@@ -24,7 +24,7 @@ from engine import checkpoint
 from engine.errors import RunError
 from engine.files import write_json
 
-MAY_DIFFER = ("device", "workers", "max_minutes", "cache", "dry_run")  # between two invocations of one run
+MAY_DIFFER = ("output", "device", "workers", "max_minutes", "cache", "dry_run")  # between two invocations of one run
 
 
 class Run:
@@ -117,7 +117,7 @@ class Run:
         return None
 
     def _remove_leftovers(self) -> None:
-        for part in self.folder.glob(".*.part"):
+        for part in self.folder.rglob(".*.part"):
             part.unlink()
 
     # -- what it says ------------------------------------------------------------------------------------------------

@@ -7,9 +7,22 @@ from pathlib import Path
 from torch import nn
 
 from models.errors import ModelError
-from models.weights import state_of_file
+from models.weights import load_ready_made, state_of_file
 
 HEAD = "fc."  # the new layer, whose weights no backbone brings; all other keys are the backbone's
+
+
+def start_from(network: nn.Module, name: str, weights: str, backbone: str | None, is_frozen: bool) -> str:
+    """Give `network` (built as `name`) a backbone's weights, or without one `weights` as models.weights knows them.
+
+    Returns a line that says where it starts. A frozen backbone is left out of the training.
+    """
+    if backbone is None:
+        return load_ready_made(network, name, weights)
+    origin = load_backbone(network, backbone)
+    if is_frozen:
+        freeze_backbone(network)
+    return origin + (", all that is trained" if is_frozen else "")
 
 
 def load_backbone(network: nn.Module, path: str | Path) -> str:

@@ -1,0 +1,96 @@
+"""Images as they come from outside: found by name, read as RGB whatever they were, refused with a reason."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from datasets.errors import DataError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png")
+# What a file is counts, not its name. Others (EPS starts a program, for one) are no photographs and no tiles.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+LARGEST_IMAGE = 89_478_485  # pixels; from here on Pillow itself speaks of a decompression bomb
+
+# Said once and for all threads, since warnings.catch_warnings is not safe in threads. Sizes are checked below.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+class ImageError(DataError):
+    """One file that is no readable image; the rest can go on."""
+
+
+def natural_key(name: str) -> tuple:
+    """Sorts 2.png before 10.png; names that differ in leading zeros alone keep one order."""
+    parts = re.split(r"([0-9]+)", name)
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in parts), name
+
+
+def list_images(folder: str | Path) -> list[str]:
+    """The names of the images in a folder (not below it), in natural order. Hidden files are no images.
+
+    A link that leads nowhere is listed: it should have been an image, and reading it will say so.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = [e.name for e in entries if e.name.lower().endswith(EXTENSIONS) and not e.is_dir()]
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror}; give a folder of images") from None
+    return sorted((name for name in names if not name.startswith(".")), key=natural_key)
+
+
+def read_rgb(path: str | Path, apply_exif: bool) -> np.ndarray:
+    """An image file as (H, W, 3) uint8; photographs want `apply_exif`, tiles do not.
+
+    Raises ImageError when the file is missing, empty, truncated, a decompression bomb or no image.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
+            raise ImageError(f"{path}: not a file")
+        if status.st_size == 0:
+            raise ImageError(f"{path}: the file is empty")
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > LARGEST_IMAGE:
+                raise ImageError(f"{path}: {width}x{height} pixels; taken for a decompression bomb")
+            image.load()
+            return _pixels(_upright(image) if apply_exif else image)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(f"{path}: not an image") from None
+    except Exception as error:  # Pillow's readers raise nearly anything on a broken file
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ImageError(f"{path}: {reason}") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says; as it is where the EXIF data are broken."""
+    try:
+        return ImageOps.exif_transpose(image) or image
+    except Exception:  # the pixels are good, and broken EXIF data raise nearly anything
+        return image
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 of any mode."""
+    if image.mode.startswith("I"):
+        # convert() alone clips 16-bit samples at 255; their high byte is the picture.
+        grey = np.clip(np.asarray(image, dtype=np.int64) >> 8, 0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.array(image.convert("RGB"))
+
+
+def path_inside(folder: str | Path, name: str) -> str | None:
+    """Where the image `name` of a table lies; None when that is no place inside the folder."""
+    if not name or "\0" in name or os.path.isabs(name) or ".." in name.split("/"):
+        return None
+    return os.path.join(folder, name)

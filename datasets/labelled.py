@@ -1,0 +1,144 @@
+"""Labelled photographs: a CSV and a folder of images → cached pixels, class numbers and the classes' names."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path, PurePosixPath
+from typing import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datasets.cache import ImageCache, cached_images
+from datasets.errors import DataError
+from datasets.images import ImageError, read_rgb
+from datasets.score import NO_LABEL, read_labels
+from datasets.transforms import evaluation_image
+
+MARGIN = 1.25  # kept photographs are that much larger than the network's input: crops of them stay sharp
+
+
+class LabelledImages:
+    """Photographs (H, W, 3) by index; `labels[index]` is the class's number, its name is `classes[number]`."""
+
+    def __init__(self, names: list[str], labels: list[int], classes: list[str], images: ImageCache, usable: list[int]):
+        self.names = [names[index] for index in usable]
+        self.labels = np.array([labels[index] for index in usable], dtype=np.int64)
+        self.classes = classes
+        self._images, self._usable = images, usable
+
+    def __len__(self) -> int:
+        return len(self._usable)
+
+    def image(self, index: int) -> np.ndarray:
+        return self._images[self._usable[index]]
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(B, 3, S, S) uint8 and classes (B), in order, where all photographs have one square size."""
+        for start in range(0, len(self), size):
+            stop = min(start + size, len(self))
+            images = np.stack([self.image(index) for index in range(start, stop)])
+            yield torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(self.labels[start:stop])
+
+    @property
+    def left_out(self) -> int:
+        """How many rows of the table had no readable image."""
+        return len(self._images) - len(self._usable)
+
+
+def load_training(folder: str | Path, table: str | Path, image_size: int, cache: str | Path | None) -> LabelledImages:
+    """The photographs of a CSV, kept a little larger than `image_size`; the classes are those that the CSV names."""
+    rows = _labelled_rows(table)
+    classes = classes_of([label for _, label in rows])
+    side = round(MARGIN * image_size)
+
+    def read(path: Path) -> np.ndarray:
+        return shrink(read_rgb(path, apply_exif=True), side)
+
+    return _load(folder, table, rows, classes, read, f"photo{side}", cache)
+
+
+def load_validation(
+    folder: str | Path, table: str | Path, image_size: int, classes: list[str], cache: str | Path | None
+) -> LabelledImages:
+    """The photographs of a CSV as inference sees them, (image_size, image_size, 3). DataError for any other class."""
+
+    def read(path: Path) -> np.ndarray:
+        return evaluation_image(read_rgb(path, apply_exif=True), image_size).permute(1, 2, 0).numpy()
+
+    return _load(folder, table, _labelled_rows(table), classes, read, f"evaluation{image_size}", cache)
+
+
+def classes_of(labels: Sequence[str]) -> list[str]:
+    """The different labels in the order of their classes: whole numbers by value, names by the alphabet."""
+    if are_integers(labels):
+        return [str(number) for number in sorted({int(label) for label in labels})]
+    return sorted(set(labels))
+
+
+def are_integers(labels: Sequence[str]) -> bool:
+    return all(re.fullmatch("[0-9]{1,9}", label) for label in labels)
+
+
+def shrink(rgb: np.ndarray, shorter_side: int) -> np.ndarray:
+    """(H, W, 3) uint8 → the same picture with its shorter side at most `shorter_side`; never enlarged."""
+    height, width = rgb.shape[:2]
+    if min(height, width) <= shorter_side:
+        return rgb
+    factor = shorter_side / min(height, width)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return np.array(Image.fromarray(rgb).resize(size, Image.BILINEAR))
+
+
+def _labelled_rows(table: str | Path) -> list[tuple[str, str]]:
+    """(file name, label) of every row. DataError when a row has no label."""
+    rows = [(row["filename"], row["label"]) for row in read_labels(table)]
+    for number, (name, label) in enumerate(rows, start=1):
+        if label in NO_LABEL:
+            raise DataError(f"{table}: row {number} ({name}) has no label; training needs one in every row")
+    return rows
+
+
+def _load(
+    folder: str | Path,
+    table: str | Path,
+    rows: list[tuple[str, str]],
+    classes: list[str],
+    read: Callable[[Path], np.ndarray],
+    cache_name: str,
+    cache: str | Path | None,
+) -> LabelledImages:
+    if not Path(folder).is_dir():
+        raise DataError(f"{folder}: no such folder; it should hold the images of {table}")
+    numbers = {name: number for number, name in enumerate(classes)}
+    in_numbers = are_integers(classes)
+    names, labels, paths, escaping = [], [], [], []
+    for name, label in rows:
+        key = str(int(label)) if in_numbers and are_integers([label]) else label
+        if key not in numbers:
+            raise DataError(f"{table}: label {label!r} of {name} is none of the {len(classes)} classes of training")
+        if _stays_inside(name):
+            names.append(name)
+            labels.append(numbers[key])
+            paths.append(Path(folder) / name)
+        else:
+            escaping.append(name)
+
+    images = cached_images(paths, read, cache_name, cache)
+    for name in escaping:
+        print(f"left out: {name!a} in {table} is no file name inside {folder}", file=sys.stderr)
+    for reason in images.errors.values():
+        print(f"left out: {reason}", file=sys.stderr)
+    usable = [index for index in range(len(paths)) if str(index) not in images.errors]
+    if not usable:
+        raise ImageError(f"{folder}: none of the {len(rows)} images that {table} lists can be read")
+    return LabelledImages(names, labels, classes, images, usable)
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a table's file name stays in its folder: relative, without `..`, NUL or nothing at all."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return bool(name) and "\0" not in name and not path.is_absolute() and ".." not in path.parts

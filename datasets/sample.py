@@ -1,0 +1,183 @@
+"""A small hw1_data/ of made-up pictures in the course's exact tree and formats, to try everything without the real set.
+
+    python3 -m datasets.sample sample
+
+    sample/hw1_data/p1_data/mini/train/*.jpg     unlabelled images, 84x84; train_labels.csv and classes.txt beside them
+                            office/train/*.jpg   labelled images; val/, train.csv, val.csv, classes.txt beside them
+                    p2_data/train/               0000_sat.jpg, 0000_mask.png ...; validation/ beside it
+
+Objects differ in shape, paint and pattern, land cover in colour and texture: networks learn both in minutes on a CPU.
+The same seed and counts give the same files. DIR/hw1_data appears whole or not at all, and must be new or empty.
+
+Exit status: 0 written; 2 nothing written, the reason is one line on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import shutil
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Callable, Sequence
+
+import numpy as np
+
+from datasets.drawings import OBJECT_CLASSES, draw_object, draw_tile, object_name
+from datasets.errors import DataError
+from datasets.palette import NUM_CLASSES, save_mask
+
+MINI_CLASSES = 20  # none of them is a class of office
+MINI_SIZE = (84, 84)
+JPEG_QUALITY = 90
+_OFFICE, _MINI, _TRAIN_TILES, _VALIDATION_TILES = range(4)  # streams of the random generator
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    start = time.monotonic()
+    try:
+        write_sample(args)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    print(
+        f"{args.folder / 'hw1_data'}: {args.train_images} + {args.val_images} images of {args.classes} classes, "
+        f"{args.mini_images} of mini, {args.train_tiles} + {args.val_tiles} tiles in {time.monotonic() - start:.1f} s"
+    )
+    return 0
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python3 -m datasets.sample",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="DIR", type=Path, help="the folder to make hw1_data/ in")
+    for flag, default, lowest, highest, text in (
+        ("--classes", 10, 2, OBJECT_CLASSES - MINI_CLASSES, "classes of office (default %(default)s, the course 65)"),
+        ("--train-images", 480, 1, 10**6, "images of office/train (default %(default)s)"),
+        ("--val-images", 120, 1, 10**6, "images of office/val (default %(default)s)"),
+        ("--image-size", 128, 16, 4096, "about the side of an office image in pixels (default %(default)s)"),
+        ("--mini-images", 300, 1, 10**6, "images of mini/train (default %(default)s)"),
+        ("--train-tiles", 40, 1, 10**4, "tiles of p2_data/train (default %(default)s)"),
+        ("--val-tiles", 14, 1, 10**4, "tiles of p2_data/validation (default %(default)s)"),
+        ("--tile-size", 512, 32, 4096, "side of a tile in pixels (default %(default)s, the course's)"),
+        ("--seed", 0, 0, 2**32 - 1, "another number, other pictures (default %(default)s)"),
+    ):
+        parser.add_argument(flag, type=_whole_number(lowest, highest), default=default, metavar="N", help=text)
+    return parser.parse_args(argv)
+
+
+def _whole_number(lowest: int, highest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not lowest <= value <= highest:
+            raise argparse.ArgumentTypeError(f"{value} is not from {lowest} to {highest}")
+        return value
+
+    parse.__name__ = "whole number"  # argparse says "invalid whole number value" with it
+    return parse
+
+
+def write_sample(args: argparse.Namespace) -> None:
+    """Write the whole tree under another name and rename it. DataError when DIR/hw1_data is there and not empty."""
+    folder = args.folder / "hw1_data"
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise DataError(f"{folder}: is there already, and made-up data never replaces anything; give a new folder")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            _write_office(args, temporary / "p1_data" / "office")
+            _write_mini(args, temporary / "p1_data" / "mini")
+            _write_tiles(args, temporary / "p2_data" / "train", args.train_tiles, _TRAIN_TILES)
+            _write_tiles(args, temporary / "p2_data" / "validation", args.val_tiles, _VALIDATION_TILES)
+            temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
+            os.replace(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror}); give another folder") from None
+
+
+def _write_office(args: argparse.Namespace, folder: Path) -> None:
+    """Labelled images named {label}_{k}.jpg, k counting a class over both splits, rows in no order."""
+    total = args.train_images + args.val_images
+    order = np.random.default_rng([args.seed, _OFFICE])
+    numbers = [order.permutation(total // args.classes + 2) for _ in range(args.classes)]
+    offset = 0
+    for split, count in (("train", args.train_images), ("val", args.val_images)):
+        (folder / split).mkdir(parents=True)
+        labels = order.permutation(np.arange(offset, offset + count) % args.classes)
+        rows = []
+        for label in labels.tolist():
+            number, numbers[label] = numbers[label][0], numbers[label][1:]
+            rows.append((f"{label}_{number}.jpg", label))
+
+        def draw(position: int, split: str = split, rows: list = rows, offset: int = offset) -> None:
+            rng = np.random.default_rng([args.seed, _OFFICE, offset + position])
+            height, width = (args.image_size * rng.uniform(0.85, 1.25, 2)).astype(int).tolist()
+            name, label = rows[position]
+            draw_object(rng, label, (height, width)).save(folder / split / name, quality=JPEG_QUALITY)
+
+        _for_each(draw, count)
+        _write_table(folder / f"{split}.csv", rows)
+        offset += count
+    _write_names(folder / "classes.txt", range(args.classes))
+
+
+def _write_mini(args: argparse.Namespace, folder: Path) -> None:
+    """Images of other classes than office's; `train_labels.csv` is for supervised pre-training alone."""
+    (folder / "train").mkdir(parents=True)
+    labels = np.random.default_rng([args.seed, _MINI]).permutation(np.arange(args.mini_images) % MINI_CLASSES).tolist()
+    first = OBJECT_CLASSES - MINI_CLASSES
+
+    def draw(index: int) -> None:
+        rng = np.random.default_rng([args.seed, _MINI, index])
+        draw_object(rng, first + labels[index], MINI_SIZE).save(folder / "train" / f"{index}.jpg", quality=JPEG_QUALITY)
+
+    _for_each(draw, args.mini_images)
+    _write_table(folder / "train_labels.csv", [(f"{index}.jpg", label) for index, label in enumerate(labels)])
+    _write_names(folder / "classes.txt", range(first, OBJECT_CLASSES))
+
+
+def _write_tiles(args: argparse.Namespace, folder: Path, count: int, stream: int) -> None:
+    """Tiles with masks; each of the seven classes is in one of them at least, however few they are."""
+    folder.mkdir(parents=True)
+
+    def draw(index: int) -> None:
+        wanted = [label for label in range(NUM_CLASSES) if label % count == index]
+        tile, classes = draw_tile(np.random.default_rng([args.seed, stream, index]), args.tile_size, wanted)
+        tile.save(folder / f"{index:04d}_sat.jpg", quality=JPEG_QUALITY)
+        save_mask(classes, folder / f"{index:04d}_mask.png")
+
+    _for_each(draw, count)
+
+
+def _for_each(draw: Callable[[int], None], count: int) -> None:
+    """Call `draw` with 0 to count - 1, several at a time; the first error comes back."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(draw, range(count)):
+            pass
+
+
+def _write_table(path: Path, rows: list[tuple[str, int]]) -> None:
+    """The course's form: `id,filename,label`, id from 0, CRLF."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("id", "filename", "label"))
+        writer.writerows((number, *row) for number, row in enumerate(rows))
+
+
+def _write_names(path: Path, classes: range) -> None:
+    path.write_text("".join(f"{object_name(label)}\n" for label in classes), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Accuracy of predicted labels: overall and a class, each with its standard error.
+
+    python3 -m datasets.score predictions.csv hw1_data/p1_data/office/val.csv
+
+Rows are matched by file name (`filename`, or `image_id` in early editions), and by `id` where both files have it; their
+order may differ. Labels are compared as text, so numbers and class names both work.
+
+Exit status: 0 scored; 2 nothing scored, the reason is one line on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Iterable, Sequence
+
+from datasets.errors import DataError
+from datasets.images import natural_key
+from datasets.tables import read_table
+
+Key = tuple  # (filename,) or (id, filename)
+NO_LABEL = ("", "None", "NONE")  # what the course's test files have instead of labels
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python3 -m datasets.score",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("predictions", metavar="PRED.csv", type=Path, help="the CSV that inference wrote")
+    parser.add_argument("truth", metavar="TRUTH.csv", type=Path, help="the CSV with the true labels")
+    args = parser.parse_args(argv)
+    try:
+        print(describe(matched_labels(args.predictions, args.truth)))
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+def matched_labels(predictions: str | Path, truth: str | Path) -> list[tuple[str, str]]:
+    """(predicted, true) labels of each row of `truth`. DataError when a row of either has no partner, or no truth."""
+    predicted_rows, true_rows = read_labels(predictions), read_labels(truth)
+    with_id = all("id" in rows[0] for rows in (predicted_rows, true_rows))
+    predicted, true = _labels_by_row(predicted_rows, with_id), _labels_by_row(true_rows, with_id)
+    for path, keys, others, other_path in (
+        (predictions, predicted, true, truth),
+        (truth, true, predicted, predictions),
+    ):
+        alone = [key for key in others if len(others[key]) > len(keys.get(key, ()))]
+        if alone:
+            raise DataError(
+                f"{path}: lacks {len(alone)} of the rows of {other_path}, {_row(alone[0])} first; "
+                "give the prediction of this very CSV"
+            )
+    pairs = [pair for key in true for pair in zip(predicted[key], true[key])]
+    unlabelled = sum(label in NO_LABEL for _, label in pairs)
+    if unlabelled:
+        raise DataError(f"{truth}: {unlabelled} of {len(pairs)} rows have no label; give a CSV with the true labels")
+    return pairs
+
+
+def read_labels(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a CSV with `filename` (or `image_id`) and `label`, at least one; DataError otherwise."""
+    rows = read_table(path, ("label",))
+    if not rows:
+        raise DataError(f"{path}: has no row below its header; give a CSV with labels")
+    if "filename" not in rows[0]:
+        if "image_id" not in rows[0]:
+            raise DataError(f"{path}: no column 'filename' (only {', '.join(rows[0])}); give a CSV with file names")
+        rows = [{**row, "filename": row["image_id"]} for row in rows]
+    return [{column: cell.strip() for column, cell in row.items()} for row in rows]
+
+
+def _labels_by_row(rows: Iterable[dict[str, str]], with_id: bool) -> dict[Key, list[str]]:
+    """The labels of each row's key, in the file's order; a row that stands twice has two."""
+    labels = defaultdict(list)
+    for row in rows:
+        labels[(row["id"], row["filename"]) if with_id else (row["filename"],)].append(row["label"])
+    return dict(labels)
+
+
+def _row(key: Key) -> str:
+    return key[0] if len(key) == 1 else f"{key[1]} (id {key[0]})"
+
+
+def accuracy(correct: int, count: int) -> tuple[float, float]:
+    """(share of correct ones, its standard error: the binomial's sqrt(p (1 - p) / n))."""
+    share = correct / count
+    return share, math.sqrt(share * (1 - share) / count)
+
+
+def describe(pairs: Sequence[tuple[str, str]]) -> str:
+    """The result as text: a line a class in natural order, then the whole."""
+    counts = Counter(true for _, true in pairs)
+    hits = Counter(true for predicted, true in pairs if predicted == true)
+    width = max(len("class"), *map(len, counts))
+    lines = [f"{'class':<{width}}  right     of  accuracy  std.err."]
+    for label in sorted(counts, key=natural_key):
+        share, error = accuracy(hits[label], counts[label])
+        lines.append(f"{label:<{width}}  {hits[label]:5d}  {counts[label]:5d}    {share:.4f}    {error:.4f}")
+    share, error = accuracy(sum(hits.values()), len(pairs))
+    lines += ["", f"accuracy: {share:.4f} +- {error:.4f} ({sum(hits.values())} of {len(pairs)} images)"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

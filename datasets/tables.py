@@ -1,0 +1,52 @@
+"""The CSV tables of problem 1: read as they were meant, written in the course's form."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Iterable, Sequence
+
+from datasets.errors import DataError
+
+
+def read_table(path: str | Path, required: Sequence[str] = ("filename",)) -> list[dict[str, str]]:
+    """One dict for each row below the header, cell by column name ("id", "filename", ...), as it stands in the file.
+
+    A byte-order mark, either line end, quotes, blank lines, more columns and other orders of them are taken as they are
+    meant; cells that a short row lacks are "". DataError when it can't be read, isn't UTF-8, or lacks a column.
+    """
+    needs = f"give a CSV with the column{'s' if len(required) > 1 else ''} {', '.join(required)}"
+    try:
+        with open(path, "rb") as file:
+            text = file.read().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; {needs}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    # The csv module refuses NUL before Python 3.11: another character, one that the text lacks, stands in for it.
+    stand_in = next(chr(code) for code in range(0xE000, 0x110000) if chr(code) not in text) if "\0" in text else "\0"
+    try:
+        rows = list(csv.reader(io.StringIO(text.replace("\0", stand_in), newline="")))
+    except csv.Error as error:
+        raise DataError(f"{path}: not a CSV ({error}); {needs}") from None
+    rows = [[cell.replace(stand_in, "\0") for cell in row] for row in rows if any(cell.strip() for cell in row)]
+    header = [name.strip().lower() for name in rows[0]] if rows else []
+    for column in required:
+        if column not in header:
+            found = f"only {', '.join(header)}"[:200] if header else "the file is empty"
+            raise DataError(f"{path}: no column '{column}' ({found}); {needs}")
+    columns = {name: header.index(name) for name in header}  # of two columns with one name, the first
+    return [{name: row[i] if i < len(row) else "" for name, i in columns.items()} for row in rows[1:]]
+
+
+def write_table(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV as the course reads it: UTF-8 without a byte-order mark, `\\n` line ends, quotes where needed."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        file.writelines(",".join(map(_quoted, row)) + "\n" for row in (header, *rows))
+
+
+def _quoted(cell: object) -> str:
+    # The csv module leaves a lone \r bare (before Python 3.13), and readers then see two rows.
+    text = str(cell)
+    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text

@@ -1,0 +1,169 @@
+"""Classify images: a CSV of their names and their folder in, a CSV with a label for each row out.
+
+    python3 p1_inference.py --csv hw1_data/p1_data/office/val.csv --images hw1_data/p1_data/office/val \\
+        --output predictions.csv --checkpoint runs/p1/model.pt
+
+Without --csv every image of the folder is classified (the editions with 50 classes). Labels in the CSV are never read.
+An image that can't be read keeps its row, with the class that the network gives to a mean image.
+
+Exit status: 0 all done; 1 some images could not be read (named on stderr), all rows are there; 2 nothing was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any, Iterator, Sequence
+
+from engine import inference
+from engine.inference import nonempty_path, positive_count
+
+BATCH_SIZE = 32
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--csv", type=nonempty_path, help="the images to classify, in its column filename")
+    add("--images", type=nonempty_path, required=True, help="the folder of these images")
+    add("--output", type=nonempty_path, required=True, help="the CSV to write")
+    add(
+        "--checkpoint",
+        type=nonempty_path,
+        nargs="+",
+        default=[],
+        help="model.pt, several are averaged (default: those of P1_CHECKPOINT, else the published one)",
+    )
+    add("--edition", help="year whose form the CSV has (default: that of EDITION, else 2024)")
+    # the machine
+    add("--device", help="cuda, mps or cpu (default: the best there is)")
+    add("--batch-size", type=positive_count, default=BATCH_SIZE, help="images at a time (default %(default)s)")
+    add("--workers", type=positive_count, default=inference.default_workers(), help="threads that read images")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    ARGUMENTS = parse_arguments()  # before torch, which takes two seconds to import: --help and mistakes don't wait
+    inference.require_packages()
+
+import torch
+from torch import Tensor
+
+from datasets.editions import edition
+from datasets.errors import DataError
+from datasets.images import ImageError, list_images, path_inside, read_rgb
+from datasets.tables import read_table, write_table
+from datasets.transforms import evaluation_image
+from engine.cli import run_script
+from engine.device import choose_device, tune_allocator
+from engine.errors import RunError
+from engine.files import write_atomically
+from engine.pipeline import Runner, batches_of_one_shape, read_ahead
+from engine.progress import Progress
+from models import load_trained
+from models.predict import predict_images
+
+
+def main(args: argparse.Namespace) -> int:
+    tune_allocator()
+    header, rows = listed_rows(args)
+    names = list(dict.fromkeys(row["filename"] for row in rows))
+    output = check_paths(args, names)
+
+    models = inference.read_models("p1", args.checkpoint)
+    classes = models[0]["classes"]
+    if any(model["classes"] != classes for model in models):
+        raise RunError("the checkpoints know different classes; give those of one training set")
+    device = choose_device(args.device)
+    probabilities, unreadable = {}, set()
+    for model in models if names else ():  # one network in memory at a time
+        found, failed = probabilities_of(model, names, device, args)
+        probabilities = {name: probabilities.get(name, 0) + found[name] for name in names}
+        unreadable |= failed
+
+    label_of = int if models[0].get("integer_labels") else str
+    labels = {name: label_of(classes[int(probabilities[name].argmax())]) for name in names}
+    table = [[{**row, "label": labels[row["filename"]]}[column] for column in header] for row in rows]
+    try:
+        os.makedirs(os.path.dirname(output), exist_ok=True)
+        with write_atomically(output) as temporary:
+            write_table(temporary, header, table)
+    except OSError as error:
+        raise inference.cannot_write(args.output, error) from None
+    if not rows:
+        inference.say(f"{args.csv}: no row below its header, so the header alone is written")
+    inference.say(f"{len(rows)} rows in {args.output}" + (f", {len(unreadable)} images unread" if unreadable else ""))
+    return 1 if unreadable else 0
+
+
+def listed_rows(args: argparse.Namespace) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    """The header to write; and for each image asked for a dict of its columns, without the label."""
+    year, images = edition(args.edition), list_images(args.images)
+    if args.csv is None:
+        if year.folder_header is None:
+            raise DataError(f"edition {year.name} classifies the images of a CSV; give --csv, or another --edition")
+        if not images:
+            raise DataError(f"{args.images}: no image in it; give a folder of images")
+        return year.folder_header, [{"filename": name, "image_id": name} for name in images]
+    if year.table_header is None:
+        raise DataError(f"edition {year.name} classifies every image of a folder; leave --csv out, or give --edition")
+    return year.table_header, [{"id": str(number), **row} for number, row in enumerate(read_table(args.csv))]
+
+
+def check_paths(args: argparse.Namespace, names: list[str]) -> str:
+    """Raise where nothing could be read or written, before a network is loaded. Returns the file to write."""
+    paths = list(filter(None, (path_inside(args.images, name) for name in names)))
+    # Through a link to what it leads to: /dev/stdout, say, must not be replaced by a file.
+    output = os.path.realpath(args.output)
+    inference.refuse_replacing(output, [args.csv, *paths] if args.csv else paths)
+    inference.check_writable(os.path.dirname(output))
+    if names and not any(map(os.path.isfile, paths)):
+        raise DataError(f"{args.images}: none of the {len(names)} listed images is there; give their folder")
+    return output
+
+
+def probabilities_of(
+    model: dict[str, Any], names: list[str], device: torch.device, args: argparse.Namespace
+) -> tuple[dict[str, Tensor], set[str]]:
+    """One network's probabilities (classes,) for each image; those of a mean image for the set that can't be read."""
+    network, size, batch_size = load_trained(model), model["image_size"], args.batch_size
+
+    def read(name: str) -> Tensor:
+        path = path_inside(args.images, name)
+        if path is None:
+            raise ImageError(f"{name}: not a name inside the folder of images")
+        return evaluation_image(read_rgb(path, apply_exif=True), size)
+
+    def forward(images: Tensor) -> Tensor:
+        return predict_images(network, images, model["mean"], model["std"]).softmax(dim=1)
+
+    runner = Runner([network], forward, device, batch_size)
+    found, failed, progress = {}, set(), Progress("images", total=len(names))
+
+    def readable() -> Iterator[tuple[str, Tensor]]:
+        for name, image in read_ahead(read, names, args.workers, batch_size, ImageError):
+            progress.advance(name)
+            if isinstance(image, ImageError):
+                inference.say(f"cannot be read: {image}")
+                failed.add(name)
+            else:
+                yield name, image
+
+    for batch in batches_of_one_shape(readable(), batch_size):
+        images = torch.stack([image for _, image in batch])
+        # Always full, with black images behind: in a smaller batch a CPU may sum in another order.
+        black = images.new_zeros(batch_size - len(images), *images.shape[1:])
+        found.update(zip((name for name, _ in batch), runner(torch.cat([images, black]))))
+    progress.close()
+    if len(failed) == len(names):
+        raise DataError(f"{args.images}: none of the {len(names)} images can be read; nothing is written")
+    if failed:
+        mean_image = 255 * torch.tensor(model["mean"])[:, None, None].expand(3, size, size)
+        found.update(dict.fromkeys(failed, runner(mean_image.repeat(batch_size, 1, 1, 1))[0]))
+    return found, failed
+
+
+if __name__ == "__main__":
+    run_script(lambda: main(ARGUMENTS))

@@ -1,0 +1,153 @@
+"""Land cover of satellite tiles: a folder of tiles in, a folder with a mask for each out.
+
+    python3 p2_inference.py --images hw1_data/p2_data/validation --output predictions --checkpoint runs/p2/model.pt
+
+`0013_sat.jpg` gives `0013_mask.png`, in the tile's own size. Masks are written as they are made, each whole.
+
+Exit status: 0 all done; 1 some tiles could not be read (named on stderr), all other masks are there; 2 nothing was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any, Iterator, Sequence
+
+from engine import inference
+from engine.inference import nonempty_path, positive_count, positive_number
+
+BATCH_SIZE = 8  # beside a GPU; a CPU is no faster with more than one tile at a time
+TEST_TIME_AUGMENTATION = "none"
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--images", type=nonempty_path, required=True, help="folder of tiles, NNNN_sat.jpg")
+    add("--output", type=nonempty_path, required=True, help="folder for the masks, NNNN_mask.png")
+    add(
+        "--checkpoint",
+        type=nonempty_path,
+        nargs="+",
+        default=[],
+        help="model.pt, several are averaged (default: those of P2_CHECKPOINT, else the published one)",
+    )
+    add("--scale", type=positive_number, help="scale at which the networks see the tiles (default: as trained)")
+    add(
+        "--tta",
+        choices=("none", "flip", "d4"),
+        default=TEST_TIME_AUGMENTATION,
+        help="mean over mirrored tiles (flip, 4 passes), over turned ones too (d4, 8 passes; default %(default)s)",
+    )
+    # the machine
+    add("--device", help="cuda, mps or cpu (default: the best there is)")
+    add("--batch-size", type=positive_count, help=f"tiles at a time (default {BATCH_SIZE}, 1 on a CPU)")
+    add("--workers", type=positive_count, default=inference.default_workers(), help="threads that read and write")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    ARGUMENTS = parse_arguments()  # before torch, which takes two seconds to import: --help and mistakes don't wait
+    inference.require_packages()
+
+import torch
+from torch import Tensor
+
+from datasets.errors import DataError
+from datasets.images import ImageError, read_rgb
+from datasets.palette import save_mask
+from datasets.tiles import find_tiles
+from engine.cli import run_script
+from engine.device import choose_device, tune_allocator
+from engine.errors import RunError
+from engine.files import write_atomically
+from engine.pipeline import Runner, batches_of_one_shape, read_ahead, run_each, write_behind
+from engine.progress import Progress
+from models import load_trained
+from models.predict import log_mean_probability, predict_tiles
+
+
+def main(args: argparse.Namespace) -> int:
+    tune_allocator()
+    mask_of_tile = dict(find_tiles(args.images))
+    check_output(args, mask_of_tile)
+
+    models = inference.read_models("p2", args.checkpoint)
+    device = choose_device(args.device)
+    batch_size = args.batch_size or (1 if device.type == "cpu" else BATCH_SIZE)
+    runner = segmenter(models, device, batch_size, args)
+    failed, progress = [], Progress("tiles", total=len(mask_of_tile))
+
+    def fail(name: str, reason: Exception) -> None:
+        inference.say(f"no mask for {name}: {reason}")
+        failed.append(name)
+
+    def readable() -> Iterator[tuple[str, Tensor]]:
+        def read(name: str) -> Tensor:
+            return torch.from_numpy(read_rgb(os.path.join(args.images, name), apply_exif=False)).permute(2, 0, 1)
+
+        for name, tile in read_ahead(read, mask_of_tile, args.workers, batch_size, ImageError):
+            if isinstance(tile, ImageError):
+                fail(name, tile)
+            else:
+                yield name, tile
+
+    with write_behind(write_mask, args.workers) as write:
+        for batch in batches_of_one_shape(readable(), batch_size):
+            for name, classes in run_each(runner, batch):
+                if isinstance(classes, Exception):
+                    fail(name, classes)
+                else:
+                    write(os.path.join(args.output, mask_of_tile[name]), classes)
+                    progress.advance(name)
+    progress.close()
+    if len(failed) == len(mask_of_tile):
+        raise DataError(f"{args.images}: none of its {len(failed)} tiles could be used; nothing is written")
+    done = len(mask_of_tile) - len(failed)
+    inference.say(f"{done} masks in {args.output}" + (f", {len(failed)} tiles without" if failed else ""))
+    return 1 if failed else 0
+
+
+def check_output(args: argparse.Namespace, mask_of_tile: dict[str, str]) -> None:
+    """Raise, before a network is loaded, where a mask can't be written or would replace what lies beside the tiles."""
+    inference.check_writable(args.output)
+    is_same_folder = os.path.isdir(args.output) and os.path.samefile(args.images, args.output)
+    for mask in mask_of_tile.values():
+        path = os.path.join(args.output, mask)
+        if is_same_folder and os.path.lexists(path):
+            raise RunError(f"{path}: a mask would replace this file beside the tiles; give --output another folder")
+        if os.path.isdir(path):
+            raise RunError(f"{path}: a folder lies where a mask belongs; give another --output")
+
+
+def segmenter(
+    models: list[dict[str, Any]], device: torch.device, batch_size: int, args: argparse.Namespace
+) -> Runner:
+    """Makes (B, H, W) uint8 classes of (B, 3, H, W) uint8 tiles, by the mean of the models' probabilities."""
+    networks = [load_trained(model) for model in models]
+
+    def forward(tiles: Tensor) -> Tensor:
+        logits = [
+            predict_tiles([network], tiles, args.scale or model["scale"], model["mean"], model["std"], args.tta)
+            for network, model in zip(networks, models)
+        ]
+        mean = logits[0] if len(logits) == 1 else log_mean_probability(logits)
+        return mean.argmax(dim=1).to(torch.uint8)
+
+    return Runner(networks, forward, device, batch_size)
+
+
+def write_mask(path: str, classes: Tensor) -> None:
+    """Write (H, W) classes as an RGB PNG, whole or not at all."""
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with write_atomically(path) as temporary:
+            save_mask(classes.numpy(), temporary)
+    except OSError as error:
+        raise inference.cannot_write(path, error) from None
+
+
+if __name__ == "__main__":
+    run_script(lambda: main(ARGUMENTS))

@@ -1,0 +1,109 @@
+"""Which checkpoint answers: the flag's, else the variable's, else the manifest's default; and what is said of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+import p1_inference
+import p2_inference
+from engine import inference, manifest
+from engine.errors import RunError
+from tests.grader import call, photograph, save, save_segmenter
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """An empty checkpoints/ in place of the repository's."""
+    (tmp_path / "checkpoints").mkdir()
+    monkeypatch.setattr(manifest, "FOLDER", tmp_path / "checkpoints")
+    return tmp_path / "checkpoints"
+
+
+def publish(folder: Path, model: Path, problem: str, **changes) -> None:
+    data = model.read_bytes()
+    entry = {
+        "name": f"published-{problem}", "problem": problem, "default": True, "file": f"{problem}.pt",
+        "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "urls": [], "network": "light",
+        "score": {"mean_iou": 0.6999}, **changes,
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps({"checkpoints": [entry]}))
+
+
+def sources(problem: str, *given: object) -> list[str]:
+    return [model["source"] for model in inference.read_models(problem, [str(path) for path in given])]
+
+
+def test_the_flag_goes_before_the_variable_and_that_before_the_default(folder, tmp_path, monkeypatch):
+    paths = {}
+    for name in ("flag", "variable", "second", "default"):
+        paths[name] = save_segmenter(tmp_path / f"{name}.pt", seed=0, source=name)
+    shutil.copy(paths["default"], folder / "p2.pt")
+    publish(folder, paths["default"], "p2")
+    assert sources("p2") == ["default"]
+    monkeypatch.setenv("P2_CHECKPOINT", "")
+    assert sources("p2") == ["default"]
+    monkeypatch.setenv("P2_CHECKPOINT", f"{paths['variable']}:{paths['second']}")
+    monkeypatch.setenv("P1_CHECKPOINT", "another problem's")
+    assert sources("p2") == ["variable", "second"]
+    assert sources("p2", paths["flag"]) == ["flag"]
+
+
+def test_a_run_folder_stands_for_its_model(tmp_path):
+    save_segmenter(tmp_path / "run" / "model.pt", seed=0, source="run")
+    assert sources("p2", tmp_path / "run") == ["run"]
+
+
+def test_the_first_line_names_checkpoint_network_and_score(p1_model, p2_model, tmp_path, capfd):
+    save(photograph(1, 64, 64), tmp_path / "tiles" / "1_sat.png")
+    (tmp_path / "tiles" / "0_sat.png").write_text("broken")
+    (tmp_path / "in.csv").write_text("id,filename\n0,0_sat.png\n1,1_sat.png\n")
+    given = ("--images", tmp_path / "tiles", "--output", tmp_path / "out", "--device", "cpu", "--checkpoint")
+    assert call(p2_inference, *given, p2_model, p2_model) == 1
+    assert capfd.readouterr().err.splitlines()[0] == (
+        f"checkpoint {p2_model}: lite_fpn, mean_iou 0.7000; {p2_model}: lite_fpn, mean_iou 0.7000"
+    )
+    given = ("--csv", tmp_path / "in.csv", "--images", tmp_path / "tiles", "--output", tmp_path / "o.csv")
+    assert call(p1_inference, *given, "--device", "cpu", "--checkpoint", p1_model) == 1
+    assert capfd.readouterr().err.splitlines()[0] == f"checkpoint {p1_model}: resnet18, accuracy 0.5000"
+
+
+@pytest.mark.parametrize(("problem", "script"), [("p1", "p1_finetune.py"), ("p2", "p2_train.py")])
+def test_no_checkpoint_gives_the_command_that_trains_one(folder, problem, script):
+    with pytest.raises(RunError) as error:
+        inference.read_models(problem, [])
+    assert f"python3 {script} " in str(error.value) and f"{problem.upper()}_CHECKPOINT" in str(error.value)
+    assert error.value.exit_status == 2
+
+
+def test_a_default_whose_file_is_missing_is_fetched_where_a_url_is_known(folder, p2_model, capfd):
+    publish(folder, p2_model, "p2", urls=[p2_model.as_uri()])
+    assert sources("p2") == ["a test"]
+    assert (folder / "p2.pt").read_bytes() == p2_model.read_bytes()
+    assert capfd.readouterr().err.splitlines()[0] == f"checkpoint {folder / 'p2.pt'}: light, mean_iou 0.6999"
+
+
+def test_a_default_whose_file_is_missing_without_a_url_is_named(folder, p2_model):
+    publish(folder, p2_model, "p2")
+    with pytest.raises(RunError, match=re.escape(str(folder / "p2.pt"))):
+        inference.read_models("p2", [])
+
+
+def test_a_checkpoint_that_is_missing_broken_or_for_the_other_problem_is_named(p1_model, tmp_path):
+    (tmp_path / "broken.pt").write_bytes(p1_model.read_bytes()[:5000])
+    (tmp_path / "page.pt").write_text("<html>")
+    for path, problem in (
+        (tmp_path / "none.pt", "p2"),
+        (tmp_path / "broken.pt", "p1"),
+        (tmp_path / "page.pt", "p1"),
+        (tmp_path, "p2"),
+        (p1_model, "p2"),
+        (save_segmenter(tmp_path / "no scale.pt", seed=0, scale=None), "p2"),
+    ):
+        with pytest.raises(RunError, match=re.escape(str(path))):
+            inference.read_models(problem, [str(path)])

@@ -1,0 +1,241 @@
+"""Promises on the repository as a whole: who imports whom, how long a file is, what is pinned, what starts quickly."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+ROOMS = ("models", "datasets", "engine", "report")
+SCRIPTS = [*sorted(REPOSITORY.glob("p[12]_*.py")), REPOSITORY / "mean_iou_evaluate.py"]
+MODULES = [path for room in ROOMS for path in sorted((REPOSITORY / room).rglob("*.py"))]
+COMMANDS = [path for path in MODULES if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")]
+MAY_IMPORT = {
+    "scripts": set(ROOMS),
+    "report": {"report", "engine", "datasets"},
+    "engine": {"engine"},
+    "models": {"models"},
+    "datasets": {"datasets"},
+}
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules that a file imports anywhere in it, by full name."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{relative(path)} imports relatively"
+            yield node.module
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def file_of_module(name: str) -> Path | None:
+    """The file of one of our modules; None for any other name."""
+    path = REPOSITORY.joinpath(*name.split("."))
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+
+
+def inference_path() -> list[Path]:
+    """Every file of ours that the scripts a grader runs import, themselves included."""
+    found, waiting = (
+        set(),
+        [REPOSITORY / f"{name}.py" for name in ("p1_inference", "p2_inference", "mean_iou_evaluate")],
+    )
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            # "import a.b" runs a/__init__.py too.
+            names = [".".join(name.split(".")[: n + 1]) for name in imported(path) for n in range(name.count(".") + 1)]
+            waiting += [file for file in map(file_of_module, names) if file]
+    return sorted(found)
+
+
+def our_files() -> list[Path]:
+    """Every file that git has or would take."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True).stdout.decode().split("\0")
+    return [REPOSITORY / name for name in listed if name and (REPOSITORY / name).is_file()]
+
+
+# -- what starts quickly -----------------------------------------------------------------------------------------------
+
+HELP = """
+import runpy, sys
+how, name = sys.argv[1:]
+sys.argv = [name, "--help"]
+try:
+    runpy.run_path(name, run_name="__main__") if how == "script" else runpy.run_module(name, run_name="__main__")
+    status = "went on after --help"
+except SystemExit as end:
+    status = end.code
+slow = {"torch", "torchvision", "matplotlib", "sklearn", "tensorboard", "scipy"} & set(sys.modules)
+sys.exit(status or (f"imports {slow}" if slow else 0))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "name"),
+    [*(("script", relative(path)) for path in SCRIPTS)]
+    + [("module", relative(path)[:-3].replace("/", ".")) for path in COMMANDS],
+)
+def test_help_comes_before_anything_slow_is_imported(how, name):
+    done = subprocess.run([sys.executable, "-c", HELP, how, name], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")
+
+
+def test_the_score_of_masks_needs_numpy_and_pillow_alone():
+    code = "import sys; old = set(sys.modules); import mean_iou_evaluate; print(*(set(sys.modules) - old))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    names = {name.split(".")[0] for name in done.stdout.split()}
+    foreign = {name for name in names if (spec := importlib.util.find_spec(name)) and is_installed(spec)}
+    assert foreign - {"typing_extensions"} == {"numpy", "PIL"}  # older Pillows import that one
+    assert not names & set(ROOMS)
+
+
+def is_installed(spec) -> bool:
+    """Whether a module comes from a package, not from Python itself or from us."""
+    return "site-packages" in (spec.origin or "") or "dist-packages" in (spec.origin or "")
+
+
+# -- who imports whom --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS, *MODULES], ids=relative)
+def test_imports_go_downwards_only(path):
+    room = relative(path).split("/")[0] if path in MODULES else "scripts"
+    allowed = MAY_IMPORT[room] if path.name != "mean_iou_evaluate.py" else set()
+    ours = {*ROOMS, "tests", "benchmarks", *(script.stem for script in SCRIPTS)}
+    assert {name.split(".")[0] for name in imported(path)} & ours <= allowed
+
+
+# -- Python 3.8, the course's ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", inference_path(), ids=relative)
+def test_inference_is_python_3_8(path):
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text, str(path), feature_version=(3, 8))
+    definitions = any(isinstance(node, (ast.FunctionDef, ast.ClassDef)) for node in tree.body)
+    assert "from __future__ import annotations" in text or not definitions
+    for node in ast.walk(without_annotations(tree)):
+        problem = younger_than_3_8(node)
+        assert not problem, f"{relative(path)}:{node.lineno}: {problem}"
+
+
+def without_annotations(tree: ast.Module) -> ast.Module:
+    """The tree without what `from __future__ import annotations` keeps from being evaluated."""
+    for node in ast.walk(tree):
+        for field in ("annotation", "returns"):
+            if getattr(node, field, None) is not None:
+                setattr(node, field, ast.Constant(None))
+    return tree
+
+
+def younger_than_3_8(node: ast.AST) -> str:
+    """What in this node Python 3.8 lacks, though it reads the syntax; "" when nothing."""
+    builtin = {"list", "dict", "tuple", "set", "frozenset", "type"}
+    methods = {"removeprefix", "removesuffix", "is_relative_to", "with_stem", "hardlink_to", "bit_count"}
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in builtin:
+        return f"{node.value.id}[...] outside an annotation"
+    if isinstance(node, ast.Attribute) and node.attr in methods:
+        return f".{node.attr}"
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "zip" and node.keywords:
+        return "zip(strict=...)"
+    sides = [node.left, node.right] if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr) else []
+    if any(isinstance(side, ast.Constant) and side.value is None for side in sides):
+        return "X | None outside an annotation"
+    if isinstance(node, ast.ImportFrom) and node.module == "functools" and any(n.name == "cache" for n in node.names):
+        return "functools.cache"
+    return ""
+
+
+def test_inference_imports_what_the_course_has_and_tqdm_only_where_installed():
+    for path in inference_path():
+        roots = {name.split(".")[0] for name in imported(path)}
+        specs = {root: importlib.util.find_spec(root) for root in roots - {"__future__"}}
+        foreign = {root for root, spec in specs.items() if spec is None or is_installed(spec)}
+        assert foreign <= {"torch", "torchvision", "numpy", "PIL", "tqdm"}, relative(path)
+        at_top = [name.name for node in tree_of(path).body if isinstance(node, ast.Import) for name in node.names]
+        assert "tqdm" not in at_top, relative(path)
+
+
+# -- sizes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS, *MODULES], ids=relative)
+def test_files_and_functions_can_be_read_in_one_go(path):
+    limit = 250 if path in SCRIPTS else 300
+    assert len(path.read_text(encoding="utf-8").splitlines()) < limit
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno - node.lineno + 1 < 60, f"{node.name} has {node.end_lineno - node.lineno + 1} lines"
+
+
+# -- what else is committed --------------------------------------------------------------------------------------------
+
+
+def test_no_file_names_a_place_on_one_machine():
+    places = re.compile(rb"\.\./" + rb"shared\b|(?<![\w.}/-])/(?:work|data|root|home)/")
+    found = [
+        f"{relative(path)}:{number}: {line.decode(errors='replace').strip()}"
+        for path in our_files()
+        if path.suffix not in (".pt", ".png", ".jpg", ".pdf")
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1)
+        if places.search(line)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_no_work_is_left_for_later():
+    words = (b"TO" + b"DO", b"FIX" + b"ME", b"raise Not" + b"Implemented")
+    later = re.compile(rb"\b(" + b"|".join(words) + rb")")
+    code = [path for path in our_files() if path.suffix in (".py", ".sh", ".md", ".toml", "")]
+    assert not [relative(path) for path in code if later.search(path.read_bytes())]
+
+
+def requirements() -> list[tuple[str, str, str]]:
+    """(name, version, reason) of every line that asks for a package."""
+    lines = [
+        line
+        for name in ("requirements.txt", "requirements-dev.txt")
+        for line in (REPOSITORY / name).read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith(("#", "-r "))
+    ]
+    marker = r'(?:; python_version [<>]=? "[0-9.]+")?'
+    matches = [re.fullmatch(rf"([a-z0-9-]+)==([0-9.]+){marker}\s+# (.+)", line) for line in lines]
+    assert all(matches), f"not pinned with a reason: {[line for line, match in zip(lines, matches) if not match]}"
+    return [match.groups() for match in matches]
+
+
+def test_every_requirement_is_pinned_and_says_why():
+    assert all(reason for _, _, reason in requirements())
+
+
+def test_what_is_imported_is_required_and_what_is_required_is_used():
+    package_of = {"PIL": "pillow", "sklearn": "scikit-learn"}
+    python = [path for path in our_files() if path.suffix == ".py"]
+    roots = {name.split(".")[0] for path in python for name in imported(path)} - {"__future__"}
+    own = {*ROOMS, "tests", "benchmarks", *(path.stem for path in python)}
+    foreign = {root for root in roots - own if (spec := importlib.util.find_spec(root)) is None or is_installed(spec)}
+    required = {name for name, _, _ in requirements()}
+    assert {package_of.get(root, root) for root in foreign} <= required
+    text = "".join(path.read_text(encoding="utf-8") for path in [*python, REPOSITORY / "Makefile"] if path.is_file())
+    assert all(re.search(rf"\b{re.escape(name)}\b", text, re.IGNORECASE) or name == "pillow" for name in required)
