@@ -118,7 +118,7 @@ def check_paths(args: argparse.Namespace, names: list[str]) -> str:
     # Through a link to what it leads to: /dev/stdout, say, must not be replaced by a file.
     output = os.path.realpath(args.output)
     inference.refuse_replacing(output, [args.csv, *paths] if args.csv else paths)
-    inference.check_writable(os.path.dirname(output))
+    inference.check_writable(os.path.dirname(output), args.output)
     if names and not any(map(os.path.isfile, paths)):
         raise DataError(f"{args.images}: none of the {len(names)} listed images is there; give their folder")
     return output

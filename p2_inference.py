@@ -112,7 +112,7 @@ def main(args: argparse.Namespace) -> int:
 
 def check_output(args: argparse.Namespace, mask_of_tile: dict[str, str]) -> None:
     """Raise, before a network is loaded, where a mask can't be written or would replace what lies beside the tiles."""
-    inference.check_writable(args.output)
+    inference.check_writable(args.output, args.output)
     is_same_folder = os.path.isdir(args.output) and os.path.samefile(args.images, args.output)
     for mask in mask_of_tile.values():
         path = os.path.join(args.output, mask)

@@ -22,12 +22,23 @@ MARGIN = 1.25  # kept photographs are that much larger than the network's input:
 
 
 class LabelledImages:
-    """Photographs (H, W, 3) by index; `labels[index]` is the class's number, its name is `classes[number]`."""
+    """Photographs (H, W, 3) by index; `labels[index]` is the class's number, its name is `classes[number]`.
 
-    def __init__(self, names: list[str], labels: list[int], classes: list[str], images: ImageCache, usable: list[int]):
+    `left_out` rows of the table have no usable image.
+    """
+
+    def __init__(
+        self,
+        names: list[str],
+        labels: list[int],
+        classes: list[str],
+        images: ImageCache,
+        usable: list[int],
+        left_out: int,
+    ):
         self.names = [names[index] for index in usable]
         self.labels = np.array([labels[index] for index in usable], dtype=np.int64)
-        self.classes = classes
+        self.classes, self.left_out = classes, left_out
         self._images, self._usable = images, usable
 
     def __len__(self) -> int:
@@ -42,11 +53,6 @@ class LabelledImages:
             stop = min(start + size, len(self))
             images = np.stack([self.image(index) for index in range(start, stop)])
             yield torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(self.labels[start:stop])
-
-    @property
-    def left_out(self) -> int:
-        """How many rows of the table had no readable image."""
-        return len(self._images) - len(self._usable)
 
 
 def load_training(folder: str | Path, table: str | Path, image_size: int, cache: str | Path | None) -> LabelledImages:
@@ -135,7 +141,7 @@ def _load(
     usable = [index for index in range(len(paths)) if str(index) not in images.errors]
     if not usable:
         raise ImageError(f"{folder}: none of the {len(rows)} images that {table} lists can be read")
-    return LabelledImages(names, labels, classes, images, usable)
+    return LabelledImages(names, labels, classes, images, usable, left_out=len(rows) - len(usable))
 
 
 def _stays_inside(name: str) -> bool:

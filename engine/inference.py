@@ -20,7 +20,7 @@ from engine.errors import RunError
 
 PACKAGES = ("numpy", "PIL", "torch", "torchvision")
 TRAINING = {
-    "p1": "python3 p1_finetune.py --data hw1_data/p1_data --settings A --output runs/p1",
+    "p1": "python3 p1_finetune.py --data hw1_data/p1_data/office --settings A --output runs/p1",
     "p2": "python3 p2_train.py --data hw1_data/p2_data --weights imagenet --output runs/p2",
 }
 
@@ -123,8 +123,11 @@ def default_workers() -> int:
     return min(8, available)
 
 
-def check_writable(folder: str | Path) -> None:
-    """RunError unless a file can be made in `folder`. Folders that are missing are made for the try and taken away."""
+def check_writable(folder: str, output: str) -> None:
+    """RunError, which names `output`, unless a file can be made in `folder`.
+
+    Folders that are missing are made for the try and taken away again.
+    """
     missing = []
     path = os.path.abspath(folder)
     while not os.path.lexists(path):
@@ -138,14 +141,14 @@ def check_writable(folder: str | Path) -> None:
         with tempfile.TemporaryFile(dir=os.path.abspath(folder)):
             pass
     except OSError as error:
-        raise cannot_write(folder, error) from None
+        raise cannot_write(output, error) from None
     finally:
         for path in reversed(made):
             with suppress(OSError):  # somebody else has put something there meanwhile
                 os.rmdir(path)
 
 
-def cannot_write(path: str | Path, error: OSError) -> RunError:
+def cannot_write(path: str, error: OSError) -> RunError:
     return RunError(f"{path}: cannot be written ({error.strerror or error}); give --output a place that can")
 
 

@@ -179,7 +179,7 @@ def test_without_a_checkpoint_the_command_that_trains_one_is_given(data, tmp_pat
 
 
 def killed(script: Path, *arguments: object, when, **environment: object) -> int:
-    """Start a wrapper, kill it (SIGKILL) as soon as `when()` holds; its status, which is not 0 when that was in time."""
+    """Start a wrapper, kill it (SIGKILL) as soon as `when()` holds; its status, 0 when that was too late."""
     process = subprocess.Popen(
         ["bash", str(script), *map(str, arguments)],
         env=wrapper_environment(**environment),
@@ -215,7 +215,7 @@ def test_killed_half_way_no_half_mask_has_a_final_name(tmp_path, p2_model):
 def test_killed_half_way_no_half_csv_has_a_final_name(tmp_path, p1_model):
     for number in range(8):
         save(photograph(number), tmp_path / "images" / f"{number}.png")
-    rows = "".join(f"{i},{i % 8}.png,\n" for i in range(200_000))
+    rows = "".join(f"{i},{i % 8}.png,\n" for i in range(100_000))
     (tmp_path / "in.csv").write_text("id,filename,label\n" + rows)
     output = tmp_path / "out"
     output.mkdir()
@@ -228,6 +228,6 @@ def test_killed_half_way_no_half_csv_has_a_final_name(tmp_path, p1_model):
         P1_CHECKPOINT=p1_model,
     )
     if (output / "out.csv").exists():  # killed a moment too late
-        assert (output / "out.csv").read_text().count("\n") == 200_001
+        assert (output / "out.csv").read_text().count("\n") == 100_001
     else:
         assert status == -signal.SIGKILL
