@@ -44,9 +44,8 @@ RECIPES = {
         "warmup_steps": 100,
         "batch_size": 32,
         "image_size": 128,
-        "crop_size": 96,
-        "min_area": 0.3,
-        "jitter": 0.3,
+        "min_area": 0.3,  # smallest share of a photograph that a crop covers
+        "jitter": 0.3,  # how far contrast and saturation change at most, and twice the brightness
         "label_smoothing": 0.1,
         "ema_decay": 0.995,
     },
@@ -75,7 +74,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--batch-size", type=int, help="images a step; halve it when the GPU's memory is short")
     add("--lr", type=float, help="learning rate at its highest")
     add("--image-size", type=int, help="pixels a side of what the network sees at inference (the course's is 128)")
-    add("--crop-size", type=int, help="pixels a side of a training crop; smaller is faster")
+    add("--crop-size", type=int, help="pixels a side of a training crop (default: 7/8 of --image-size)")
     # the machine
     add("--device", help="cuda, mps or cpu (default: the best there is)")
     add("--workers", type=int, help="processes that cut crops (default: none on a CPU, up to 8 beside a GPU)")
@@ -92,6 +91,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     args.settings = "".join(dict.fromkeys(args.settings.upper()))
     args.seeds = list(dict.fromkeys(args.seeds))
+    # Crops enlarge what they show, so the network is trained a little smaller than it is used (Touvron et al., 2019).
+    args.crop_size = args.crop_size or max(32, args.image_size * 7 // 8)
     for setting in args.settings:
         if setting not in SETTINGS:
             parser.error(f"--settings {args.settings}: there are only {', '.join(SETTINGS)}")

@@ -85,7 +85,7 @@ from datasets.palette import CLASS_NAMES, NUM_CLASSES, SCORED_CLASSES, UNCLAIMED
 from datasets.sampling import epoch_loader
 from datasets.tile_pairs import IGNORED, TileCrops, TilePairs, load_pairs, rare_class_weights
 from engine.cli import run_script
-from engine.device import choose_device, choose_workers, seed_everything, tune_allocator
+from engine.device import autocast_dtype, choose_device, choose_workers, seed_everything, tune_allocator
 from engine.loop import Loop
 from engine.metrics import confusion_matrix, iou_per_class, mean_iou
 from engine.optimizer import parameter_groups
@@ -103,27 +103,20 @@ def main(args: argparse.Namespace) -> int:
 
     train = load_pairs(f"{args.data}/train", args.cache)
     validation = load_pairs(f"{args.data}/validation", args.cache)
-    crop_size = args.crop_size or 32 * max(2, round(0.75 * args.scale * min(train.tile(0).shape[:2]) / 32))
-    crops = TileCrops(train, crop_size, args.min_crop, args.seed)
-    tile_weights = rare_class_weights(train) if args.balanced else None
-    batch_size = min(args.batch_size, len(train))
-    if batch_size < 2:
+    if len(train) < 2:
         raise DataError(f"{args.data}/train: one usable pair is too few, batch norm needs two; add more")
+    crops = TileCrops(train, args.crop_size or default_crop_size(train, args.scale), args.min_crop, args.seed)
+    batch_size, workers = min(args.batch_size, len(train)), choose_workers(args.workers, device)
+    tile_weights = rare_class_weights(train) if args.balanced else None
 
     network = build_network(args.model, num_classes=NUM_CLASSES)
     origin = load_ready_made(network, args.model, args.weights)
     network = network.to(device, memory_format=torch.channels_last)
     groups = parameter_groups(network, args.lr, args.backbone_lr if args.weights != "none" else None)
     optimizer = torch.optim.AdamW(groups, lr=args.lr, weight_decay=args.weight_decay)
-    print(f"{args.model} {origin}; {len(train)} tiles, crops of {crop_size} px, on {device}", file=sys.stderr)
-
-    def loader(epoch: int, first_batch: int) -> torch.utils.data.DataLoader:
-        workers = choose_workers(args.workers, device)
-        return epoch_loader(crops, args.seed, epoch, first_batch, batch_size, workers, tile_weights)
-
+    print(f"{args.model} {origin}; {len(train)} tiles, crops of {crops.crop_size} px, on {device}", file=sys.stderr)
     if args.dry_run:
-        loss = loss_of(network, next(iter(loader(0, 0))), args, device)
-        loss.backward()
+        loss = loss_of(network, next(iter(epoch_loader(crops, args.seed, 0, 0, batch_size, workers))), args, device)
         print(f"dry run: {len(train)} + {len(validation)} tiles, one step, loss {loss.item():.4f}: all is well")
         return 0
 
@@ -141,7 +134,7 @@ def main(args: argparse.Namespace) -> int:
     )
     for epoch in loop.epochs_left():
         network.train()
-        for batch in loader(epoch, loop.batch_in_epoch):
+        for batch in epoch_loader(crops, args.seed, epoch, loop.batch_in_epoch, batch_size, workers, tile_weights):
             loop.set_learning_rates()
             loss = loss_of(network, batch, args, device)
             optimizer.zero_grad(set_to_none=True)
@@ -163,11 +156,18 @@ def main(args: argparse.Namespace) -> int:
     return 1 if train.left_out or validation.left_out else 0
 
 
+def default_crop_size(pairs: TilePairs, scale: float) -> int:
+    """Three quarters of a scaled tile, in whole strides of 32. Crops zoom in, so tiles are scored at a larger scale."""
+    return 32 * max(2, round(0.75 * scale * min(pairs.tile(0).shape[:2]) / 32))
+
+
 def loss_of(network: nn.Module, batch: list[Tensor], args: argparse.Namespace, device: torch.device) -> Tensor:
     """The loss of one batch of crops: bytes (B, 3, S, S), targets (B, S, S), colour factors (B, 3)."""
     images, targets, colours = (part.to(device, non_blocking=True) for part in batch)
     images = normalise(jitter_colours(images.float() / 255, colours), *normalisation(args.model))
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    # Not on a CPU: its depthwise convolutions in bfloat16 are five times slower backwards.
+    dtype = autocast_dtype(device) if device.type == "cuda" else None
+    with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
         logits = network(images.contiguous(memory_format=torch.channels_last))
     losses = {
         name: segmentation_loss(values.float(), targets.long(), IGNORED, SCORED_CLASSES, args.soft_iou)

@@ -55,7 +55,7 @@ class Loop:
         self.total_steps = None if budget_minutes else epochs * steps_per_epoch
         self.step, self.best = 0, -math.inf
         self.seconds = 0.0  # spent on training steps, over all invocations
-        self.loss_sum = torch.zeros((), dtype=torch.float64)
+        self.loss_sum = torch.zeros(())
         self.loss_count = 0
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
         self._restore()
@@ -147,7 +147,7 @@ class Loop:
             seconds=round(self.seconds, 1),
             **scores,
         )
-        self.loss_sum, self.loss_count = torch.zeros((), dtype=torch.float64), 0
+        self.loss_sum, self.loss_count = torch.zeros(()), 0
         self._ended = self.step
         self.save()
 

@@ -29,7 +29,8 @@ def resnet18(num_classes: int) -> nn.Module:
 
 def resnet50(num_classes: int) -> nn.Module:
     """The classifier of settings A to E: torchvision's ResNet50 with a new `fc` on its 2,048 pooled features."""
-    return torchvision.models.resnet50(weights=None, num_classes=num_classes)
+    # Each residual branch starts at zero (Goyal et al., 2017): fifty layers learn from their first steps.
+    return torchvision.models.resnet50(weights=None, num_classes=num_classes, zero_init_residual=True)
 
 
 # (B, 3, S, S) → logits (B, num_classes)

@@ -1,0 +1,107 @@
+# make demo                       train, predict, score and picture both problems on made-up data: minutes on a CPU
+# make demo DATA=hw1_data         the same on the course's data
+# make test                       style, then every test; needs no data
+# make test-real DATA=hw1_data    what only the course's data can show
+# make submission [EDITION=2023]  what is handed in, under the course's names, in submission/
+# make clean                      remove what the demo made
+#
+# The first of them makes .venv and installs into it. PYTHON=python3.11 chooses another Python than python3.
+
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/installed
+
+# The wrappers say python3, as the course wants it: let that be the one with torch.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DATA EDITION
+
+.PHONY: help demo test test-real submission clean setup
+
+help:
+	@sed -n '/^[^#]/q; /^$$/q; s/^# \{0,1\}//p' Makefile
+
+# -- set-up ------------------------------------------------------------------------------------------------------------
+
+setup: $(INSTALLED)
+
+$(INSTALLED): requirements.txt requirements-dev.txt
+	@command -v "$(PYTHON)" >/dev/null \
+	|| { echo "error: there is no $(PYTHON); install Python 3.9 or newer, or name one: make PYTHON=python3.11" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 9))' \
+	|| { echo "error: $$("$(PYTHON)" --version 2>&1) is too old, this needs 3.9 or newer; name one: make PYTHON=python3.11" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null \
+	|| { echo "error: $(PYTHON) comes without venv or pip; on Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 2; }
+	@echo "== Setting up $(VENV): some minutes and up to 6 GB, once"
+	@"$(PYTHON)" -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+# -- demo --------------------------------------------------------------------------------------------------------------
+
+# Few epochs of small images: enough to see that all of it works, far from enough for a good score.
+ifeq ($(DATA),)
+demo: OUT = demo/sample
+demo: EPOCHS_1 = 6
+demo: EPOCHS_2 = 35
+demo: export DATA = demo/sample/hw1_data
+else
+demo: OUT = demo/real
+demo: EPOCHS_1 = 3
+demo: EPOCHS_2 = 3
+endif
+
+demo: $(INSTALLED)
+ifeq ($(DATA),)
+	@echo "== 1 of 7: made-up data"
+	@rm -rf $(OUT)
+	@python3 -m datasets.sample $(OUT)
+else
+	@echo "== 1 of 7: the data in $$DATA"
+	@test -d "$$DATA/p1_data/office" && test -d "$$DATA/p2_data/train" \
+	|| { echo "error: $$DATA is no hw1_data: it lacks p1_data/office or p2_data/train" >&2; exit 2; }
+	@rm -rf $(OUT)
+endif
+	@echo "== 2 of 7: training problem 1, a ResNet18 from random weights"
+	@python3 p1_finetune.py --data "$$DATA/p1_data/office" --settings A --model resnet18 --weights none --image-size 64 \
+		--epochs $(EPOCHS_1) --device cpu --cache $(OUT)/cache --output $(OUT)/runs/p1
+	@echo "== 3 of 7: training problem 2, the light network from random weights"
+	@python3 p2_train.py --data "$$DATA/p2_data" --model lite_fpn --weights none --scale 0.25 \
+		--epochs $(EPOCHS_2) --device cpu --cache $(OUT)/cache --output $(OUT)/runs/p2
+	@echo "== 4 of 7: hw1_1.sh"
+	@P1_CHECKPOINT=$(OUT)/runs/p1/A-seed0/model.pt bash hw1_1.sh \
+		"$$DATA/p1_data/office/val.csv" "$$DATA/p1_data/office/val" $(OUT)/predictions.csv
+	@echo "== 5 of 7: hw1_2.sh"
+	@P2_CHECKPOINT=$(OUT)/runs/p2/model.pt bash hw1_2.sh "$$DATA/p2_data/validation" $(OUT)/masks
+	@echo "== 6 of 7: the scores"
+	@python3 -m datasets.score $(OUT)/predictions.csv "$$DATA/p1_data/office/val.csv" >$(OUT)/score_p1.txt
+	@python3 mean_iou_evaluate.py -g "$$DATA/p2_data/validation" -p $(OUT)/masks >$(OUT)/score_p2.txt
+	@tail -n 1 $(OUT)/score_p1.txt
+	@cat $(OUT)/score_p2.txt
+	@echo "== 7 of 7: the contact sheet"
+	@python3 -m report.contact_sheet --data "$$DATA" --labels $(OUT)/predictions.csv --masks $(OUT)/masks \
+		--output $(OUT)/contact_sheet.png
+	@echo
+	@echo "Done. Everything lies in $(OUT):"
+	@echo "  contact_sheet.png             images, truths and predictions of both problems"
+	@echo "  score_p1.txt, score_p2.txt    the scores, class by class"
+	@echo "  predictions.csv, masks/       what hw1_1.sh and hw1_2.sh wrote"
+	@echo "  runs/p1, runs/p2              the runs: model.pt, metrics.jsonl, curves for tensorboard --logdir $(OUT)/runs"
+
+# -- tests -------------------------------------------------------------------------------------------------------------
+
+test: $(INSTALLED)
+	@python3 -m ruff check .
+	@python3 -m ruff format --check .
+	@python3 -m pytest
+
+test-real: $(INSTALLED)
+	@test -d "$$DATA" || { echo "error: say where the course's data are: make test-real DATA=hw1_data" >&2; exit 2; }
+	@python3 -m pytest tests/real
+
+# -- handing in --------------------------------------------------------------------------------------------------------
+
+submission:
+	@"$(PYTHON)" -m report.submission
+
+clean:
+	rm -rf demo

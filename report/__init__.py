@@ -1,0 +1,1 @@
+"""From runs and predictions to what is handed in: pictures, tables, the folder itself."""

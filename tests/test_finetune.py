@@ -1,0 +1,270 @@
+"""Problem 1's training: it learns, resumes to the last bit, keeps what it should keep, and says what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import models
+import p1_finetune
+from engine import checkpoint
+from engine.cli import run_script
+from engine.device import autocast_dtype
+from models import build_network, load_trained
+from tests.killing import TinyClassifier, assert_same_end, scores_of, train, train_until_killed
+
+COLOURS = ((220, 40, 40), (40, 220, 40), (40, 40, 220))
+STEPS = 12  # of three epochs with batches of 4
+QUICK = ("--model", "tiny_classifier", "--image-size", 32, "--crop-size", 32, "--batch-size", 4, "--epochs", 3)
+
+
+@pytest.fixture(autouse=True)
+def tiny_network(monkeypatch):
+    monkeypatch.setitem(models.CLASSIFIERS, "tiny_classifier", TinyClassifier)
+
+
+def write_office(folder, labels=("0", "1", "2"), train=18, val=9):
+    """Blots of three colours; the course's tree and CSVs."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val)):
+        (folder / split).mkdir(parents=True)
+        rows = [("id", "filename", "label")]
+        for number in range(count):
+            pixels = generator.normal(COLOURS[number % 3], 40, (40, 40, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / split / f"{number}.png")
+            rows.append((number, f"{number}.png", labels[number % 3]))
+        with open(folder / f"{split}.csv", "w", newline="") as file:
+            csv.writer(file).writerows(rows)
+    return folder
+
+
+@pytest.fixture
+def office(tmp_path):
+    return write_office(tmp_path / "office")
+
+
+@pytest.fixture
+def finetune(office, tmp_path):
+    """Run p1_finetune.py's main in this process, into tmp_path/runs unless said otherwise: the exit status."""
+
+    def finetune(*flags, output="runs"):
+        where = ("--data", office, "--output", tmp_path / output, "--cache", tmp_path / "cache", "--device", "cpu")
+        args = p1_finetune.parse_arguments([str(word) for word in (*where, *QUICK, *flags)])
+        with pytest.raises(SystemExit) as end:
+            run_script(lambda: p1_finetune.main(args))
+        return end.value.code
+
+    return finetune
+
+
+# -- it learns ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_falls_and_the_classes_are_learned(finetune, tmp_path):
+    assert finetune("--epochs", 12, "--lr", 0.02) == 0
+    scores = scores_of(tmp_path / "runs" / "A-seed0")
+    assert [line["epoch"] for line in scores] == list(range(1, 13))
+    assert scores[-1]["loss"] < 0.8 * scores[0]["loss"]
+    assert max(line["accuracy"] for line in scores) > 0.8
+
+
+def test_the_best_weights_describe_themselves(finetune, tmp_path, capsys):
+    assert finetune() == 0
+    run = tmp_path / "runs" / "A-seed0"
+    model = checkpoint.read_model(run / "model.pt")
+    assert (model["problem"], model["network"], model["image_size"]) == ("p1", "tiny_classifier", 32)
+    assert model["classes"] == ["0", "1", "2"] and model["integer_labels"] is True
+    best = max(line["accuracy"] for line in scores_of(run))
+    assert model["score"] == {"accuracy": best}
+    assert isinstance(load_trained(model), TinyClassifier)
+    assert f"best accuracy {best:.4f}" in capsys.readouterr().out
+
+
+def test_class_names_come_back_as_names(finetune, office, tmp_path):
+    shutil.rmtree(office)
+    write_office(office, labels=("Mug", "Alarm_Clock", "Bed"))
+    assert finetune() == 0
+    model = checkpoint.read_model(tmp_path / "runs" / "A-seed0" / "model.pt")
+    assert model["classes"] == ["Alarm_Clock", "Bed", "Mug"] and model["integer_labels"] is False
+
+
+def test_first_middle_and_last_epoch_are_kept(finetune, tmp_path):
+    assert finetune() == 0
+    kept = sorted(path.name for path in (tmp_path / "runs" / "A-seed0" / "snapshots").iterdir())
+    assert kept == ["epoch_0001.pt", "epoch_0003.pt"]  # the middle one of three is the first
+    assert finetune("--snapshot-epochs", 2, output="other") == 0
+    kept = sorted(path.name for path in (tmp_path / "other" / "A-seed0" / "snapshots").iterdir())
+    assert kept == ["epoch_0002.pt"]
+
+
+# -- it goes on --------------------------------------------------------------------------------------------------------
+
+
+def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(finetune, office, tmp_path, capsys):
+    assert finetune(output="unbroken") == 0
+    where = ("--data", office, "--output", tmp_path / "killed", "--cache", tmp_path / "cache", "--device", "cpu")
+    step = random.SystemRandom().randint(3, STEPS)  # any will do: a failure names it
+    train_until_killed(step, "p1_finetune.py", *where, *QUICK)
+    shutil.copytree(tmp_path / "killed", tmp_path / "truncated")
+
+    again = train("p1_finetune.py", *where, *QUICK)
+    assert again.returncode == 0, f"killed at step {step}: {again.stderr}"
+    assert f"going on from step {step - 1} of {STEPS}" in again.stderr
+    assert_same_end(tmp_path / "unbroken" / "A-seed0", tmp_path / "killed" / "A-seed0")
+
+    newest = tmp_path / "truncated" / "A-seed0" / "last.pt"
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    capsys.readouterr()
+    assert finetune(output="truncated") == 0
+    said = capsys.readouterr().err
+    assert "last.pt: broken" in said and f"going on from step {step - 2} of {STEPS}" in said
+    assert_same_end(tmp_path / "unbroken" / "A-seed0", tmp_path / "truncated" / "A-seed0")
+
+
+def test_stopped_by_its_minutes_it_goes_on_to_the_same_weights(finetune, tmp_path, capsys):
+    assert finetune(output="unbroken") == 0
+    assert finetune("--max-minutes", 0, output="stopped") == 0
+    assert "stopped at step 1 of 12; go on with: " in capsys.readouterr().err
+    assert finetune(output="stopped") == 0
+    assert_same_end(tmp_path / "unbroken" / "A-seed0", tmp_path / "stopped" / "A-seed0")
+
+
+def test_a_finished_run_is_left_alone(finetune, tmp_path, capsys):
+    assert finetune() == 0
+    run = tmp_path / "runs" / "A-seed0"
+    written = {path: path.stat().st_mtime_ns for path in run.glob("*.pt")}
+    said = capsys.readouterr().out
+    assert finetune() == 0
+    assert capsys.readouterr().out == said
+    assert written == {path: path.stat().st_mtime_ns for path in run.glob("*.pt")}
+
+
+def test_other_arguments_in_the_same_folder_are_refused_by_name(finetune, capsys):
+    assert finetune() == 0
+    assert finetune("--lr", 0.5, "--epochs", 4) == 2
+    assert "epochs was 3, now 4; lr was 0.001, now 0.5" in capsys.readouterr().err
+
+
+def test_a_dry_run_writes_no_run(finetune, tmp_path, capsys):
+    assert finetune("--dry-run") == 0
+    assert not (tmp_path / "runs").exists()
+    assert "all is well" in capsys.readouterr().out
+
+
+# -- settings and seeds ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def backbone(tmp_path):
+    """A backbone as the course's: a bare state_dict, with a head of other classes."""
+    torch.manual_seed(7)
+    state = build_network("tiny_classifier", num_classes=100).state_dict()
+    torch.save(state, tmp_path / "backbone.pt")
+    return state
+
+
+def state_of(run):
+    return checkpoint.read_model(run / "model.pt")["state"]
+
+
+def test_each_setting_and_seed_has_a_run_folder_of_its_own(finetune, backbone, tmp_path):
+    flags = ("--settings", "ca", "--seeds", 0, 1, "--ssl-backbone", tmp_path / "backbone.pt", "--epochs", 1)
+    assert finetune(*flags) == 0
+    folders = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert folders == ["A-seed0", "A-seed1", "C-seed0", "C-seed1"]
+    assert not torch.equal(
+        state_of(tmp_path / "runs/A-seed0")["fc.weight"], state_of(tmp_path / "runs/A-seed1")["fc.weight"]
+    )
+    # Alone, a setting is the same run: it is found finished.
+    assert finetune("--settings", "A", "--epochs", 1) == 0
+
+
+@pytest.mark.parametrize("setting, flag", [("D", "--sl-backbone"), ("E", "--ssl-backbone")])
+def test_a_frozen_backbone_does_not_change_in_a_single_bit(finetune, backbone, tmp_path, setting, flag):
+    assert finetune("--settings", setting, flag, tmp_path / "backbone.pt") == 0
+    trained = state_of(tmp_path / "runs" / f"{setting}-seed0")
+    for key, value in trained.items():
+        if not key.startswith("fc."):
+            assert torch.equal(value, backbone[key]), key
+    config = json.loads((tmp_path / "runs" / f"{setting}-seed0" / "config.json").read_text())
+    assert config["arguments"]["is_frozen"] is True
+
+
+@pytest.mark.parametrize("setting, flag", [("B", "--sl-backbone"), ("C", "--ssl-backbone")])
+def test_a_backbone_is_the_start_and_is_trained(finetune, backbone, tmp_path, setting, flag):
+    assert finetune("--settings", setting, flag, tmp_path / "backbone.pt", "--epochs", 1, "--lr", 1e-5) == 0
+    started, trained = backbone["layer1.0.weight"], state_of(tmp_path / "runs" / f"{setting}-seed0")["layer1.0.weight"]
+    assert not torch.equal(trained, started)
+    torch.testing.assert_close(trained, started, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        (lambda state: state.pop("layer2.0.weight"), r"lacks layer2\.0\.weight"),
+        (lambda state: state.update({"online_encoder.net": torch.zeros(1)}), r"has an unknown online_encoder\.net"),
+        (lambda state: state.update({"layer1.0.bias": torch.zeros(9)}), r"has another shape of layer1\.0\.bias"),
+    ],
+)
+def test_what_is_no_backbone_of_the_network_is_refused_by_its_keys(
+    finetune, backbone, tmp_path, capsys, change, complaint
+):
+    change(backbone)
+    torch.save(backbone, tmp_path / "backbone.pt")
+    assert finetune("--settings", "C", "--ssl-backbone", tmp_path / "backbone.pt") == 2
+    assert re.search(complaint, capsys.readouterr().err)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, complaint",
+    [
+        (("--settings", "AF"), "--settings AF: there are only A, B, C, D, E"),
+        (("--settings", "B"), "setting B starts from a backbone: give --sl-backbone FILE"),
+        (("--settings", "E", "--sl-backbone", "x.pt"), "give --ssl-backbone FILE"),
+        (("--settings", "C", "--ssl-backbone", "x.pt", "--weights", "imagenet"), "--weights is for setting A alone"),
+        (("--batch-size", "1"), "--batch-size must be 2 at least"),
+    ],
+)
+def test_wrong_flags_are_refused_before_anything_is_read(flags, complaint, capsys):
+    with pytest.raises(SystemExit) as end:
+        p1_finetune.parse_arguments(["--data", "nowhere", "--output", "runs", *flags])
+    assert end.value.code == 2 and complaint in capsys.readouterr().err
+
+
+# -- what it is given --------------------------------------------------------------------------------------------------
+
+
+def test_an_unreadable_photograph_is_named_and_left_out(finetune, office, tmp_path, capsys):
+    (office / "train" / "4.png").write_bytes(b"no image")
+    assert finetune() == 1
+    assert "left out: " + str(office / "train" / "4.png") in capsys.readouterr().err
+    assert (tmp_path / "runs" / "A-seed0" / "model.pt").is_file()
+
+
+def test_a_missing_table_is_one_line_and_leaves_nothing(finetune, office, tmp_path, capsys):
+    (office / "train.csv").unlink()
+    assert finetune() == 2
+    assert "train.csv: No such file" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_photograph_is_too_few(finetune, office, capsys):
+    shutil.rmtree(office)
+    write_office(office, train=1, val=1)
+    assert finetune() == 2
+    assert "one usable photograph is too few" in capsys.readouterr().err
+
+
+def test_half_precision_is_used_where_the_processor_is_made_for_it(monkeypatch):
+    for has_amx, wanted in ((True, torch.bfloat16), (False, None)):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda answer=has_amx: answer, raising=False)
+        assert autocast_dtype(torch.device("cpu")) == wanted
