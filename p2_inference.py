@@ -17,7 +17,6 @@ from engine import inference
 from engine.inference import nonempty_path, positive_count, positive_number
 
 BATCH_SIZE = 8  # beside a GPU; a CPU is no faster with more than one tile at a time
-TEST_TIME_AUGMENTATION = "none"
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -38,8 +37,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--tta",
         choices=("none", "flip", "d4"),
-        default=TEST_TIME_AUGMENTATION,
-        help="mean over mirrored tiles (flip, 4 passes), over turned ones too (d4, 8 passes; default %(default)s)",
+        help="mean over mirrored tiles (flip, 4 passes), over turned ones too (d4, 8; default: as published, or none)",
     )
     # the machine
     add("--device", help="cuda, mps or cpu (default: the best there is)")
@@ -66,7 +64,7 @@ from engine.files import write_atomically
 from engine.pipeline import Runner, batches_of_one_shape, read_ahead, run_each, write_behind
 from engine.progress import Progress
 from models import load_trained
-from models.predict import log_mean_probability, predict_tiles
+from models.predict import VIEWS, log_mean_probability, predict_tiles
 
 
 def main(args: argparse.Namespace) -> int:
@@ -122,16 +120,19 @@ def check_output(args: argparse.Namespace, mask_of_tile: dict[str, str]) -> None
             raise RunError(f"{path}: a folder lies where a mask belongs; give another --output")
 
 
-def segmenter(
-    models: list[dict[str, Any]], device: torch.device, batch_size: int, args: argparse.Namespace
-) -> Runner:
+def segmenter(models: list[dict[str, Any]], device: torch.device, batch_size: int, args: argparse.Namespace) -> Runner:
     """Makes (B, H, W) uint8 classes of (B, 3, H, W) uint8 tiles, by the mean of the models' probabilities."""
     networks = [load_trained(model) for model in models]
+    views = [args.tta or model.get("tta", "none") for model in models]
+    if not set(views) <= set(VIEWS):
+        raise RunError(
+            f"broken model.pt, 'tta' is none of {', '.join(VIEWS)}; give --tta, or train or download it again"
+        )
 
     def forward(tiles: Tensor) -> Tensor:
         logits = [
-            predict_tiles([network], tiles, args.scale or model["scale"], model["mean"], model["std"], args.tta)
-            for network, model in zip(networks, models)
+            predict_tiles([network], tiles, args.scale or model["scale"], model["mean"], model["std"], tta)
+            for network, model, tta in zip(networks, models, views)
         ]
         mean = logits[0] if len(logits) == 1 else log_mean_probability(logits)
         return mean.argmax(dim=1).to(torch.uint8)

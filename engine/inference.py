@@ -112,8 +112,10 @@ def read_models(problem: str, given: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _description(path: str, model: dict[str, Any]) -> str:
-    figures = {name: value for name, value in model["score"].items() if isinstance(value, (int, float))}
-    score = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    figures = [(name, model["score"].get(name)) for name in ("accuracy", "mean_iou")]
+    score = ", ".join(f"{name} {value:.4f}" for name, value in figures if isinstance(value, (int, float)))
+    if score and model.get("tta", "none") != "none":
+        score += f" before its test-time augmentation ({model['tta']})"
     return f"{path}: {model['network']}, {score or 'no score known'}"
 
 

@@ -19,6 +19,7 @@ from engine.files import write_json
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
 PROBLEMS = ("p1", "p2", "sam")
 
+_KEYS = ("name", "problem", "default", "file", "sha256", "bytes", "urls", "network", "score")  # in the file's order
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}\.(pt|pth)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -142,7 +143,8 @@ def _checked_entry(entry: Any) -> dict[str, Any]:
     """One entry, checked. What else it holds is kept as it is."""
     if not isinstance(entry, dict):
         raise RunError("not an object")
-    entry = {**{"default": False, "urls": [], "network": "", "score": {}}, **entry}
+    optional = {"default": False, "urls": [], "network": "", "score": {}}
+    entry = {**{key: optional.get(key) for key in _KEYS}, **entry}
     check_name(entry.get("name"))
     wanted = {
         "problem": (entry.get("problem") in PROBLEMS, "must be p1, p2 or sam"),

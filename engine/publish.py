@@ -23,17 +23,26 @@ GIT_SIZE = 25e6  # bytes of weights that a repository carries well; the course t
 
 
 def publish(
-    source: Path, name: str, problem: str, default: bool = False, fp16: bool = False, urls: tuple[str, ...] = ()
+    source: Path,
+    name: str,
+    problem: str,
+    default: bool = False,
+    fp16: bool = False,
+    urls: tuple[str, ...] = (),
+    tta: str | None = None,
 ) -> dict[str, Any]:
     """Write checkpoints/NAME.pt and its manifest entry, which is returned; an entry of that name is replaced.
 
-    The bytes of `source` are kept, except with `fp16`. RunError, and nothing is changed, when `source` is no model.pt
-    of `problem` or the name, a URL or the manifest is wrong.
+    The bytes of `source` are kept, except with `fp16` or `tta` (the test-time augmentation that inference is to use).
+    RunError, and nothing is changed, when `source` is no model.pt of `problem` or the name, a URL or the manifest is
+    wrong.
     """
     manifest.check_name(name)
     for url in urls:
         manifest.check_url(url)
         direct_url(url)  # refuses a link to a folder
+    if tta and problem != "p2":
+        raise RunError("--tta is for problem 2; leave it out")
     entries = manifest.read()
     old = next((entry for entry in entries if entry["name"].lower() == name.lower()), None)
     if old is not None and old["problem"] != problem:
@@ -52,11 +61,15 @@ def publish(
     entry = {"name": name, "problem": problem, "default": default, "file": f"{name}.pt"}
     manifest.FOLDER.mkdir(exist_ok=True)
     with write_atomically(manifest.entry_path(entry)) as temporary:
+        if tta:
+            model["tta"] = tta
         if fp16:
+            model["state"] = halved(model["state"])
+        if fp16 or tta:
             # Into an open file: given a path, torch.save writes the path's name into the file, and the sha256 would be
             # another one each time, also than that of a file that was already uploaded.
             with open(temporary, "wb") as file:
-                torch.save({**model, "state": halved(model["state"])}, file)
+                torch.save(model, file)
         else:
             shutil.copyfile(source, temporary)
         entry.update(sha256=manifest.sha256_of(temporary), bytes=temporary.stat().st_size)
@@ -118,10 +131,13 @@ def main() -> None:
     parser.add_argument("--problem", required=True, choices=("p1", "p2"))
     parser.add_argument("--default", action="store_true", help="what the problem's wrapper uses from now on")
     parser.add_argument("--fp16", action="store_true", help="half the size: weights in half precision")
+    parser.add_argument(
+        "--tta", choices=("none", "flip", "d4"), help="problem 2: test-time augmentation that inference is to use"
+    )
     parser.add_argument("--url", action="append", default=[], help="where the file can be had; several: mirrors")
     args = parser.parse_args()
     try:
-        _report(publish(args.model, args.name, args.problem, args.default, args.fp16, tuple(args.url)))
+        _report(publish(args.model, args.name, args.problem, args.default, args.fp16, tuple(args.url), args.tta))
     except OSError as error:
         raise RunError(f"{error.filename or manifest.FOLDER}: {error.strerror}; nothing was published") from None
 

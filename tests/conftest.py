@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-# Tiny networks gain nothing from threads, which on a busy machine wait for each other. Set before torch is imported, and
-# for the processes that tests start.
+# Tiny networks gain nothing from threads, which on a busy machine wait for each other. Set before torch is imported,
+# and for the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests import grader

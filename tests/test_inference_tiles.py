@@ -23,7 +23,7 @@ MEAN, STD = 127 / 255, 128 / 255
 
 
 def logits_by_hand(network: torch.nn.Module, tile: np.ndarray, scale: float = 0.5) -> torch.Tensor:
-    """(1, 7, H, W) by the description in CONTRACT: scale, pad right and below to 32, crop, bring back."""
+    """(1, 7, H, W) as described: scale, pad right and below to 32, crop, bring back."""
     images = torch.from_numpy(tile).permute(2, 0, 1)[None]
     size = [round(side * scale) for side in tile.shape[:2]]
     images = functional.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
@@ -264,6 +264,21 @@ def test_a_scale_given_by_hand_overrides_the_trained_one(segment, tiles, masks, 
     logits = logits_by_hand(network, picture, 1.0)[0, :6]
     assert (classes_in(masks / "6_mask.png") == logits.argmax(0).numpy()).mean() > 0.99
     assert (logits_by_hand(network, picture)[0, :6].argmax(0) != logits.argmax(0)).any()
+
+
+def test_published_test_time_augmentation_is_used_unless_another_is_asked_for(segment, tiles, masks, p2_model, capsys):
+    save(photograph(9, 64, 64), tiles / "9_sat.png")
+    published = {**checkpoint.read(p2_model), "tta": "d4"}
+    checkpoint.save(tiles / "model.pt", published)
+    found = []
+    for flags in (("--tta", "d4"), ("--checkpoint", tiles / "model.pt"), ("--tta", "none")):
+        assert segment(*flags) == 0
+        found.append(classes_in(masks / "9_mask.png"))
+    assert (found[0] == found[1]).all() and (found[0] != found[2]).any()
+    assert "before its test-time augmentation (d4)" in capsys.readouterr().err
+    checkpoint.save(tiles / "model.pt", {**published, "tta": "sideways"})
+    assert segment("--checkpoint", tiles / "model.pt") == 2
+    assert "'tta' is none of none, flip, d4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("tta", ["flip", "d4"])

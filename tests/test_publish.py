@@ -125,6 +125,15 @@ def test_a_view_is_published_without_the_tensor_that_it_looks_into():
     assert [value.untyped_storage().nbytes() for value in state.values()] == [4000, 4000]
 
 
+def test_the_measured_test_time_augmentation_goes_with_the_weights(model, folder):
+    entry = publish(model, "turned", "p2", tta="flip")
+    published = torch.load(manifest.entry_path(entry), weights_only=True)
+    assert published["tta"] == "flip"
+    assert equal(published["state"], torch.load(model, weights_only=True)["state"])
+    with pytest.raises(RunError, match="--tta is for problem 2"):
+        publish(model, "photos", "p1", tta="flip")
+
+
 def test_without_half_precision_the_state_is_the_run_s(model, folder):
     entry = publish(model, "full", "p2")
     assert equal(checkpoint.read_model(manifest.entry_path(entry))["state"], checkpoint.read_model(model)["state"])
