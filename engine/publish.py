@@ -48,9 +48,7 @@ def publish(
     if old is not None and old["problem"] != problem:
         raise RunError(f"the name {name} is taken by a checkpoint of {old['problem']}; choose another")
 
-    import torch  # two seconds, which --help and the checks above do without
-
-    from engine.checkpoint import read_model
+    from engine.checkpoint import read_model  # imports torch: two seconds, which --help and the checks do without
 
     source = source / "model.pt" if source.is_dir() else source
     model = read_model(source)
@@ -61,15 +59,8 @@ def publish(
     entry = {"name": name, "problem": problem, "default": default, "file": f"{name}.pt"}
     manifest.FOLDER.mkdir(exist_ok=True)
     with write_atomically(manifest.entry_path(entry)) as temporary:
-        if tta:
-            model["tta"] = tta
-        if fp16:
-            model["state"] = halved(model["state"])
         if fp16 or tta:
-            # Into an open file: given a path, torch.save writes the path's name into the file, and the sha256 would be
-            # another one each time, also than that of a file that was already uploaded.
-            with open(temporary, "wb") as file:
-                torch.save(model, file)
+            write_changed(model, temporary, fp16, tta)
         else:
             shutil.copyfile(source, temporary)
         entry.update(sha256=manifest.sha256_of(temporary), bytes=temporary.stat().st_size)
@@ -84,6 +75,19 @@ def publish(
         entries = manifest.checked([entry, *others])  # before anything gets its final name
     manifest.write(entries)
     return entry
+
+
+def write_changed(model: dict[str, Any], path: Path, fp16: bool, tta: str | None) -> None:
+    import torch
+
+    if tta:
+        model["tta"] = tta
+    if fp16:
+        model["state"] = halved(model["state"])
+    # Into an open file: given a path, torch.save writes the path's name into the file, and the sha256 would be another
+    # one each time, also than that of a file that was already uploaded.
+    with open(path, "wb") as file:
+        torch.save(model, file)
 
 
 def halved(state: dict[str, Any]) -> dict[str, Any]:
