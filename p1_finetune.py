@@ -23,8 +23,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from itertools import product
+
+from engine.arguments import fill_in
 
 # Which flag names the file of the backbone (None: random weights), and whether the backbone stays as it is.
 SETTINGS = {
@@ -39,6 +40,7 @@ BACKBONES = ("sl_backbone", "ssl_backbone")
 # What a flag given by hand overrides.
 RECIPES = {
     "default": {
+        "weights": "none",
         "lr": 1e-3,
         "weight_decay": 0.05,
         "warmup_steps": 100,
@@ -62,7 +64,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--sl-backbone", help="pre-trained with labels: the course's pretrain_model_SL.pt, for B and D")
     add("--ssl-backbone", help="pre-trained without labels: backbone.pt of p1_ssl_pretrain.py, for C and E")
     add("--model", default="resnet50", help="name of a classifier of models/ (default resnet50)")
-    add("--weights", default="none", help="of setting A: none (what the course asks), imagenet, or a file")
+    add("--weights", help="of setting A: none (what the course asks), imagenet, or a file")
     add("--recipe", default="default", choices=sorted(RECIPES), help="the arguments not given by hand")
     # how long
     add("--epochs", type=int, default=100, help="passes over the training images (default 100)")
@@ -81,14 +83,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--cache", help="folder for decoded photographs (default: the user's cache folder)")
     add("--dry-run", action="store_true", help="check the data, build everything, run one step, write no run folder")
     args = parser.parse_args(argv)
-    for name, value in RECIPES[args.recipe].items():
-        if vars(args).get(name) is None:
-            setattr(args, name, value)
+    fill_in(parser, args, RECIPES[args.recipe])
     check_arguments(parser, args)
     return args
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if not args.settings or min(args.seeds) < 0:
+        parser.error("--settings wants at least one letter, --seeds no number below 0")
     args.settings = "".join(dict.fromkeys(args.settings.upper()))
     args.seeds = list(dict.fromkeys(args.seeds))
     # Crops enlarge what they show, so the network is trained a little smaller than it is used (Touvron et al., 2019).
@@ -101,9 +103,6 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
             parser.error(f"setting {setting} starts from a backbone: give --{source.replace('_', '-')} FILE")
         if source is not None and args.weights != "none":
             parser.error(f"--weights is for setting A alone; {setting} starts from its backbone")
-    for name, least in (("epochs", 1), ("eval_every", 1), ("batch_size", 2), ("image_size", 32), ("crop_size", 32)):
-        if vars(args)[name] < least:
-            parser.error(f"--{name.replace('_', '-')} must be {least} at least")
 
 
 if __name__ == "__main__":
@@ -114,7 +113,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from datasets.augment import PhotoCrops, jitter_colours
-from datasets.errors import DataError
+from datasets.editions import edition
 from datasets.labelled import LabelledImages, are_integers, load_training, load_validation
 from datasets.sampling import epoch_loader
 from datasets.score import accuracy
@@ -122,25 +121,19 @@ from engine.cli import run_script
 from engine.device import autocast_dtype, choose_device, choose_workers, seed_everything, tune_allocator
 from engine.loop import Loop
 from engine.optimizer import parameter_groups
-from engine.run import Run
-from models import build_network, normalisation
+from engine.run import Run, Stopper
+from models import CLASSIFIERS, build_network, normalisation
 from models.backbone import set_training_mode, start_from
 from models.predict import normalise, predict_images
 
 
 def main(args: argparse.Namespace) -> int:
-    started = time.monotonic()
     tune_allocator()
-    device = choose_device(args.device)
-    train = load_training(f"{args.data}/train", f"{args.data}/train.csv", args.image_size, args.cache)
+    train = load_training(f"{args.data}/train", f"{args.data}/train.csv", args.image_size, args.cache, least=2)
     validation = load_validation(f"{args.data}/val", f"{args.data}/val.csv", args.image_size, train.classes, args.cache)
-    if len(train) < 2:
-        raise DataError(f"{args.data}/train: one usable photograph is too few, batch norm needs two; add more")
+    stopper = Stopper(args.max_minutes)
     for setting, seed in product(args.settings, args.seeds):
-        of_run = arguments_of_run(args, setting, seed)
-        if args.max_minutes is not None:
-            of_run.max_minutes = max(0.0, args.max_minutes - (time.monotonic() - started) / 60)
-        status = fine_tune(of_run, train, validation, device)
+        status = fine_tune(arguments_of_run(args, setting, seed), train, validation, stopper)
         if status is not None:
             return status
     return 1 if train.left_out or validation.left_out else 0
@@ -155,11 +148,12 @@ def arguments_of_run(args: argparse.Namespace, setting: str, seed: int) -> argpa
 
 
 def fine_tune(
-    args: argparse.Namespace, train: LabelledImages, validation: LabelledImages, device: torch.device
+    args: argparse.Namespace, train: LabelledImages, validation: LabelledImages, stopper: Stopper
 ) -> int | None:
     """One run. Returns the exit status when it was asked to stop before its end, else None."""
     seed_everything(args.seed)
-    network = build_network(args.model, num_classes=len(train.classes))
+    device = choose_device(args.device)
+    network = build_network(args.model, CLASSIFIERS, num_classes=len(train.classes))
     origin = start_from(network, args.model, args.weights, args.backbone, args.is_frozen)
     network = network.to(device, memory_format=torch.channels_last)
     groups = parameter_groups(network, args.lr)
@@ -167,13 +161,16 @@ def fine_tune(
     crops = PhotoCrops(train, args.crop_size, args.min_area, args.jitter, args.seed)
     batch_size, workers = min(args.batch_size, len(train)), choose_workers(args.workers, device)
     print(f"{args.setting}, seed {args.seed}: {args.model} {origin}; on {device}", file=sys.stderr)
+    set_training_mode(network, args.is_frozen)
     if args.dry_run:
-        set_training_mode(network, args.is_frozen)
         loss = loss_of(network, next(iter(epoch_loader(crops, args.seed, 0, 0, batch_size, workers))), args, device)
+        loss.backward()
+        optimizer.step()
         print(f"dry run: {len(train)} + {len(validation)} photographs, one step, loss {loss.item():.4f}: all is well")
         return None
 
-    run = Run(f"{args.output}/{args.setting}-seed{args.seed}", vars(args), RECIPES[args.recipe])
+    arguments = {**vars(args), "training_images": len(train), "num_classes": len(train.classes)}
+    run = Run(f"{args.output}/{args.setting}-seed{args.seed}", arguments, RECIPES[args.recipe])
     loop = Loop(
         run,
         network,
@@ -181,7 +178,7 @@ def fine_tune(
         steps_per_epoch=len(train) // batch_size,
         epochs=args.epochs,
         budget_minutes=args.budget_minutes,
-        max_minutes=args.max_minutes,
+        stopper=stopper,
         warmup_steps=args.warmup_steps,
         ema_decay=args.ema_decay,
     )
@@ -198,10 +195,7 @@ def fine_tune(
                 return loop.stop()
             if loop.is_done():
                 break
-        scores = {}
-        if (epoch + 1) % args.eval_every == 0 or loop.is_done():
-            scores["accuracy"], error = accuracy(count_correct(loop.average, validation, args, device), len(validation))
-            run.say(f"{args.setting}, epoch {epoch + 1}: accuracy {scores['accuracy']:.4f} +- {error:.4f}")
+        scores = score(loop, epoch + 1, validation, args, device)
         loop.keep_weights(description(args, train.classes), scores, args.snapshot_epochs)
         loop.end_epoch(**scores)
         if loop.must_stop():
@@ -221,12 +215,19 @@ def loss_of(network: nn.Module, batch: list[Tensor], args: argparse.Namespace, d
     return functional.cross_entropy(logits.float(), labels, label_smoothing=args.label_smoothing)
 
 
-def count_correct(network: nn.Module, images: LabelledImages, args: argparse.Namespace, device: torch.device) -> int:
+def score(
+    loop: Loop, epoch: int, validation: LabelledImages, args: argparse.Namespace, device: torch.device
+) -> dict[str, float]:
+    """The averaged weights' accuracy after `epoch` (from 1), or nothing when it is not time."""
+    if epoch % args.eval_every and not loop.is_done():
+        return {}
     correct = 0
-    for batch, labels in images.batches(64):
-        predicted = predict_images(network, batch.to(device), *normalisation(args.model)).argmax(dim=1)
+    for batch, labels in validation.batches(64):
+        predicted = predict_images(loop.average, batch.to(device), *normalisation(args.model)).argmax(dim=1)
         correct += int((predicted.cpu() == labels).sum())
-    return correct
+    share, error = accuracy(correct, len(validation))
+    loop.run.say(f"{args.setting}, epoch {epoch}: accuracy {share:.4f} +- {error:.4f}")
+    return {"accuracy": share}
 
 
 def description(args: argparse.Namespace, classes: list[str]) -> dict:
@@ -238,10 +239,9 @@ def description(args: argparse.Namespace, classes: list[str]) -> dict:
         "classes": classes,
         "integer_labels": are_integers(classes),
         "image_size": args.image_size,
-        "scale": None,
         "mean": mean,
         "std": std,
-        "edition": "2024",
+        "edition": edition().name,
     }
 
 

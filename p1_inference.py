@@ -1,7 +1,7 @@
 """Classify images: a CSV of their names and their folder in, a CSV with a label for each row out.
 
     python3 p1_inference.py --csv hw1_data/p1_data/office/val.csv --images hw1_data/p1_data/office/val \\
-        --output predictions.csv --checkpoint runs/p1/model.pt
+        --output predictions.csv --checkpoint runs/p1/A-seed0/model.pt
 
 Without --csv every image of the folder is classified (the editions with 50 classes). Labels in the CSV are never read.
 An image that can't be read keeps its row, with the class that the network gives to a mean image.

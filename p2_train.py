@@ -17,9 +17,12 @@ import argparse
 import math
 import sys
 
+from engine.arguments import fill_in
+
 # What a flag given by hand overrides. Crops cover `min_crop` to all of a tile's side and are scaled to the crop size.
 RECIPES = {
     "default": {
+        "weights": "none",
         "lr": 2e-3,
         "backbone_lr": 5e-4,  # the backbone's, where it starts from ready-made weights
         "weight_decay": 0.02,
@@ -40,7 +43,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--data", required=True, help="the course's p2_data folder, with train/ and validation/")
     add("--output", required=True, help="run folder; given again, the run goes on")
     add("--model", default="lite_fpn", help="name of a network of models/ (default: the light one, fit for a CPU)")
-    add("--weights", default="none", help="none, imagenet (the backbone's), coco, or a file such as another model.pt")
+    add("--weights", help="none, imagenet (the backbone's), coco, or a file such as another model.pt")
     add("--recipe", default="default", choices=sorted(RECIPES), help="the arguments not given by hand")
     # how long
     add("--epochs", type=int, default=30, help="passes over the training tiles (default 30)")
@@ -60,14 +63,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--device", help="cuda, mps or cpu (default: the best there is)")
     add("--workers", type=int, help="processes that cut crops (default: none on a CPU, up to 8 beside a GPU)")
     add("--cache", help="folder for decoded tiles (default: the user's cache folder)")
-    add("--dry-run", action="store_true", help="check the data, build everything, run one step, write nothing")
+    add("--dry-run", action="store_true", help="check the data, build everything, run one step, write no run folder")
     args = parser.parse_args(argv)
-    for name, value in RECIPES[args.recipe].items():
-        if vars(args).get(name) is None:
-            setattr(args, name, value)
-    for name, least in (("epochs", 1), ("eval_every", 1), ("batch_size", 2), ("crop_size", 32)):
-        if vars(args)[name] is not None and vars(args)[name] < least:
-            parser.error(f"--{name.replace('_', '-')} must be {least} at least")
+    fill_in(parser, args, RECIPES[args.recipe])
     if not (0 < args.scale <= 4 and 0 < args.min_crop <= 1):
         parser.error("--scale must lie above 0 and up to 4, --min-crop above 0 and up to 1")
     return args
@@ -80,7 +78,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.augment import jitter_colours
-from datasets.errors import DataError
+from datasets.editions import edition
 from datasets.palette import CLASS_NAMES, NUM_CLASSES, SCORED_CLASSES, UNCLAIMED
 from datasets.sampling import epoch_loader
 from datasets.tile_pairs import IGNORED, TileCrops, TilePairs, load_pairs, rare_class_weights
@@ -89,8 +87,8 @@ from engine.device import autocast_dtype, choose_device, choose_workers, seed_ev
 from engine.loop import Loop
 from engine.metrics import confusion_matrix, iou_per_class, mean_iou
 from engine.optimizer import parameter_groups
-from engine.run import Run
-from models import build_network, normalisation
+from engine.run import Run, Stopper
+from models import SEGMENTERS, build_network, normalisation
 from models.losses import segmentation_loss
 from models.predict import normalise, predict_tiles
 from models.weights import load_ready_made
@@ -101,15 +99,13 @@ def main(args: argparse.Namespace) -> int:
     seed_everything(args.seed)
     device = choose_device(args.device)
 
-    train = load_pairs(f"{args.data}/train", args.cache)
+    train = load_pairs(f"{args.data}/train", args.cache, least=2)  # as batch norm needs
     validation = load_pairs(f"{args.data}/validation", args.cache)
-    if len(train) < 2:
-        raise DataError(f"{args.data}/train: one usable pair is too few, batch norm needs two; add more")
     crops = TileCrops(train, args.crop_size or default_crop_size(train, args.scale), args.min_crop, args.seed)
     batch_size, workers = min(args.batch_size, len(train)), choose_workers(args.workers, device)
     tile_weights = rare_class_weights(train) if args.balanced else None
 
-    network = build_network(args.model, num_classes=NUM_CLASSES)
+    network = build_network(args.model, SEGMENTERS, num_classes=NUM_CLASSES)
     origin = load_ready_made(network, args.model, args.weights)
     network = network.to(device, memory_format=torch.channels_last)
     groups = parameter_groups(network, args.lr, args.backbone_lr if args.weights != "none" else None)
@@ -117,10 +113,12 @@ def main(args: argparse.Namespace) -> int:
     print(f"{args.model} {origin}; {len(train)} tiles, crops of {crops.crop_size} px, on {device}", file=sys.stderr)
     if args.dry_run:
         loss = loss_of(network, next(iter(epoch_loader(crops, args.seed, 0, 0, batch_size, workers))), args, device)
+        loss.backward()
+        optimizer.step()
         print(f"dry run: {len(train)} + {len(validation)} tiles, one step, loss {loss.item():.4f}: all is well")
         return 0
 
-    run = Run(args.output, vars(args), RECIPES[args.recipe])
+    run = Run(args.output, {**vars(args), "training_tiles": len(train)}, RECIPES[args.recipe])
     loop = Loop(
         run,
         network,
@@ -128,7 +126,7 @@ def main(args: argparse.Namespace) -> int:
         steps_per_epoch=len(train) // batch_size,
         epochs=args.epochs,
         budget_minutes=args.budget_minutes,
-        max_minutes=args.max_minutes,
+        stopper=Stopper(args.max_minutes),
         warmup_steps=args.warmup_steps,
         ema_decay=args.ema_decay,
     )
@@ -198,11 +196,10 @@ def description(args: argparse.Namespace) -> dict:
         "network": args.model,
         "arguments": {"num_classes": NUM_CLASSES},
         "classes": list(CLASS_NAMES),
-        "image_size": None,
         "scale": args.scale,
         "mean": mean,
         "std": std,
-        "edition": "2024",
+        "edition": edition().name,
     }
 
 

@@ -1,7 +1,7 @@
 """Training's random changes to photographs: each sample's drawn from (seed, epoch, position), whoever cuts it.
 
-Crop, mirror and erasing act on bytes, image by image, where the data are read; colours change on the device, a whole
-batch at once but each image by its own factors.
+Crop and mirror act on bytes, image by image, where the data are read; colours change on the device, a whole batch at
+once but each image by its own factors.
 """
 
 from __future__ import annotations

@@ -11,15 +11,19 @@ import json
 import os
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import IO, Callable, Sequence
 
 import numpy as np
 
 from datasets.errors import DataError
 
 _VERSION = 1
+_READING = ".reading-"  # how names of unfinished files start
+_DAY = 24 * 60 * 60  # seconds
 
 
 def default_cache_folder() -> Path:
@@ -55,21 +59,42 @@ def cached_images(
     """Read every path with `read` (→ uint8 array; may raise DataError), or map what an earlier call has read.
 
     `name` says what `read` makes of a file ("tile", "photo160"); files are known by path, size and time of change.
+    A broken cache is made anew. DataError when it cannot be written or read.
     """
     folder = Path(cache) if cache else default_cache_folder()
     data = folder / f"{name}-{_fingerprint(paths, name)}.bin"
     index = data.with_suffix(".json")
     try:
-        if not index.is_file() or not data.is_file():
+        is_there = index.is_file() and data.is_file()
+        found = _opened(data, index, len(paths)) if is_there else None
+        if found is None:
+            why = " again, the ones there are broken" if is_there else ""
+            print(f"reading {len(paths)} images into {data}{why}", file=sys.stderr)
             folder.mkdir(parents=True, exist_ok=True)
-            print(f"reading {len(paths)} images into {data}", file=sys.stderr)
-            _build(paths, read, data, index)
-        found = ImageCache(data, json.loads(index.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{data}: the cache cannot be made or read ({error}); delete it or give --cache DIR") from None
-    if data.stat().st_size != found.offsets[-1] or len(found) != len(paths):
-        raise DataError(f"{data}: the cache is broken; delete it and run again")
+            _remove_leftovers(folder)
+            found = ImageCache(data, _build(paths, read, data, index))
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{data}: the cache cannot be made or read ({reason}); give --cache another folder") from None
     return found
+
+
+def _opened(data: Path, index: Path, count: int) -> ImageCache | None:
+    """The cache of `count` images that lies there; None when its index or its size is not what was written."""
+    try:
+        found = ImageCache(data, json.loads(index.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, OverflowError):  # no JSON, or another's
+        return None
+    is_whole = data.stat().st_size == found.offsets[-1] and len(found) == count and isinstance(found.errors, dict)
+    return found if is_whole else None
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes were writing. Younger files may be those of a process that is still at it."""
+    for path in folder.glob(f"{_READING}*"):
+        with suppress(OSError):  # another process was faster, or the file is somebody else's
+            if path.stat().st_mtime < time.time() - _DAY:
+                path.unlink()
 
 
 def _fingerprint(paths: Sequence[Path], name: str) -> str:
@@ -84,8 +109,10 @@ def _fingerprint(paths: Sequence[Path], name: str) -> str:
     return digest.hexdigest()[:24]
 
 
-def _build(paths: Sequence[Path], read: Callable[[Path], np.ndarray], data: Path, index: Path) -> None:
+def _build(paths: Sequence[Path], read: Callable[[Path], np.ndarray], data: Path, index: Path) -> dict:
+    """Write both files, the index last. Returns the index."""
     shapes, errors = [], {}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def attempt(path: Path):
         try:
@@ -93,9 +120,9 @@ def _build(paths: Sequence[Path], read: Callable[[Path], np.ndarray], data: Path
         except DataError as error:
             return error
 
-    handle, temporary = tempfile.mkstemp(dir=str(data.parent), prefix=".reading-")
+    handle, temporary = tempfile.mkstemp(dir=str(data.parent), prefix=_READING)
     try:
-        with os.fdopen(handle, "wb") as file, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with os.fdopen(handle, "wb") as file, ThreadPoolExecutor(min(8, cores)) as pool:
             # In portions, so that a fast reader does not pile decoded images up before a slow disk.
             for start in range(0, len(paths), 64):
                 for image in pool.map(attempt, paths[start : start + 64]):
@@ -105,10 +132,19 @@ def _build(paths: Sequence[Path], read: Callable[[Path], np.ndarray], data: Path
                     else:
                         shapes.append(image.shape)
                         file.write(np.ascontiguousarray(image, dtype=np.uint8).data)
+            _sync(file)
         os.replace(temporary, data)
         with open(temporary, "w", encoding="utf-8") as file:
             json.dump({"shapes": shapes, "errors": errors}, file)
+            _sync(file)
         os.replace(temporary, index)
+        return {"shapes": shapes, "errors": errors}
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _sync(file: IO) -> None:
+    """To the disk, lest a power cut leave a whole name with half the bytes."""
+    file.flush()
+    os.fsync(file.fileno())

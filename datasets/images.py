@@ -40,10 +40,17 @@ def list_images(folder: str | Path) -> list[str]:
     """
     try:
         with os.scandir(folder) as entries:
-            names = [e.name for e in entries if e.name.lower().endswith(EXTENSIONS) and not e.is_dir()]
+            names = [e.name for e in entries if e.name.lower().endswith(EXTENSIONS) and not _is_folder(e)]
     except OSError as error:
         raise DataError(f"{folder}: {error.strerror}; give a folder of images") from None
     return sorted((name for name in names if not name.startswith(".")), key=natural_key)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: no folder, and reading it will say what it is
+        return False
 
 
 def read_rgb(path: str | Path, apply_exif: bool) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Callable, Iterator, Sequence
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from datasets.cache import ImageCache, cached_images
 from datasets.errors import DataError
-from datasets.images import ImageError, read_rgb
+from datasets.images import ImageError, path_inside, read_rgb
 from datasets.score import NO_LABEL, read_labels
 from datasets.transforms import evaluation_image
 
@@ -55,8 +55,13 @@ class LabelledImages:
             yield torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(self.labels[start:stop])
 
 
-def load_training(folder: str | Path, table: str | Path, image_size: int, cache: str | Path | None) -> LabelledImages:
-    """The photographs of a CSV, kept a little larger than `image_size`; the classes are those that the CSV names."""
+def load_training(
+    folder: str | Path, table: str | Path, image_size: int, cache: str | Path | None, least: int = 1
+) -> LabelledImages:
+    """The photographs of a CSV, kept a little larger than `image_size`; the classes are those that the CSV names.
+
+    DataError when fewer than `least` are usable.
+    """
     rows = _labelled_rows(table)
     classes = classes_of([label for _, label in rows])
     side = round(MARGIN * image_size)
@@ -64,7 +69,10 @@ def load_training(folder: str | Path, table: str | Path, image_size: int, cache:
     def read(path: Path) -> np.ndarray:
         return shrink(read_rgb(path, apply_exif=True), side)
 
-    return _load(folder, table, rows, classes, read, f"photo{side}", cache)
+    photographs = _load(folder, table, rows, classes, read, f"photo{side}", cache)
+    if len(photographs) < least:
+        raise DataError(f"{folder}: {len(photographs)} of its photographs can be used; {least} at least are needed")
+    return photographs
 
 
 def load_validation(
@@ -126,12 +134,13 @@ def _load(
         key = str(int(label)) if in_numbers and are_integers([label]) else label
         if key not in numbers:
             raise DataError(f"{table}: label {label!r} of {name} is none of the {len(classes)} classes of training")
-        if _stays_inside(name):
+        path = path_inside(folder, name)
+        if path is None:
+            escaping.append(name)
+        else:
             names.append(name)
             labels.append(numbers[key])
-            paths.append(Path(folder) / name)
-        else:
-            escaping.append(name)
+            paths.append(Path(path))
 
     images = cached_images(paths, read, cache_name, cache)
     for name in escaping:
@@ -142,9 +151,3 @@ def _load(
     if not usable:
         raise ImageError(f"{folder}: none of the {len(rows)} images that {table} lists can be read")
     return LabelledImages(names, labels, classes, images, usable, left_out=len(rows) - len(usable))
-
-
-def _stays_inside(name: str) -> bool:
-    """Whether a table's file name stays in its folder: relative, without `..`, NUL or nothing at all."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    return bool(name) and "\0" not in name and not path.is_absolute() and ".." not in path.parts

@@ -41,8 +41,11 @@ def read_table(path: str | Path, required: Sequence[str] = ("filename",)) -> lis
 
 
 def write_table(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV as the course reads it: UTF-8 without a byte-order mark, `\\n` line ends, quotes where needed."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    """Write a CSV as the course reads it: UTF-8 without a byte-order mark, `\\n` line ends, quotes where needed.
+
+    A file name that isn't UTF-8 keeps the bytes that it has in its folder.
+    """
+    with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         file.writelines(",".join(map(_quoted, row)) + "\n" for row in (header, *rows))
 
 

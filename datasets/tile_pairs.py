@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from datasets.cache import ImageCache, cached_images
 from datasets.errors import DataError
-from datasets.images import ImageError, list_images, read_rgb
+from datasets.images import FORMATS, ImageError, list_images, read_rgb
 from datasets.palette import NUM_CLASSES, SCORED_CLASSES, UNKNOWN, classes_of_colours
+from datasets.tiles import satellite_masks
 
 IGNORED = 255  # in training targets: unknown, and the red that no class claims
 
@@ -45,11 +46,10 @@ def find_pairs(folder: str | Path) -> list[tuple[str, Path, Path]]:
     folder = Path(folder)
     names = set(list_images(folder))
     pairs, alone = [], []
-    for name in sorted(names):
-        match = re.fullmatch(r"(.+)_sat\.[A-Za-z]+", name)
-        if match and f"{match[1]}_mask.png" in names:
-            pairs.append((match[1], folder / name, folder / f"{match[1]}_mask.png"))
-        elif match:
+    for name, mask in satellite_masks(sorted(names)):
+        if mask in names:
+            pairs.append((mask[: -len("_mask.png")], folder / name, folder / mask))
+        else:
             alone.append(name)
     if not pairs:
         raise DataError(f"{folder}: no pair of NNNN_sat.jpg and NNNN_mask.png; give --data the course's p2_data folder")
@@ -59,15 +59,23 @@ def find_pairs(folder: str | Path) -> list[tuple[str, Path, Path]]:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    return classes_of_colours(read_rgb(path, apply_exif=False))
+    """(H, W) classes 0 to 7 of a mask in its colours. ImageError when it cannot be read, or has no colours."""
+    rgb = read_rgb(path, apply_exif=False)
+    with Image.open(path, formats=FORMATS) as image:
+        if Image.getmodebase(image.mode) == "L":  # 1, L, LA, I, F: as colours, class numbers would all be black
+            raise ImageError(f"{path}: a grey image, not a mask; save it in the seven colours as RGB")
+    return classes_of_colours(rgb)
 
 
 def read_tile(path: Path) -> np.ndarray:
     return read_rgb(path, apply_exif=False)
 
 
-def load_pairs(folder: str | Path, cache: str | Path | None) -> TilePairs:
-    """Every usable pair of a folder; those that cannot be read, or whose sizes differ, are named and left out."""
+def load_pairs(folder: str | Path, cache: str | Path | None, least: int = 1) -> TilePairs:
+    """Every usable pair of a folder; those that cannot be read, or whose sizes differ, are named and left out.
+
+    DataError when fewer than `least` are usable.
+    """
     pairs = find_pairs(folder)
     tiles = cached_images([tile for _, tile, _ in pairs], read_tile, "tile", cache)
     masks = cached_images([mask for _, _, mask in pairs], read_mask, "mask", cache)
@@ -80,8 +88,8 @@ def load_pairs(folder: str | Path, cache: str | Path | None) -> TilePairs:
             usable.append(index)
         else:
             print(f"left out: {reason}", file=sys.stderr)
-    if not usable:
-        raise ImageError(f"{folder}: none of its {len(pairs)} pairs can be read")
+    if len(usable) < least:
+        raise DataError(f"{folder}: {len(usable)} of its {len(pairs)} pairs can be used; {least} at least are needed")
     return TilePairs([pairs[index][0] for index in usable], tiles, masks, usable)
 
 

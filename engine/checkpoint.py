@@ -32,7 +32,9 @@ def save(path: str | Path, values: dict[str, Any]) -> None:
     try:
         with write_atomically(path) as temporary:
             torch.save(values, temporary)
-    except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise  # not the disk's fault
         raise RunError(f"{path}: cannot be written ({error}); make room, then give the same command again") from None
 
 

@@ -17,6 +17,9 @@ def run_script(main: Callable[[], int | None]) -> None:
         print("stopped by Ctrl-C", file=sys.stderr)
         status = 130
     except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError" and not hasattr(error, "exit_status"):
+            print("error: the GPU's memory is short; give a smaller --batch-size, or --device cpu", file=sys.stderr)
+            sys.exit(2)
         if not hasattr(error, "exit_status"):
             raise
         message = " ".join(str(error).split())

@@ -10,6 +10,7 @@ import random
 import numpy as np
 import torch
 
+from engine.cores import available_cores
 from engine.errors import RunError
 
 
@@ -45,7 +46,7 @@ def choose_workers(wanted: int | None, device: torch.device) -> int:
     """Processes that prepare batches: the number wanted; else up to 8 beside a GPU, none on a CPU, which is busy."""
     if wanted is not None:
         return wanted
-    return min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
+    return min(8, available_cores()) if device.type == "cuda" else 0
 
 
 def tune_allocator() -> None:

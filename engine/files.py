@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator
 
+# Asked for once: it can only be read by setting it, which would touch the files that other threads make meanwhile.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+
 
 @contextmanager
 def write_atomically(path: str | Path) -> Iterator[Path]:
@@ -20,9 +24,7 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         # mkstemp's mode is 0600, which would hide a result from the group that marks it.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        os.chmod(temporary, 0o666 & ~_UMASK)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

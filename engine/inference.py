@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Iterable, Sequence
 
 from engine import manifest
+from engine.cores import available_cores
 from engine.errors import RunError
 
 PACKAGES = ("numpy", "PIL", "torch", "torchvision")
@@ -23,6 +24,7 @@ TRAINING = {
     "p1": "python3 p1_finetune.py --data hw1_data/p1_data/office --settings A --output runs/p1",
     "p2": "python3 p2_train.py --data hw1_data/p2_data --weights imagenet --output runs/p2",
 }
+TRAINED = {"p1": "runs/p1/A-seed0/model.pt", "p2": "runs/p2/model.pt"}  # what these write
 
 
 def nonempty_path(text: str) -> str:
@@ -84,8 +86,9 @@ def read_models(problem: str, given: Sequence[str]) -> list[dict[str, Any]]:
         entry = manifest.default_checkpoint(problem)
         if entry is None:
             raise RunError(
-                f"no checkpoint for {problem}; train one: {TRAINING[problem]}; name its model.pt in {variable}, or "
-                f"publish it: python3 -m engine.publish RUN/model.pt --name NAME --problem {problem} --default"
+                f"no checkpoint for {problem}; train one: {TRAINING[problem]}; then set {variable}="
+                f"{TRAINED[problem]}, or publish it: python3 -m engine.publish {TRAINED[problem]} --name NAME "
+                f"--problem {problem} --default"
             )
         paths = [str(manifest.entry_path(entry))]
         if not os.path.isfile(paths[0]):
@@ -114,15 +117,12 @@ def read_models(problem: str, given: Sequence[str]) -> list[dict[str, Any]]:
 def _description(path: str, model: dict[str, Any]) -> str:
     figures = [(name, model["score"].get(name)) for name in ("accuracy", "mean_iou")]
     score = ", ".join(f"{name} {value:.4f}" for name, value in figures if isinstance(value, (int, float)))
-    if score and model.get("tta", "none") != "none":
-        score += f" before its test-time augmentation ({model['tta']})"
     return f"{path}: {model['network']}, {score or 'no score known'}"
 
 
 def default_workers() -> int:
     """Threads that read: as many as this process has processors, 8 at most."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, available)
+    return min(8, available_cores())
 
 
 def check_writable(folder: str, output: str) -> None:

@@ -8,7 +8,13 @@ for epoch in loop.epochs_left():
         loop.after_step(loss, len(batch))
         if loop.must_stop():
             return loop.stop()
-    loop.end_epoch(...)
+        if loop.is_done():
+            break
+    loop.keep_weights(description, scores)
+    loop.end_epoch(**scores)
+    if loop.must_stop():
+        return loop.stop()
+loop.close()
 """
 
 from __future__ import annotations
@@ -28,7 +34,7 @@ from engine.progress import Progress, clock
 from engine.run import Run, Stopper, command_to_go_on, random_state, restore_random_state
 from engine.schedule import average_decay, warmup_cosine
 
-CHECKPOINT_SECONDS = 300  # at most this much work is lost to a kill
+CHECKPOINT_SECONDS = 240  # a kill loses at most five minutes, the step and the scoring in hand included
 WARMING_STEPS, TIMED_STEPS = 5, 25  # --budget-minutes: the steps left out of, and used for, measuring the speed
 
 
@@ -44,7 +50,7 @@ class Loop:
         steps_per_epoch: int,
         epochs: int,
         budget_minutes: float | None,
-        max_minutes: float | None,
+        stopper: Stopper,
         warmup_steps: int,
         ema_decay: float,
     ):
@@ -52,14 +58,18 @@ class Loop:
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
         self.steps_per_epoch, self.warmup_steps, self.ema_decay = steps_per_epoch, warmup_steps, ema_decay
         self.budget_seconds = None if budget_minutes is None else 60 * budget_minutes
-        self.total_steps = None if budget_minutes else epochs * steps_per_epoch
+        self.total_steps = epochs * steps_per_epoch if budget_minutes is None else None
         self.step, self.best = 0, -math.inf
         self.seconds = 0.0  # spent on training steps, over all invocations
         self.loss_sum = torch.zeros(())
         self.loss_count = 0
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
         self._restore()
-        self._stopper = Stopper(max_minutes)
+        if self.total_steps is None:  # killed between fixing the steps and the checkpoint that knows them
+            self.total_steps = run.config.get("total_steps")
+        if self.total_steps is not None:
+            run.record_total_steps(self.total_steps)
+        self._stopper = stopper
         self._progress = Progress("training", self.step, self.total_steps)
         self._note = ""
         self._ended = self.step  # the step after which the last epoch was scored
@@ -102,6 +112,8 @@ class Loop:
         self.loss_sum = self.loss_sum.to(loss.device) + loss.detach()
         self.loss_count += 1
         self.step += 1
+        if self.total_steps is None and self.step - self._first_step in (WARMING_STEPS, WARMING_STEPS + TIMED_STEPS):
+            self.mean_loss()  # waits for the GPU: its time is measured, not ours
         now = time.monotonic()
         self.seconds += now - self._tick
         self._tick = now
@@ -126,14 +138,15 @@ class Loop:
         done = self.step - self._first_step
         if done == WARMING_STEPS:
             self._timed_from = self.seconds
-        if done == WARMING_STEPS + TIMED_STEPS:
-            seconds_a_step = (self.seconds - self._timed_from) / TIMED_STEPS
-            self.total_steps = self.step + max(0, round((self.budget_seconds - self.seconds) / seconds_a_step))
+        left = self.budget_seconds - self.seconds
+        if done == WARMING_STEPS + TIMED_STEPS or left <= 0:
+            seconds_a_step = max(1e-9, self.seconds - self._timed_from) / max(1, done - WARMING_STEPS)
+            self.total_steps = self.step + max(0, round(left / seconds_a_step))
             minutes = self.budget_seconds / 60
             self.run.say(f"{minutes:g} minutes at {seconds_a_step:.2f} s a step: {self.total_steps} steps")
-            self.run.config["total_steps"] = self.total_steps
-            self.run.write_config()
-            self.save()
+            self.run.record_total_steps(self.total_steps)
+            if not self._epoch_awaits_its_end():
+                self.save()
 
     # -- between epochs, and at the end ------------------------------------------------------------------------------
 
@@ -187,6 +200,7 @@ class Loop:
 
     def close(self) -> None:
         self._progress.close()
+        self.run.close()
         self.run.say(f"done: {self.step} steps, {clock(self.seconds)} of training")
 
     # -- checkpoints -------------------------------------------------------------------------------------------------

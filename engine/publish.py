@@ -30,10 +30,12 @@ def publish(
     fp16: bool = False,
     urls: tuple[str, ...] = (),
     tta: str | None = None,
+    score: float | None = None,
 ) -> dict[str, Any]:
     """Write checkpoints/NAME.pt and its manifest entry, which is returned; an entry of that name is replaced.
 
-    The bytes of `source` are kept, except with `fp16` or `tta` (the test-time augmentation that inference is to use).
+    The bytes of `source` are kept, except with `fp16` or `tta` (the test-time augmentation that inference is to use,
+    with the `score` that was measured with it).
     RunError, and nothing is changed, when `source` is no model.pt of `problem` or the name, a URL or the manifest is
     wrong.
     """
@@ -43,6 +45,8 @@ def publish(
         direct_url(url)  # refuses a link to a folder
     if tta and problem != "p2":
         raise RunError("--tta is for problem 2; leave it out")
+    if (tta is None) != (score is None):
+        raise RunError("--tta and --score go together: measure the mIoU that p2_inference.py --tta reaches")
     entries = manifest.read()
     old = next((entry for entry in entries if entry["name"].lower() == name.lower()), None)
     if old is not None and old["problem"] != problem:
@@ -60,7 +64,7 @@ def publish(
     manifest.FOLDER.mkdir(exist_ok=True)
     with write_atomically(manifest.entry_path(entry)) as temporary:
         if fp16 or tta:
-            write_changed(model, temporary, fp16, tta)
+            write_changed(model, temporary, fp16, tta, score)
         else:
             shutil.copyfile(source, temporary)
         entry.update(sha256=manifest.sha256_of(temporary), bytes=temporary.stat().st_size)
@@ -77,11 +81,11 @@ def publish(
     return entry
 
 
-def write_changed(model: dict[str, Any], path: Path, fp16: bool, tta: str | None) -> None:
+def write_changed(model: dict[str, Any], path: Path, fp16: bool, tta: str | None, score: float | None) -> None:
     import torch
 
     if tta:
-        model["tta"] = tta
+        model.update(tta=tta, score={"mean_iou": score})
     if fp16:
         model["state"] = halved(model["state"])
     # Into an open file: given a path, torch.save writes the path's name into the file, and the sha256 would be another
@@ -138,10 +142,13 @@ def main() -> None:
     parser.add_argument(
         "--tta", choices=("none", "flip", "d4"), help="problem 2: test-time augmentation that inference is to use"
     )
+    parser.add_argument("--score", type=float, help="the mIoU measured with --tta")
     parser.add_argument("--url", action="append", default=[], help="where the file can be had; several: mirrors")
     args = parser.parse_args()
     try:
-        _report(publish(args.model, args.name, args.problem, args.default, args.fp16, tuple(args.url), args.tta))
+        _report(
+            publish(args.model, args.name, args.problem, args.default, args.fp16, tuple(args.url), args.tta, args.score)
+        )
     except OSError as error:
         raise RunError(f"{error.filename or manifest.FOLDER}: {error.strerror}; nothing was published") from None
 

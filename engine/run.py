@@ -14,15 +14,15 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import torch
 
 from engine import checkpoint
 from engine.errors import RunError
-from engine.files import write_json
+from engine.files import write_atomically, write_json
 
 MAY_DIFFER = ("output", "device", "workers", "max_minutes", "cache", "dry_run")  # between two invocations of one run
 
@@ -33,32 +33,34 @@ class Run:
     def __init__(self, folder: str | Path, arguments: dict[str, Any], recipe: dict[str, Any]):
         """Make or reopen `folder`. RunError when it is in use, is something else, or was made with other arguments."""
         self.folder = Path(folder)
-        is_used = self.folder.is_dir() and any(self.folder.iterdir())
-        if is_used and not (self.folder / "config.json").is_file() and not (self.folder / ".lock").is_file():
-            raise RunError(f"{folder}: not empty and no run folder; give --output a new folder")
-        try:
+        self._metrics = self._board = None
+        with plain_errors(self.folder):
+            is_old = (self.folder / "config.json").is_file()
+            if self.folder.is_dir() and any(self.folder.iterdir()) and not (is_old or self._lock_path.is_file()):
+                raise RunError(f"{folder}: not empty and no run folder; give --output a new folder")
+            if is_old:
+                self._refuse_other(self._read_config(), arguments, recipe)
             (self.folder / "snapshots").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{folder}: no run folder can be made ({error.strerror}); choose another --output") from None
-        self._lock = self._take_lock()
-        if (self.folder / "config.json").is_file():
-            self.config = self._read_config()
-            self._refuse_other(arguments, recipe)
-        else:
-            self.config = {"arguments": arguments, "recipe": recipe, "total_steps": None, **_surroundings()}
-            self.write_config()
-        self._metrics = None
-        self._board = None
+            self._lock = self._take_lock()
+            if is_old:
+                self.config = self._read_config()
+            else:
+                self.config = {"arguments": arguments, "recipe": recipe, "total_steps": None, **_surroundings()}
+                self._write_config()
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.folder / ".lock"
 
     def _take_lock(self):
-        lock = open(self.folder / ".lock", "w")  # held open for as long as the process lives
+        lock = open(self._lock_path, "w")  # held open for as long as the process lives
         try:
             import fcntl
 
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except ImportError:
             pass  # Windows: two runs in one folder are the user's to avoid
-        except OSError:
+        except BlockingIOError:
             raise RunError(f"{self.folder}: another process trains here; wait or give another --output") from None
         return lock
 
@@ -72,8 +74,8 @@ class Run:
             raise RunError(f"{path}: cannot be read ({error}); give --output a new folder") from None
         return config
 
-    def _refuse_other(self, arguments: dict[str, Any], recipe: dict[str, Any]) -> None:
-        old, new = {**self.config["recipe"], **self.config["arguments"]}, {**recipe, **arguments}
+    def _refuse_other(self, config: dict[str, Any], arguments: dict[str, Any], recipe: dict[str, Any]) -> None:
+        old, new = {**config["recipe"], **config["arguments"]}, {**recipe, **arguments}
         other = [
             f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
             for name in sorted({*old, *new})
@@ -85,8 +87,15 @@ class Run:
                 "repeat the first command or give another --output"
             )
 
-    def write_config(self) -> None:
-        write_json(self.folder / "config.json", self.config)
+    def record_total_steps(self, total_steps: int) -> None:
+        """The number of steps is fixed once; config.json says it from then on."""
+        if self.config.get("total_steps") != total_steps:
+            self.config["total_steps"] = total_steps
+            self._write_config()
+
+    def _write_config(self) -> None:
+        with plain_errors(self.folder / "config.json"):
+            write_json(self.folder / "config.json", self.config)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -98,23 +107,34 @@ class Run:
         checkpoint.save(last, state)
 
     def load_last(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint, or None at the start. A broken one is set aside and said so."""
-        self._remove_leftovers()
-        for name in ("last.pt", "previous.pt"):
-            path = self.folder / name
-            if not path.is_file():
-                continue
-            try:
-                state = checkpoint.read(path)
-                state["step"]
-            except (RunError, KeyError) as error:
-                self.say(f"{path}: broken ({error}); set aside as {name}.broken, trying the one before")
-                os.replace(path, path.with_suffix(".pt.broken"))
-                continue
-            self._forget_metrics_after(state["step"])
-            return state
-        self._forget_metrics_after(-1)
-        return None
+        """The newest whole checkpoint, or None at the start. A broken newest one is set aside, and said so.
+
+        RunError, and nothing is changed, when there are checkpoints but none can be read: hours of work lie there.
+        """
+        with plain_errors(self.folder):
+            self._remove_leftovers()
+            broken = {}
+            for path in (self.folder / "last.pt", self.folder / "previous.pt"):
+                if not path.is_file():
+                    continue
+                try:
+                    state = checkpoint.read(path)
+                    state["step"]
+                except (RunError, KeyError) as error:
+                    broken[path] = error
+                    continue
+                for newer, reason in broken.items():
+                    self.say(f"{newer}: broken ({reason}); set aside as {newer.name}.broken, trying the one before")
+                    os.replace(newer, newer.with_suffix(".pt.broken"))
+                self._forget_metrics_after(state["step"])
+                return state
+            if broken:
+                raise RunError(
+                    f"{self.folder}: none of its checkpoints can be read ({'; '.join(map(str, broken.values()))}); "
+                    "nothing is changed: mend the folder, or give --output a new one"
+                )
+            self._forget_metrics_after(-1)
+            return None
 
     def _remove_leftovers(self) -> None:
         for part in self.folder.rglob(".*.part"):
@@ -132,17 +152,17 @@ class Run:
             with suppress(ValueError, KeyError, TypeError):
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
-        temporary = path.with_suffix(".jsonl.part")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, path)
+        with write_atomically(path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
 
     def log_metrics(self, step: int, epoch: int, **values: Any) -> None:
         """One line of metrics.jsonl, and every number among `values` to TensorBoard."""
-        if self._metrics is None:
-            self._metrics = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")
         line = {"step": step, "epoch": epoch, "time": round(time.time(), 3), **values}
-        self._metrics.write(json.dumps(line) + "\n")
-        self._metrics.flush()
+        with plain_errors(self.folder / "metrics.jsonl"):
+            if self._metrics is None:
+                self._metrics = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")
+            self._metrics.write(json.dumps(line) + "\n")
+            self._metrics.flush()
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
@@ -155,7 +175,8 @@ class Run:
         """A line on stderr and in log.txt."""
         over_the_bar = "\r\033[K" if sys.stderr.isatty() else ""
         print(over_the_bar + line, file=sys.stderr, flush=True)
-        with open(self.folder / "log.txt", "a", encoding="utf-8") as log:
+        # On a full disk the next checkpoint says so; the log is no reason to lose the steps until then.
+        with suppress(OSError), open(self.folder / "log.txt", "a", encoding="utf-8") as log:
             log.write(time.strftime("%Y-%m-%d %H:%M:%S ") + line + "\n")
 
     def close(self) -> None:
@@ -163,6 +184,16 @@ class Run:
         for file in (self._metrics, self._board, self._lock):
             if file is not None:
                 file.close()
+
+
+@contextmanager
+def plain_errors(path: Path) -> Iterator[None]:
+    """What the disk refuses becomes a message to the user."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(f"{error.filename or path}: {reason}; make room, or choose another --output") from None
 
 
 class Stopper:

@@ -47,9 +47,10 @@ SEGMENTERS = {
 }
 
 
-def build_network(name: str, **arguments: Any) -> nn.Module:
-    """A network with random weights; `arguments` are its builder's. ModelError when there is no such name."""
-    builders = {**CLASSIFIERS, **SEGMENTERS}
+def build_network(name: str, builders: dict[str, Any] | None = None, **arguments: Any) -> nn.Module:
+    """A network with random weights, of `builders` (CLASSIFIERS or SEGMENTERS; either if None). `arguments` are its
+    builder's. ModelError when there is no such name."""
+    builders = {**CLASSIFIERS, **SEGMENTERS} if builders is None else builders
     if name not in builders:
         raise ModelError(f"no network is called '{name}'; there are {', '.join(builders)}")
     try:

@@ -22,6 +22,13 @@ def conv_bn_relu(in_channels: int, out_channels: int, kernel: int, groups: int =
     )
 
 
+def bin_averages(features: Tensor, bins: int) -> Tensor:
+    """(B, C, h, w) → (B, C, bins, bins)."""
+    if features.device.type == "mps":  # which refuses bins that do not divide the size, say 9x9 features into 2x2
+        return functional.adaptive_avg_pool2d(features.cpu(), bins).to(features.device)
+    return functional.adaptive_avg_pool2d(features, bins)
+
+
 class PooledContext(nn.Module):
     """(B, C, h, w) → (B, width, h, w): the features beside their averages over 1, 2 and 4 bins a side."""
 
@@ -35,7 +42,7 @@ class PooledContext(nn.Module):
         size = features.shape[-2:]
         branches = [features]
         for bins, project in zip(self.bins, self.project):
-            pooled = project(functional.adaptive_avg_pool2d(features, bins))
+            pooled = project(bin_averages(features, bins))
             branches.append(functional.interpolate(pooled, size=size, mode="bilinear", align_corners=False))
         return self.fuse(torch.cat(branches, dim=1))
 

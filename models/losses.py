@@ -16,10 +16,13 @@ def segmentation_loss(
     of the first `scored_classes` that the batch holds.
     """
     log_probabilities = logits.log_softmax(dim=1)
-    loss = functional.nll_loss(log_probabilities, targets, ignore_index=ignored)
+    known = targets != ignored
+    # By hand: the mean over no known pixel would be nan.
+    loss = functional.nll_loss(log_probabilities, targets, ignore_index=ignored, reduction="sum")
+    loss = loss / known.sum().clamp(min=1)
     if not soft_iou_weight:
         return loss
-    probabilities = log_probabilities.exp() * (targets != ignored).unsqueeze(1)
+    probabilities = log_probabilities.exp() * known.unsqueeze(1)
     soft_ious = []
     for number in range(scored_classes):
         truth = targets == number

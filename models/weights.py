@@ -85,21 +85,25 @@ def state_of_file(path: Path) -> dict[str, Tensor]:
     return state
 
 
+# What ready-made weights hold beyond a backbone: layers of classifiers, and heads for other classes.
+_HEAD = re.compile(r"(backbone\.)?(fc|_fc|_conv_head|_bn1|classifier|aux_classifier|head)\.")
+
+
 def _load_fitting(network: nn.Module, name: str, state: dict[str, Tensor]) -> str:
-    """Load a whole network or its backbone; every parameter of the backbone must be found, and none may be left over
-    except a classification head."""
+    """Load a whole network or its backbone. Every tensor of the backbone must be found, and none be left over but
+    those of a head. ModelError otherwise."""
     ours = network.state_dict()
     if not any(key in ours for key in state):
         # VGG16 and MobileNet keep their convolutions under "features.", which is the backbone here.
         state = {"backbone." + re.sub(r"^features\.", "", key): value for key, value in state.items()}
     fitting = {key: value for key, value in state.items() if key in ours and ours[key].shape == value.shape}
     missing = [key for key in ours if key not in fitting and not key.endswith("num_batches_tracked")]
-    in_backbone = [key for key in missing if key.startswith("backbone.")]
-    if not fitting or in_backbone:
-        raise ModelError(
-            f"these are no weights of {name}: {len(fitting)} of {len(ours)} tensors fit"
-            + (f", {in_backbone[0]} is missing" if in_backbone else "")
-        )
+    has_backbone = any(key.startswith("backbone.") for key in ours)  # else all is, but the last layer
+    needed = [key for key in missing if (key.startswith("backbone.") if has_backbone else not _HEAD.match(key))]
+    foreign = [key for key in state if key not in fitting and not _HEAD.match(key)]
+    if not fitting or needed or foreign:
+        reasons = [f"{keys[0]} {what}" for keys, what in ((needed, "is missing"), (foreign, "does not fit")) if keys]
+        raise ModelError(f"these are no weights of {name}: {' and '.join(reasons) or 'no tensor fits'}")
     network.load_state_dict(fitting, strict=False)
     new = sorted({key.split(".")[0] for key in missing})
     return f"{len(fitting)} tensors loaded" + (f"; new: {', '.join(new)}" if new else "")

@@ -3,24 +3,27 @@
     python3 -m report.contact_sheet --data hw1_data --labels predictions.csv --masks masks --output contact_sheet.png
 
 Shows images of office/val and tiles of p2_data/validation, evenly spaced over those that have a prediction.
-Exit status: 0 written; 2 nothing written, the reason is one line on stderr.
+Exit status: 0 written; 1 written without those that could not be read (named on stderr); 2 nothing written, the reason
+is one line on stderr.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from datasets.errors import DataError
-from datasets.images import list_images, read_rgb
+from datasets.images import ImageError, list_images, read_rgb
 from datasets.palette import CLASS_NAMES, COLOURS, classes_of_colours
 from datasets.score import read_labels
+from datasets.tiles import satellite_masks
 from engine.cli import run_script
 from engine.files import write_atomically
+from engine.inference import say
 
 WIDTH, MARGIN, GAP = 1280, 24, 12
 INK, PAPER, GREY = (25, 25, 25), (255, 255, 255), (110, 110, 110)
@@ -40,13 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--masks", required=True, type=Path, help="the folder that hw1_2.sh filled for validation")
     parser.add_argument("--output", required=True, type=Path, help="the PNG to write")
     args = parser.parse_args(argv)
+    unread: list[ImageError] = []
     sheet = stack(
         [
             text_line("Problem 1: what the image shows, and what the network said", 24),
-            draw_labels(args.data / "p1_data" / "office", args.labels),
+            draw_labels(args.data / "p1_data" / "office", args.labels, unread),
             text_line("Problem 2: tile, true mask, predicted mask", 24),
             draw_legend(),
-            draw_masks(args.data / "p2_data" / "validation", args.masks),
+            draw_masks(args.data / "p2_data" / "validation", args.masks, unread),
         ]
     )
     try:
@@ -55,12 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             sheet.save(temporary, format="PNG")
     except OSError as error:
         raise DataError(f"{args.output}: cannot be written ({error.strerror}); choose another --output") from None
+    for error in unread:
+        say(f"left out: {error}")
     print(args.output)
-    return 0
+    return 1 if unread else 0
 
 
-def draw_labels(office: Path, predictions: Path) -> Image.Image:
-    """Images of office/val with the true and the predicted name under each."""
+def draw_labels(office: Path, predictions: Path, unread: list[ImageError]) -> Image.Image:
+    """Images of office/val with the true and the predicted name under each; those left out go into `unread`."""
     truth = {row["filename"]: row["label"] for row in read_labels(office / "val.csv")}
     predicted = {row["filename"]: row["label"] for row in read_labels(predictions)}
     names = [name for name in truth if name in predicted and (office / "val" / name).is_file()]
@@ -72,10 +78,14 @@ def draw_labels(office: Path, predictions: Path) -> Image.Image:
     side = (WIDTH - 2 * MARGIN - (IMAGE_COLUMNS - 1) * GAP) // IMAGE_COLUMNS
     cells = []
     for name in evenly(names, IMAGE_COLUMNS * IMAGE_ROWS):
+        try:
+            photograph = Image.fromarray(read_rgb(office / "val" / name, apply_exif=True))
+        except ImageError as error:
+            unread.append(error)
+            continue
         true, said = (classes.get(label, label) for label in (truth[name], predicted[name]))
         colour = RIGHT if true == said else WRONG
         cell = Image.new("RGB", (side, side + 40), PAPER)
-        photograph = Image.fromarray(read_rgb(office / "val" / name, apply_exif=True))
         cell.paste(ImageOps.pad(photograph, (side, side), color=GREY))
         pen = ImageDraw.Draw(cell)
         pen.rectangle((0, 0, side - 1, side - 1), outline=colour, width=4)
@@ -83,23 +93,28 @@ def draw_labels(office: Path, predictions: Path) -> Image.Image:
         verdict = "right" if true == said else f"said {said}"
         pen.text((0, side + 20), shortened(verdict, 13, side), fill=colour, font=font(13))
         cells.append(cell)
+    if not cells:
+        raise DataError(f"{office / 'val'}: none of the images can be read ({unread[0]}); give --data whole images")
     return grid(cells, IMAGE_COLUMNS)
 
 
-def draw_masks(tiles: Path, masks: Path) -> Image.Image:
-    """Tiles with their true and predicted masks, and the share of pixels that agree."""
+def draw_masks(tiles: Path, masks: Path, unread: list[ImageError]) -> Image.Image:
+    """Tiles with their true and predicted masks, and the share of pixels that agree; left out are those `unread`."""
     there = set(list_images(masks))
-    stems = [name.rsplit("_sat.", 1)[0] for name in list_images(tiles) if "_sat." in name]
-    stems = [stem for stem in stems if f"{stem}_mask.png" in there and (tiles / f"{stem}_mask.png").is_file()]
-    if not stems:
+    pairs = satellite_masks(list_images(tiles))
+    pairs = [(name, mask) for name, mask in pairs if mask in there and (tiles / mask).is_file()]
+    if not pairs:
         raise DataError(f"{masks}: has no mask of {tiles}; fill it with bash hw1_2.sh {tiles} {masks}")
     side = (WIDTH - 2 * MARGIN - (3 * TILE_COLUMNS - 1) * GAP) // (3 * TILE_COLUMNS)
     cells = []
-    for stem in evenly(stems, TILE_COLUMNS * TILE_ROWS):
-        tile, truth, predicted = (
-            read_rgb(path, apply_exif=False)
-            for path in (tiles / f"{stem}_sat.jpg", tiles / f"{stem}_mask.png", masks / f"{stem}_mask.png")
-        )
+    for name, mask in evenly(pairs, TILE_COLUMNS * TILE_ROWS):
+        try:
+            tile, truth, predicted = (
+                read_rgb(path, apply_exif=False) for path in (tiles / name, tiles / mask, masks / mask)
+            )
+        except ImageError as error:
+            unread.append(error)
+            continue
         cell = Image.new("RGB", (3 * side + 2 * GAP, side + 24), PAPER)
         for column, (pixels, resample) in enumerate(
             ((tile, Image.Resampling.LANCZOS), (truth, Image.Resampling.NEAREST), (predicted, Image.Resampling.NEAREST))
@@ -111,8 +126,10 @@ def draw_masks(tiles: Path, masks: Path) -> Image.Image:
         agreeing = "another size"
         if truth.shape == predicted.shape:
             agreeing = f"{(classes_of_colours(truth) == classes_of_colours(predicted)).mean():.1%} of its pixels agree"
-        ImageDraw.Draw(cell).text((0, side + 4), f"{stem}: {agreeing}", fill=INK, font=font(13))
+        ImageDraw.Draw(cell).text((0, side + 4), f"{mask[: -len('_mask.png')]}: {agreeing}", fill=INK, font=font(13))
         cells.append(cell)
+    if not cells:
+        raise DataError(f"{tiles}: none of the tiles and masks can be read ({unread[-1]}); give --data whole images")
     return grid(cells, TILE_COLUMNS)
 
 
@@ -136,7 +153,7 @@ def read_class_names(path: Path) -> dict[str, str]:
     return {str(label): line.strip().replace("_", " ") for label, line in enumerate(lines)}
 
 
-def evenly(items: Sequence[str], count: int) -> list[str]:
+def evenly(items: Sequence[Any], count: int) -> list[Any]:
     """At most `count` of the items, from the first to the last at equal distances."""
     places = np.linspace(0, len(items) - 1, min(count, len(items)))
     return [items[int(place)] for place in places]

@@ -26,9 +26,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def draw(folder: Path, output: Path, **changes: Path) -> None:
+def draw(folder: Path, output: Path, **changes: Path) -> int:
     given = {"data": folder / "hw1_data", "labels": folder / "predictions.csv", "masks": folder / "masks"}
-    contact_sheet.main([f"--{name}={value}" for name, value in {**given, "output": output, **changes}.items()])
+    return contact_sheet.main([f"--{name}={value}" for name, value in {**given, "output": output, **changes}.items()])
 
 
 def colours(path: Path) -> set[tuple[int, int, int]]:
@@ -56,6 +56,32 @@ def test_images_and_tiles_without_a_prediction_are_left_out(folder, tmp_path):
     draw(folder, tmp_path / "one.png", masks=tmp_path / "masks")
     with Image.open(tmp_path / "all.png") as whole, Image.open(tmp_path / "one.png") as one:
         assert one.height < whole.height
+
+
+def test_what_cannot_be_read_is_named_and_left_out(folder, tmp_path, capfd):
+    shutil.copytree(folder, tmp_path / "copy")
+    office, tiles = (tmp_path / "copy" / "hw1_data" / name for name in ("p1_data/office/val", "p2_data/validation"))
+    photograph = sorted(office.iterdir())[0]
+    for path in (photograph, tiles / "0001_sat.jpg", tmp_path / "copy" / "masks" / "0002_mask.png"):
+        path.write_bytes(path.read_bytes()[:100])
+    assert draw(tmp_path / "copy", tmp_path / "sheet.png") == 1
+    assert (tmp_path / "sheet.png").is_file()
+    said = capfd.readouterr().err
+    assert said.count("\n") == 3
+    assert all(name in said for name in (photograph.name, "0001_sat.jpg", "0002_mask.png"))
+    for path in tiles.glob("*_sat.jpg"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="none of the tiles and masks can be read"):
+        draw(tmp_path / "copy", tmp_path / "none.png")
+
+
+def test_tiles_may_be_of_any_kind(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    tiles = tmp_path / "copy" / "hw1_data" / "p2_data" / "validation"
+    for path in tiles.glob("*_sat.jpg"):
+        Image.open(path).save(tiles / path.name.replace("_sat.jpg", "_SAT.png"))
+        path.unlink()
+    assert draw(tmp_path / "copy", tmp_path / "sheet.png") == 0
 
 
 def test_predictions_of_other_data_are_refused(folder, tmp_path):

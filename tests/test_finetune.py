@@ -261,7 +261,7 @@ def test_one_photograph_is_too_few(finetune, office, capsys):
     shutil.rmtree(office)
     write_office(office, train=1, val=1)
     assert finetune() == 2
-    assert "one usable photograph is too few" in capsys.readouterr().err
+    assert "1 of its photographs can be used; 2 at least are needed" in capsys.readouterr().err
 
 
 def test_half_precision_is_used_where_the_processor_is_made_for_it(monkeypatch):

@@ -73,11 +73,14 @@ def test_the_first_line_names_checkpoint_network_and_score(p1_model, p2_model, t
     assert capfd.readouterr().err.splitlines()[0] == f"checkpoint {p1_model}: resnet18, accuracy 0.5000"
 
 
-@pytest.mark.parametrize(("problem", "script"), [("p1", "p1_finetune.py"), ("p2", "p2_train.py")])
-def test_no_checkpoint_gives_the_command_that_trains_one(folder, problem, script):
+@pytest.mark.parametrize(
+    ("problem", "script", "model"),
+    [("p1", "p1_finetune.py", "runs/p1/A-seed0/model.pt"), ("p2", "p2_train.py", "runs/p2/model.pt")],
+)
+def test_no_checkpoint_gives_the_command_that_trains_one_and_what_it_writes(folder, problem, script, model):
     with pytest.raises(RunError) as error:
         inference.read_models(problem, [])
-    assert f"python3 {script} " in str(error.value) and f"{problem.upper()}_CHECKPOINT" in str(error.value)
+    assert f"python3 {script} " in str(error.value) and f"{problem.upper()}_CHECKPOINT={model}" in str(error.value)
     assert error.value.exit_status == 2
 
 

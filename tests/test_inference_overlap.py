@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
 import torch
 
+from engine.device import choose_workers
+from engine.files import write_atomically
+from engine.inference import default_workers
 from engine.pipeline import OutOfMemoryError, Runner, batches_of_one_shape, read_ahead, run_each, write_behind
 
 CPU = torch.device("cpu")
@@ -78,6 +82,20 @@ def test_no_more_than_a_few_results_wait_to_be_written():
     gate.set()
     thread.join(10)
     assert len(submitted) == 20
+
+
+def test_finished_files_are_the_groups_too_without_a_touch_on_the_umask_of_other_threads(tmp_path, monkeypatch):
+    (tmp_path / "plain").touch()
+    monkeypatch.delattr(os, "umask")
+    with write_atomically(tmp_path / "ours") as temporary:
+        temporary.write_text("whole")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_there_are_no_more_workers_than_cores_that_this_process_may_use(monkeypatch):
+    for ours, wanted in ((3, 3), (64, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process, ours=ours: set(range(ours)), raising=False)
+        assert default_workers() == choose_workers(None, torch.device("cuda")) == wanted
 
 
 def test_a_failure_of_writing_is_raised_and_what_was_begun_is_finished():

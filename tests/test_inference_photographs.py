@@ -296,6 +296,17 @@ def test_a_folder_without_a_csv_is_classified_whole_in_the_form_of_its_edition(
     assert [line.split(",")[0] for line in lines[1:]] == [f"{number}.png" for number in (0, 1, 2, 3, 4, 5, 10)]
 
 
+def test_a_file_name_that_is_not_utf_8_keeps_its_bytes(images, p1_model, tmp_path):
+    (images / "0.png").rename(images / os.fsdecode(b"\xff.png"))
+    output = tmp_path / "out.csv"
+    given = ("--images", images, "--output", output, "--checkpoint", p1_model, "--device", "cpu")
+    assert call(p1_inference, *given, "--edition", "2022") == 0
+    assert [line.split(b",")[0] for line in output.read_bytes().splitlines()[1:]] == [
+        *(f"{number}.png".encode() for number in range(1, 6)),
+        b"\xff.png",
+    ]
+
+
 def test_an_edition_that_does_not_fit_the_call_is_named(classify, images, tmp_path, p1_model, capfd):
     assert classify(HEADER + "0,0.png,\n", "--edition", "2021") == 2
     assert "2021" in capfd.readouterr().err

@@ -13,7 +13,7 @@ from PIL import Image
 
 from datasets.augment import PhotoCrops, random_box
 from datasets.errors import DataError
-from datasets.images import read_rgb
+from datasets.images import path_inside, read_rgb
 from datasets.labelled import are_integers, classes_of, load_training, load_validation, shrink
 from datasets.sampling import epoch_loader
 from datasets.transforms import evaluation_image
@@ -118,6 +118,12 @@ def test_unusable_images_are_named_and_left_out(load, folder, tmp_path, capsys):
     assert len(left_out) == 9
     for name in ("1.jpg", "2.jpg", "missing.jpg", "'../outside.jpg'", r"'x\x00.jpg'"):
         assert any(name in line for line in left_out), name
+
+
+def test_a_backslash_is_part_of_a_name_as_for_inference(load, folder):
+    (folder / "0.jpg").rename(folder / "a\\..\\0.jpg")
+    data = load(("a\\..\\0.jpg", "0"), ("1.jpg", "1"))
+    assert data.left_out == 0 and path_inside(folder, data.names[0]) == str(folder / data.names[0])
 
 
 def test_a_table_without_any_readable_image_is_refused(load):

@@ -1,10 +1,12 @@
-"""A machine that lacks something hears from `make` what to install, before anything is made."""
+"""`make` says what a machine lacks before anything is made; its demo goes on where only some inputs are unusable."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 from pathlib import Path
+
+import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -50,3 +52,23 @@ def test_the_demo_refuses_a_folder_that_is_no_data(tmp_path):
     (tmp_path / "venv" / "installed").touch()
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 2 and f"{tmp_path} is no hw1_data" in done.stderr
+
+
+@pytest.mark.parametrize(("status", "goes_on"), [(1, True), (2, False)])
+def test_the_demo_goes_on_where_some_inputs_could_not_be_used(tmp_path, status, goes_on):
+    for folder in ("bin", "venv", "data/p1_data/office", "data/p2_data/train"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "venv" / "installed").touch()
+    python = tmp_path / "bin" / "python3"  # scripts end with the status, the scores with 0
+    python.write_text(
+        '#!/bin/sh\nmkdir -p "$OUT"\necho "$*" >>"$CALLS"\ncase "$*" in\n'
+        f'*contact_sheet*) touch "$OUT/contact_sheet.png"; exit {status};;\n*p[12]_*.py*) exit {status};;\nesac\n'
+    )
+    python.chmod(0o755)
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    # OUT on the command line keeps the repository's own demo/ as it is.
+    command = ["make", "demo", f"DATA={tmp_path / 'data'}", f"VENV={tmp_path / 'venv'}", f"OUT={tmp_path / 'out'}"]
+    environment = {**os.environ, "PATH": path, "CALLS": str(tmp_path / "calls")}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.returncode == (0 if goes_on else 2), done.stderr
+    assert len((tmp_path / "calls").read_text().splitlines()) == (7 if goes_on else 1)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from models import CLASSIFIERS, SEGMENTERS, build_network, load_trained, normalisation
 from models.efficientnet_lite import EfficientNetLite0
 from models.errors import ModelError
 from models.fcn import FCN32s, upsampler
+from models.lite_fpn import bin_averages
 
 
 @pytest.mark.parametrize("name", SEGMENTERS)
@@ -70,6 +72,15 @@ def test_fcn32s_has_the_layers_of_its_report():
         convolutions = [m for m in FCN32s(7).modules() if isinstance(m, torch.nn.Conv2d)]
     assert [c.out_channels for c in convolutions[-3:]] == [4096, 4096, 7]
     assert len(convolutions) == 13 + 3
+
+
+def test_on_apples_mps_the_light_network_averages_on_the_cpu(monkeypatch):
+    used = []
+    pool = functional.adaptive_avg_pool2d
+    monkeypatch.setattr(functional, "adaptive_avg_pool2d", lambda x, bins: used.append(x.device.type) or pool(x, bins))
+    with FakeTensorMode():  # tensors without numbers: no such machine is needed
+        averages = bin_averages(torch.empty(1, 8, 9, 9, device="mps"), 2)
+    assert used == ["cpu"] and averages.device.type == "mps" and averages.shape == (1, 8, 2, 2)
 
 
 def test_the_auxiliary_head_is_computed_in_training_alone():

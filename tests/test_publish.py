@@ -126,12 +126,15 @@ def test_a_view_is_published_without_the_tensor_that_it_looks_into():
 
 
 def test_the_measured_test_time_augmentation_goes_with_the_weights(model, folder):
-    entry = publish(model, "turned", "p2", tta="flip")
+    entry = publish(model, "turned", "p2", tta="flip", score=0.75)
     published = torch.load(manifest.entry_path(entry), weights_only=True)
     assert published["tta"] == "flip"
+    assert published["score"] == entry["score"] == {"mean_iou": 0.75}
     assert equal(published["state"], torch.load(model, weights_only=True)["state"])
     with pytest.raises(RunError, match="--tta is for problem 2"):
-        publish(model, "photos", "p1", tta="flip")
+        publish(model, "photos", "p1", tta="flip", score=0.75)
+    with pytest.raises(RunError, match="--tta and --score go together"):
+        publish(model, "turned", "p2", tta="flip")
 
 
 def test_without_half_precision_the_state_is_the_run_s(model, folder):

@@ -81,3 +81,22 @@ def test_weights_that_cannot_be_downloaded_are_a_clear_error(monkeypatch):
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
     with pytest.raises(ModelError, match="--weights none"):
         load_ready_made(build_network("deeplabv3_resnet50", num_classes=7), "deeplabv3_resnet50", "imagenet")
+
+
+def test_weights_of_a_smaller_classifier_are_refused_for_a_larger_one(tmp_path):
+    torch.save(build_network("resnet18", num_classes=5).state_dict(), tmp_path / "resnet18.pt")
+    with pytest.raises(ModelError, match=r"no weights of resnet50: .*is missing and .*does not fit"):
+        load_ready_made(build_network("resnet50", num_classes=5), "resnet50", str(tmp_path / "resnet18.pt"))
+
+
+def test_a_classifier_takes_weights_for_other_classes_but_for_its_last_layer(tmp_path):
+    torch.save(build_network("resnet18", num_classes=1000).state_dict(), tmp_path / "resnet18.pt")
+    said = load_ready_made(build_network("resnet18", num_classes=5), "resnet18", str(tmp_path / "resnet18.pt"))
+    assert said.endswith("new: fc")
+
+
+def test_a_tensor_that_belongs_nowhere_is_refused(tmp_path):
+    state = {**light().state_dict(), "discriminator.weight": torch.zeros(3)}
+    torch.save(state, tmp_path / "weights.pt")
+    with pytest.raises(ModelError, match=r"discriminator\.weight does not fit"):
+        load_ready_made(light(), "lite_fpn", str(tmp_path / "weights.pt"))

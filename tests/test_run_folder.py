@@ -80,6 +80,37 @@ def test_the_newest_whole_checkpoint_is_taken_and_a_broken_one_set_aside(folder,
     run.close()
 
 
+def test_hours_of_work_are_not_begun_anew_because_no_checkpoint_can_be_read(folder):
+    run = Run(folder, ARGUMENTS, {})
+    run.save_last({"step": 1})
+    run.save_last({"step": 2})
+    run.log_metrics(2, 1, loss=0.5)
+    for name in ("last.pt", "previous.pt"):
+        (folder / name).write_bytes(b"broken")
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with pytest.raises(RunError, match="none of its checkpoints can be read"):
+        run.load_last()
+    run.close()
+    assert before == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_refused_folder_is_not_touched(folder):
+    folder.mkdir()
+    (folder / "config.json").write_text('{"arguments": {"lr": 9}, "recipe": {}}')
+    with pytest.raises(RunError, match="other arguments"):
+        open_and_close(folder)
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+
+
+def test_what_the_disk_refuses_is_one_plain_line(folder):
+    open_and_close(folder)
+    (folder / "metrics.jsonl").symlink_to("/dev/full")
+    run = Run(folder, ARGUMENTS, {})
+    with pytest.raises(RunError, match=r"metrics\.jsonl: No space left on device; make room"):
+        run.log_metrics(1, 1, loss=0.5)
+    (folder / "metrics.jsonl").unlink()
+
+
 def test_killed_between_two_renames_a_run_still_has_its_checkpoint(folder):
     run = Run(folder, ARGUMENTS, {})
     run.save_last({"step": 1})

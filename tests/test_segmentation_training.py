@@ -133,6 +133,7 @@ def test_a_validation_set_without_a_class_still_chooses_weights(flags, data, tmp
         (("--data", "nowhere"), "nowhere/train"),
         (("--weights", "nowhere.pt"), "nowhere.pt"),
         (("--model", "unet"), "there are"),
+        (("--model", "resnet18"), "there are"),
         (("--device", "abacus"), "--device abacus"),
     ],
 )
@@ -142,7 +143,19 @@ def test_what_is_wrong_is_one_plain_line(flags, wrong, said, capsys):
     assert len(errors) == 1 and said in errors[0]
 
 
-@pytest.mark.parametrize("wrong", [("--epochs", 0), ("--scale", 0), ("--min-crop", 2), ("--batch-size", 1)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--epochs", 0),
+        ("--scale", 0),
+        ("--min-crop", 2),
+        ("--batch-size", 1),
+        ("--lr", -1),
+        ("--seed", -1),
+        ("--workers", -1),
+        ("--budget-minutes", "nan"),
+    ],
+)
 def test_numbers_out_of_range_are_refused_before_anything_starts(flags, wrong):
     with pytest.raises(SystemExit) as end:
         p2_train.parse_arguments([str(flag) for flag in flags("run", *wrong)])

@@ -12,6 +12,7 @@ from datasets.errors import DataError
 from datasets.palette import COLOURS, UNCLAIMED, UNKNOWN, classes_of_colours, mask_image
 from datasets.sampling import batches, epoch_order
 from datasets.tile_pairs import IGNORED, TileCrops, find_pairs, load_pairs, rare_class_weights
+from datasets.tiles import find_tiles
 
 
 def write_pair(folder, name, classes, tile=None):
@@ -105,6 +106,28 @@ def test_broken_pairs_are_named_and_left_out(folder, tmp_path, capsys):
     assert pairs.names == ["0000", "0003"]
     said = capsys.readouterr().err
     assert "0001_sat.png" in said and "0002_mask.png" in said
+
+
+def test_tiles_are_found_by_inferences_rule(folder, tmp_path):
+    (folder / "0001_sat.png").rename(folder / "0001_SAT.PNG")
+    assert load_pairs(folder, tmp_path / "cache").names == ["0000", "0001", "0002", "0003"]
+    assert {tile.name for _, tile, _ in find_pairs(folder)} == {name for name, _ in find_tiles(folder)}
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16"])
+def test_a_grey_mask_is_named_and_left_out(folder, tmp_path, mode, capsys):
+    Image.new(mode, (64, 64)).save(folder / "0002_mask.png")
+    assert load_pairs(folder, tmp_path / "cache").names == ["0000", "0001", "0003"]
+    assert "0002_mask.png: a grey image, not a mask; save it in the seven colours as RGB" in capsys.readouterr().err
+
+
+def test_a_mask_with_a_palette_is_read_by_its_colours(folder, tmp_path):
+    path = folder / "0002_mask.png"
+    before = load_pairs(folder, tmp_path / "cache").mask(2).copy()
+    with Image.open(path) as mask:
+        mask.quantize(8).save(path)
+    assert Image.open(path).mode == "P"
+    np.testing.assert_array_equal(load_pairs(folder, tmp_path / "cache").mask(2), before)
 
 
 def test_a_folder_without_pairs_is_refused(tmp_path):

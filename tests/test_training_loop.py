@@ -17,7 +17,7 @@ from engine.ema import update_average
 from engine.errors import RunError
 from engine.loop import Loop
 from engine.optimizer import parameter_groups
-from engine.run import Run
+from engine.run import Run, Stopper
 from engine.schedule import average_decay, warmup_cosine
 
 
@@ -32,7 +32,8 @@ def signals_as_before():
 def new_loop(folder, **changes):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
-    options = {"steps_per_epoch": 4, "epochs": 3, "budget_minutes": None, "max_minutes": None}
+    options = {"steps_per_epoch": 4, "epochs": 3, "budget_minutes": None}
+    options["stopper"] = changes.pop("stopper", None) or Stopper(changes.pop("max_minutes", None))
     options.update(warmup_steps=2, ema_decay=0.9, **changes)
     run = Run(folder, {"seed": 0}, {})
     return Loop(run, network, torch.optim.SGD(network.parameters(), lr=0.1), **options)
@@ -132,7 +133,37 @@ def test_a_budget_of_minutes_becomes_a_number_of_steps_once(tmp_path, monkeypatc
     assert json.loads((tmp_path / "run" / "config.json").read_text())["total_steps"] == loop.total_steps
     fixed = loop.total_steps
     loop.run.close()
+    (tmp_path / "run" / "last.pt").unlink()  # killed before it was written
     assert new_loop(tmp_path / "run", steps_per_epoch=1000, budget_minutes=10.0).total_steps == fixed
+
+
+def test_a_budget_that_is_over_before_the_speed_is_known_ends_the_run_scored(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(loop_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(loop_module, "update_average", lambda *_: now.__setitem__(0, now[0] + 60))
+    loop = new_loop(tmp_path / "run", steps_per_epoch=100, budget_minutes=3.0)
+    assert train(loop) and loop.step == loop.total_steps == 3
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("steps_per_epoch", [10, 15, 30])
+def test_fixing_the_steps_at_the_end_of_an_epoch_does_not_lose_its_score(tmp_path, steps_per_epoch):
+    loop = new_loop(tmp_path / "run", steps_per_epoch=steps_per_epoch, budget_minutes=10.0)
+    for _ in range(30):  # killed before the epoch is scored
+        loop.after_step(torch.ones(()), 4)
+        if loop.step < 30 and loop.batch_in_epoch == 0:
+            loop.end_epoch()
+    assert not (tmp_path / "run" / "last.pt").is_file() or torch.load(tmp_path / "run" / "last.pt")["step"] < 30
+    loop.run.close()
+
+
+def test_asked_to_stop_between_two_runs_the_second_stops_too(tmp_path):
+    stopper = Stopper(None)
+    first = new_loop(tmp_path / "first", stopper=stopper)
+    os.kill(os.getpid(), signal.SIGTERM)
+    train(first)
+    second = new_loop(tmp_path / "second", stopper=stopper)
+    assert not train(second) and second.step == 1
 
 
 def test_max_minutes_stop_this_invocation_with_status_0(tmp_path, capsys):

@@ -88,3 +88,4 @@ def test_a_batch_without_a_known_pixel_gives_no_gradient_through_the_soft_iou():
     targets[0, 0, 0] = 6  # nothing that is scored
     segmentation_loss(logits, targets, 255, 6, 0.5).backward()
     assert torch.isfinite(logits.grad).all()
+    assert segmentation_loss(logits, torch.full((1, 2, 2), 255), 255, 6, 0.5) == 0
