@@ -78,10 +78,20 @@ def test_a_wrapper_hands_on_its_arguments_and_its_own_edition(tmp_path, year):
         assert done.returncode == 7, done.stderr
         edition, script, *options = done.stdout.splitlines()
         assert (edition, Path(script)) == (year, folder / wrapper.script)
-        meant = wrapper.options  # --images="$1" and the like, with what the call has there
+        # --images="$1" and the like, with what the call has there
+        meant = wrapper.options.replace("${2:+$2/test_pred.csv}", "$2/test_pred.csv")
         for number, value in enumerate(given, start=1):
             meant = meant.replace(f"${number}", value)
         assert options == meant.replace('"', "").replace(" --", "\n--").split("\n")
+
+
+def test_an_empty_folder_for_the_csv_of_2020_is_refused(tmp_path):
+    folder = collect(tmp_path / "mine", "2020")
+    (tmp_path / "images").mkdir()
+    command = ["bash", str(folder / "hw2_1.sh"), str(tmp_path / "images"), ""]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "--output: is empty" in done.stderr
 
 
 @pytest.mark.parametrize("year", EDITIONS)
