@@ -210,7 +210,7 @@ def evaluate(
     confusion = torch.zeros(NUM_CLASSES, NUM_CLASSES, dtype=torch.int64, device=device)
     for index in range(len(pairs)):
         tile = torch.from_numpy(pairs.tile(index).copy()).permute(2, 0, 1)[None].to(device)
-        predicted = predict_tiles([network], tile, scale, mean, std)[:, :SCORED_CLASSES].argmax(dim=1)
+        predicted = predict_tiles([network], tile, scale, mean, std).argmax(dim=1)
         target = torch.from_numpy(pairs.mask(index).astype("int64"))[None].to(device)
         confusion += confusion_matrix(predicted, target.where(target != UNCLAIMED, 0), NUM_CLASSES)
     return iou_per_class(confusion, SCORED_CLASSES)

@@ -17,12 +17,11 @@ def run_script(main: Callable[[], int | None]) -> None:
         print("stopped by Ctrl-C", file=sys.stderr)
         status = 130
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError" and not hasattr(error, "exit_status"):
-            print("error: the GPU's memory is short; give a smaller --batch-size, or --device cpu", file=sys.stderr)
-            sys.exit(2)
-        if not hasattr(error, "exit_status"):
+        if hasattr(error, "exit_status"):
+            message, status = " ".join(str(error).split()), error.exit_status
+        elif type(error).__name__ == "OutOfMemoryError":  # torch's; this module imports no torch
+            message, status = "the GPU's memory is short; give a smaller --batch-size, or --device cpu", 2
+        else:
             raise
-        message = " ".join(str(error).split())
         print(f"error: {message}", file=sys.stderr)
-        status = error.exit_status
     sys.exit(status)

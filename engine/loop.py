@@ -200,8 +200,8 @@ class Loop:
 
     def close(self) -> None:
         self._progress.close()
-        self.run.close()
         self.run.say(f"done: {self.step} steps, {clock(self.seconds)} of training")
+        self.run.close()  # last, since it gives up the lock
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 

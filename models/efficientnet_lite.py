@@ -59,7 +59,6 @@ class EfficientNetLite0(nn.Module):
     (B, 112, H/16, W/16) and (B, 320, H/32, W/32)."""
 
     channels = (24, 40, 112, 320)  # of the four taps
-    strides = (4, 8, 16, 32)
 
     def __init__(self):
         super().__init__()
