@@ -27,12 +27,12 @@ from typing import Any, Iterator
 import torch
 from torch import Tensor, nn
 
-from engine import checkpoint
+from engine import checkpoint, distributed
 from engine.ema import update_average
 from engine.errors import RunError
 from engine.progress import Progress, clock
 from engine.run import Run, Stopper, command_to_go_on, random_state, restore_random_state
-from engine.schedule import average_decay, warmup_cosine
+from engine.schedule import Schedule, average_decay, warmup_cosine
 
 CHECKPOINT_SECONDS = 240  # a kill loses at most five minutes, the step and the scoring in hand included
 WARMING_STEPS, TIMED_STEPS = 5, 25  # --budget-minutes: the steps left out of, and used for, measuring the speed
@@ -53,10 +53,13 @@ class Loop:
         stopper: Stopper,
         warmup_steps: int,
         ema_decay: float,
+        schedule: Schedule = warmup_cosine,
     ):
         self.run, self.network, self.optimizer = run, network, optimizer
-        self.average = copy.deepcopy(network).eval().requires_grad_(False)
+        # Without a decay nothing is averaged: the network itself is scored and kept.
+        self.average = copy.deepcopy(network).eval().requires_grad_(False) if ema_decay else network
         self.steps_per_epoch, self.warmup_steps, self.ema_decay = steps_per_epoch, warmup_steps, ema_decay
+        self.schedule = schedule
         self.budget_seconds = None if budget_minutes is None else 60 * budget_minutes
         self.total_steps = epochs * steps_per_epoch if budget_minutes is None else None
         self.step, self.best = 0, -math.inf
@@ -70,8 +73,8 @@ class Loop:
         if self.total_steps is not None:
             run.record_total_steps(self.total_steps)
         self._stopper = stopper
-        self._progress = Progress("training", self.step, self.total_steps)
-        self._note = ""
+        self._progress = Progress("training", self.step, self.total_steps, is_shown=distributed.is_main())
+        self._note, self.images_per_second = "", 0.0
         self._ended = self.step  # the step after which the last epoch was scored
         self._first_step, self._first_seconds = self.step, self.seconds  # of this invocation
         self._timed_from = 0.0
@@ -102,13 +105,14 @@ class Loop:
     # -- around a step -----------------------------------------------------------------------------------------------
 
     def set_learning_rates(self) -> None:
-        factor = warmup_cosine(self.step, self.total_steps, self.warmup_steps)
+        factor = self.schedule(self.step, self.total_steps, self.warmup_steps)
         for group, rate in zip(self.optimizer.param_groups, self._base_rates):
             group["lr"] = rate * factor
 
     def after_step(self, loss: Tensor, batch_size: int) -> None:
         """Count the step, average the weights, save when it is time."""
-        update_average(self.average, self.network, average_decay(self.step, self.ema_decay))
+        if self.ema_decay:
+            update_average(self.average, self.network, average_decay(self.step, self.ema_decay))
         self.loss_sum = self.loss_sum.to(loss.device) + loss.detach()
         self.loss_count += 1
         self.step += 1
@@ -120,15 +124,16 @@ class Loop:
         if self.total_steps is None:
             self._fix_total_steps()
         if self.step % 10 == 0 or not self._note:  # reading the loss makes a GPU wait
-            rate = (self.step - self._first_step) * batch_size / max(1e-9, self.seconds - self._first_seconds)
-            self._note = f"loss {self.mean_loss():.4f}, {rate:.1f} images/s"
+            done, seconds = self.step - self._first_step, self.seconds - self._first_seconds
+            self.images_per_second = done * batch_size / max(1e-9, seconds)
+            self._note = f"loss {self.mean_loss():.4f}, {self.images_per_second:.1f} images/s"
         self._progress.advance(self._note, self.total_steps)
         if now - self._saved >= CHECKPOINT_SECONDS and not self._epoch_awaits_its_end():
             self.save()
 
     def mean_loss(self) -> float:
-        """Over the epoch so far. RunError when it is no finite number: nothing good can come after."""
-        mean = self.loss_sum.item() / max(1, self.loss_count)
+        """Over the epoch so far, and all processes. RunError when it is no finite number: nothing good comes after."""
+        mean = distributed.mean_of_all(self.loss_sum).item() / max(1, self.loss_count)
         if not math.isfinite(mean):
             raise RunError(f"{self.run.folder}: the loss is {mean} at step {self.step}; try a smaller --lr")
         return mean
@@ -139,9 +144,9 @@ class Loop:
         if done == WARMING_STEPS:
             self._timed_from = self.seconds
         left = self.budget_seconds - self.seconds
-        if done == WARMING_STEPS + TIMED_STEPS or left <= 0:
+        if done == WARMING_STEPS + TIMED_STEPS or distributed.from_main(left <= 0):
             seconds_a_step = max(1e-9, self.seconds - self._timed_from) / max(1, done - WARMING_STEPS)
-            self.total_steps = self.step + max(0, round(left / seconds_a_step))
+            self.total_steps = distributed.from_main(self.step + max(0, round(left / seconds_a_step)))
             minutes = self.budget_seconds / 60
             self.run.say(f"{minutes:g} minutes at {seconds_a_step:.2f} s a step: {self.total_steps} steps")
             self.run.record_total_steps(self.total_steps)
@@ -180,16 +185,22 @@ class Loop:
         score = next(iter(scores.values()), -math.inf)
         if score > self.best:
             self.best = score
-            checkpoint.save(self.run.folder / "model.pt", model)
+            self.run.save("model.pt", model)
         if epoch in (snapshot_epochs or (1, max(1, (self.total_epochs or 2) // 2), self.total_epochs)):
-            checkpoint.save(self.run.folder / "snapshots" / f"epoch_{epoch:04d}.pt", model)
+            self.run.save(f"snapshots/epoch_{epoch:04d}.pt", model)
 
     def _epoch_awaits_its_end(self) -> bool:
         """Saved now, a run that goes on would not score the epoch that was just finished."""
         return (self.batch_in_epoch == 0 or self.is_done()) and self._ended != self.step
 
     def must_stop(self) -> bool:
-        return self._stopper.asked() and not self.is_done() and not self._epoch_awaits_its_end()
+        """Whether to end this invocation here; several processes agree on it every tenth step."""
+        if self.is_done() or self._epoch_awaits_its_end():
+            return False
+        if distributed.world_size() == 1:
+            return self._stopper.asked()
+        is_time = self.step % 10 == 0 or self._ended == self.step
+        return is_time and distributed.any_says(self._stopper.asked(), self.loss_sum.device)
 
     def stop(self) -> int:
         """Save, say how to go on, and give the exit status."""
@@ -215,7 +226,7 @@ class Loop:
                 "loss_sum": self.loss_sum,
                 "loss_count": self.loss_count,
                 "network": self.network.state_dict(),
-                "average": self.average.state_dict(),
+                "average": self.average.state_dict() if self.ema_decay else None,
                 "optimizer": self.optimizer.state_dict(),
                 "random": random_state(),
             }
@@ -228,7 +239,8 @@ class Loop:
             return
         try:
             self.network.load_state_dict(state["network"])
-            self.average.load_state_dict(state["average"])
+            if self.ema_decay:
+                self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             restore_random_state(state["random"])
             for name in ("step", "total_steps", "best", "seconds", "loss_sum", "loss_count"):

@@ -1,8 +1,17 @@
-"""What the optimiser is told of each parameter."""
+"""The optimisers by name, and what they are told of each parameter."""
 
 from __future__ import annotations
 
+import torch
 from torch import nn
+
+
+def build_optimizer(name: str, groups: list[dict], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """`name` is adamw, adam or sgd (with momentum 0.9)."""
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, weight_decay=weight_decay, momentum=0.9, fused=True)
+    adam = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[name]
+    return adam(groups, lr=lr, weight_decay=weight_decay, fused=True)
 
 
 def parameter_groups(network: nn.Module, lr: float, backbone_lr: float | None = None) -> list[dict]:

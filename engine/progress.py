@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 
@@ -16,11 +17,15 @@ def clock(seconds: float) -> str:
 class Progress:
     """Counts steps on stderr: tqdm's bar on a terminal, otherwise a line at most every `interval` seconds."""
 
-    def __init__(self, label: str, done: int = 0, total: int | None = None, interval: float = 30.0):
+    def __init__(
+        self, label: str, done: int = 0, total: int | None = None, interval: float = 30.0, is_shown: bool = True
+    ):
         self.label, self.done, self.first, self.total, self.interval = label, done, done, total, interval
         self.started = self.said = time.monotonic()
         self.bar = None
-        if sys.stderr.isatty():
+        if not is_shown:
+            self.interval = math.inf
+        elif sys.stderr.isatty():
             try:
                 from tqdm import tqdm
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import random
 import shlex
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from typing import Any, Iterator
 
 import torch
 
-from engine import checkpoint
+from engine import checkpoint, distributed
 from engine.errors import RunError
 from engine.files import write_atomically, write_json
 
@@ -28,12 +29,17 @@ MAY_DIFFER = ("output", "device", "workers", "max_minutes", "cache", "dry_run") 
 
 
 class Run:
-    """One run folder, locked for this process."""
+    """One run folder, locked for this process; of several that train together the main one alone writes."""
 
     def __init__(self, folder: str | Path, arguments: dict[str, Any], recipe: dict[str, Any]):
         """Make or reopen `folder`. RunError when it is in use, is something else, or was made with other arguments."""
         self.folder = Path(folder)
-        self._metrics = self._board = None
+        self._metrics = self._board = self._lock = None
+        self.config = distributed.from_main(self._open(arguments, recipe) if distributed.is_main() else None)
+
+    def _open(self, arguments: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
+        """Make or reopen the folder; returns its config."""
+        folder = self.folder
         with plain_errors(self.folder):
             is_old = (self.folder / "config.json").is_file()
             if self.folder.is_dir() and any(self.folder.iterdir()) and not (is_old or self._lock_path.is_file()):
@@ -43,10 +49,10 @@ class Run:
             (self.folder / "snapshots").mkdir(parents=True, exist_ok=True)
             self._lock = self._take_lock()
             if is_old:
-                self.config = self._read_config()
-            else:
-                self.config = {"arguments": arguments, "recipe": recipe, "total_steps": None, **_surroundings()}
-                self._write_config()
+                return self._read_config()
+            config = {"arguments": arguments, "recipe": recipe, "total_steps": None, **_surroundings()}
+            write_json(folder / "config.json", config)
+            return config
 
     @property
     def _lock_path(self) -> Path:
@@ -91,22 +97,30 @@ class Run:
         """The number of steps is fixed once; config.json says it from then on."""
         if self.config.get("total_steps") != total_steps:
             self.config["total_steps"] = total_steps
-            self._write_config()
-
-    def _write_config(self) -> None:
-        with plain_errors(self.folder / "config.json"):
-            write_json(self.folder / "config.json", self.config)
+            if distributed.is_main():
+                with plain_errors(self.folder / "config.json"):
+                    write_json(self.folder / "config.json", self.config)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def save_last(self, state: dict[str, Any]) -> None:
         """Write last.pt; the one before becomes previous.pt. Killed at any point, one of them is whole."""
+        if not distributed.is_main():
+            return
         last = self.folder / "last.pt"
         if last.is_file():
             os.replace(last, self.folder / "previous.pt")
         checkpoint.save(last, state)
 
+    def save(self, name: str, values: dict[str, Any]) -> None:
+        """Write one more checkpoint into the folder."""
+        if distributed.is_main():
+            checkpoint.save(self.folder / name, values)
+
     def load_last(self) -> dict[str, Any] | None:
+        return distributed.from_main(self._load_last() if distributed.is_main() else None)
+
+    def _load_last(self) -> dict[str, Any] | None:
         """The newest whole checkpoint, or None at the start. A broken newest one is set aside, and said so.
 
         RunError, and nothing is changed, when there are checkpoints but none can be read: hours of work lie there.
@@ -157,6 +171,8 @@ class Run:
 
     def log_metrics(self, step: int, epoch: int, **values: Any) -> None:
         """One line of metrics.jsonl, and every number among `values` to TensorBoard."""
+        if not distributed.is_main():
+            return
         line = {"step": step, "epoch": epoch, "time": round(time.time(), 3), **values}
         with plain_errors(self.folder / "metrics.jsonl"):
             if self._metrics is None:
@@ -173,6 +189,8 @@ class Run:
 
     def say(self, line: str) -> None:
         """A line on stderr and in log.txt."""
+        if not distributed.is_main():
+            return
         over_the_bar = "\r\033[K" if sys.stderr.isatty() else ""
         print(over_the_bar + line, file=sys.stderr, flush=True)
         # On a full disk the next checkpoint says so; the log is no reason to lose the steps until then.
@@ -222,8 +240,8 @@ def command_to_go_on() -> str:
 
 
 def random_state() -> dict[str, Any]:
-    """What the networks draw from (dropout); data draw from (seed, epoch, sample) and need no state."""
-    state = {"torch": torch.get_rng_state()}
+    """What networks and byol-pytorch's views draw from; our data draw from (seed, epoch, sample) and need no state."""
+    state = {"torch": torch.get_rng_state(), "python": random.getstate()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
@@ -231,6 +249,8 @@ def random_state() -> dict[str, Any]:
 
 def restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
+    if "python" in state:  # absent from the checkpoints of earlier versions
+        random.setstate(state["python"])
     if torch.cuda.is_available() and len(state.get("cuda", [])) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Callable, Optional
+
+# (step, total steps or None while they are not known, steps of warm-up) → factor on the learning rate
+Schedule = Callable[[int, Optional[int], int], float]
 
 
 def warmup_cosine(step: int, total_steps: int | None, warmup_steps: int) -> float:
@@ -17,6 +21,21 @@ def warmup_cosine(step: int, total_steps: int | None, warmup_steps: int) -> floa
         return rise
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def constant(step: int, total_steps: int | None, warmup_steps: int) -> float:
+    """Factor on the learning rate: a linear rise over `warmup_steps`, then 1."""
+    return min(1.0, (step + 1) / max(1, warmup_steps))
+
+
+def target_decay(step: int, total_steps: int | None, start: float, schedule: str) -> float:
+    """Decay of BYOL's target: from `start` to 1 by half a cosine (Grill et al., 2020, section 3.3), or constant.
+
+    Before the number of steps is known (None) it stays at `start`.
+    """
+    if schedule == "constant" or total_steps is None:
+        return start
+    return 1 - (1 - start) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total_steps)))
 
 
 def average_decay(step: int, decay: float) -> float:
