@@ -22,6 +22,8 @@ from torch import Tensor, nn
 import models
 from engine import loop
 
+SPEEDS = ("time", "seconds", "images_per_second")  # what differs between two equal runs
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -61,9 +63,9 @@ def train_until_killed(step: int, script: str, *arguments: object) -> None:
     assert done.returncode == -signal.SIGKILL, f"should have been killed at step {step}: {done.stderr}"
 
 
-def assert_same_end(run: Path, other: Path) -> None:
+def assert_same_end(run: Path, other: Path, checkpoints: tuple[str, ...] = ("last.pt", "model.pt")) -> None:
     """The two run folders ended alike: every tensor of every checkpoint bit for bit, and every score."""
-    for name in ("last.pt", "model.pt"):
+    for name in checkpoints:
         ours, theirs = (torch.load(folder / name, weights_only=True) for folder in (run, other))
         assert_equal(ours, theirs, name)
     ours, theirs = (scores_of(folder) for folder in (run, other))
@@ -72,7 +74,7 @@ def assert_same_end(run: Path, other: Path) -> None:
 
 def scores_of(run: Path) -> list[dict]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in ("time", "seconds")} for line in lines]
+    return [{name: value for name, value in line.items() if name not in SPEEDS} for line in lines]
 
 
 def assert_equal(ours: object, theirs: object, where: str) -> None:

@@ -1,0 +1,81 @@
+"""Photographs without labels for pre-training: a folder of images → one array of squares."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from datasets.cache import cached_images
+from datasets.errors import DataError
+from datasets.images import FORMATS, list_images, read_rgb
+from datasets.labelled import MARGIN
+from datasets.transforms import evaluation_image
+
+_LOOKED_AT = 64  # images whose headers say how large the others will be
+
+
+class UnlabelledImages:
+    """`pixels` (N, side, side, 3) uint8, mapped from the cache; `left_out` images of the folder can't be used.
+
+    Writing into `pixels` changes this process's copy alone.
+    """
+
+    def __init__(self, pixels: np.ndarray, left_out: int):
+        self.pixels, self.left_out = pixels, left_out
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def load_unlabelled(folder: str | Path, image_size: int, cache: str | Path | None) -> UnlabelledImages:
+    """Every image of a folder in natural order, squeezed to a square as inference does it; no table is needed.
+
+    DataError when there is no such folder, or fewer than two of its images can be used.
+    """
+    paths = [Path(folder) / name for name in list_images(folder)]
+    if not paths:
+        raise DataError(
+            f"{folder}: no image in it (.jpg, .jpeg, .png); give the folder that the images themselves lie in"
+        )
+    side = common_side(paths, round(MARGIN * image_size))
+
+    def read(path: Path) -> np.ndarray:
+        return evaluation_image(read_rgb(path, apply_exif=True), side).permute(1, 2, 0).numpy()
+
+    images = cached_images(paths, read, f"evaluation{side}", cache)
+    for reason in images.errors.values():
+        print(f"left out: {reason}", file=sys.stderr)
+    usable = len(paths) - len(images.errors)
+    if usable < 2:
+        raise DataError(f"{folder}: {usable} of its {len(paths)} images can be used; pre-training needs two at least")
+    # Images that could not be read take no room in the file. Mode "c": torch warns of arrays that are read-only.
+    pixels = np.memmap(images.path, dtype=np.uint8, mode="c", shape=(usable, side, side, 3))
+    return UnlabelledImages(pixels, left_out=len(images.errors))
+
+
+def common_side(paths: list[Path], largest: int) -> int:
+    """The most common shorter side, each counted as `largest` at most, of images spread over `paths`.
+
+    Of equally common ones the longest; `largest` where no image looked at is readable.
+    """
+    numbers = np.linspace(0, len(paths) - 1, min(len(paths), _LOOKED_AT)).round().astype(int)
+    sides = [min(side, largest) for side in (_shorter_side(paths[number]) for number in numbers) if side]
+    counts = Counter(sides or [largest])
+    return max(counts, key=lambda side: (counts[side], side))
+
+
+def _shorter_side(path: Path) -> int | None:
+    """In pixels, from an image's header alone; None where that can't be read (read_rgb will say why)."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for without end
+            return None
+        with Image.open(path, formats=FORMATS) as image:
+            return min(image.size)
+    except Exception:  # Pillow's readers raise nearly anything on a broken file
+        return None

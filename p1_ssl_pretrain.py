@@ -1,0 +1,256 @@
+"""Pre-train a backbone on images without labels, by BYOL (Grill et al., 2020): what settings C and E start from.
+
+    python3 p1_ssl_pretrain.py --images hw1_data/p1_data/mini/train --output runs/ssl
+
+Try it in a minute on any machine:
+
+    python3 -m datasets.sample sample
+    python3 p1_ssl_pretrain.py --images sample/hw1_data/p1_data/mini/train --output runs/try --model resnet18 \\
+        --image-size 64 --batch-size 32 --epochs 2 --probe-csv sample/hw1_data/p1_data/office/train.csv
+
+On several GPUs: torchrun --nproc-per-node 4 p1_ssl_pretrain.py ... ; --batch-size is that of all of them together.
+
+The run folder gets backbone.pt (torchvision's keys without `fc`) after every epoch, for p1_finetune.py --ssl-backbone.
+Watch `embedding_std` (1 is well spread, near 0 is collapsed) and, with --probe-csv, the accuracy of nearest neighbours;
+the loss says little. The same command goes on after Ctrl-C, a crash or a power cut. On one CPU process a seed gives the
+same weights bit for bit, on GPUs closely.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+from engine.arguments import fill_in
+
+# byol-pytorch's own views (one draw a batch, of images already normalised, which it clamps) and decay: the reports'.
+STOCK = {"views": "stock", "min_area": None, "target_decay": 0.99, "target_schedule": "constant"}
+
+# What a flag given by hand overrides.
+RECIPES = {
+    "default": {
+        "epochs": 300,
+        "batch_size": 256,
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+        "schedule": "cosine",
+        "warmup_steps": 1000,
+        "views": "two",  # the paper's two asymmetric ones, drawn for each image (datasets/views.py)
+        "min_area": 0.2,  # smallest share of an image that a view shows; the paper's .08 is for images of 224 pixels
+        "target_decay": 0.996,
+        "target_schedule": "cosine",
+    },
+    "report001": {
+        **{"epochs": 100, "batch_size": 64, "optimizer": "adam", "lr": 1e-4, "weight_decay": 0.0},
+        **{"schedule": "constant", "warmup_steps": 0, **STOCK, "assumed": ["epochs", *STOCK]},
+    },
+    "report004": {
+        **{"epochs": 1000, "batch_size": 256, "optimizer": "adamw", "lr": 1e-4, "weight_decay": 0.05},
+        **{"schedule": "cosine", "warmup_steps": 4000, **STOCK, "assumed": [*STOCK]},
+    },
+}
+LOG_EVERY = 50  # steps between two lines of metrics.jsonl
+COLLAPSED = 0.1  # of embedding_std
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--images", required=True, help="folder of images; the course's mini/train")
+    add("--output", required=True, help="the run folder; given again, the run goes on")
+    add("--model", default="resnet50", help="name of a ResNet of models/ (default resnet50)")
+    add("--weights", default="none", help="none (what the course asks for), imagenet, or a file")
+    add("--recipe", default="default", choices=sorted(RECIPES), help="the arguments not given by hand")
+    # how long
+    add("--epochs", type=int, help="passes over the images")
+    add("--budget-minutes", type=float, help="instead of --epochs: as many steps as these minutes hold, fixed once")
+    add("--max-minutes", type=float, help="stop this invocation then; the same command goes on")
+    # how well
+    add(
+        "--probe-csv",
+        help="labelled images in the folder of the CSV's name, such as office/train.csv: how many of them "
+        "their nearest neighbours classify is logged",
+    )
+    add("--probe-every", type=int, default=5, help="epochs between two probes (default 5); first and last are probed")
+    # what the recipe says otherwise
+    add("--batch-size", type=int, help="images a step, over all processes; each is seen in two views")
+    add("--lr", type=float, help="learning rate at its highest")
+    add("--target-decay", type=float, help="of the target network at the start; 0.99 for runs of few steps")
+    add("--image-size", type=int, default=128, help="pixels a side of a view (default 128, the course's)")
+    # the machine
+    add("--seed", type=int, default=0)
+    add("--device", help="cuda, mps or cpu (default: the best there is)")
+    add("--cache", help="folder for decoded images (default: the user's cache folder)")
+    add(
+        "--compile", action="store_true", help="torch.compile the backbone: minutes at the start, faster steps on a GPU"
+    )
+    args = parser.parse_args(argv)
+    fill_in(parser, args, RECIPES[args.recipe])
+    if not 0 <= args.target_decay < 1:
+        parser.error("--target-decay must be from 0 to less than 1")
+    if args.probe_csv and not args.probe_csv.endswith(".csv"):
+        parser.error("--probe-csv must end in .csv: its images lie in the folder of its name without that")
+    return args
+
+
+if __name__ == "__main__":
+    ARGUMENTS = parse_arguments()  # before torch, which takes two seconds to import: --help and mistakes don't wait
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from datasets.labelled import LabelledImages, classes_of, load_validation
+from datasets.score import read_labels
+from datasets.unlabelled import load_unlabelled
+from datasets.views import epoch_images, two_views
+from engine import distributed
+from engine.cli import run_script
+from engine.device import autocast_dtype, seed_everything, tune_allocator
+from engine.loop import Loop
+from engine.neighbours import neighbour_accuracy
+from engine.optimizer import build_optimizer, parameter_groups
+from engine.run import Run, Stopper
+from engine.schedule import constant, target_decay, warmup_cosine
+from models import CLASSIFIERS, build_network, normalisation
+from models.byol import BYOL
+from models.predict import normalise, predict_images
+from models.weights import load_ready_made
+
+
+def main(args: argparse.Namespace) -> int:
+    tune_allocator()
+    seed_everything(args.seed)
+    images = load_unlabelled(args.images, args.image_size, args.cache)
+    probe = load_probe(args)
+    backbone = build_network(args.model, CLASSIFIERS, num_classes=2)
+    origin = load_ready_made(backbone, args.model, args.weights)
+    backbone.fc = nn.Identity()  # what comes out are the pooled features
+    byol = BYOL(backbone, args.image_size)  # before the processes join: byol-pytorch would choose batch norms by that
+    device = distributed.join(args.device)
+    byol = byol.to(device, memory_format=torch.channels_last)
+    optimizer = build_optimizer(args.optimizer, parameter_groups(byol, args.lr), args.lr, args.weight_decay)
+
+    run = Run(args.output, {**vars(args), "training_images": len(images)}, RECIPES[args.recipe])
+    run.say(f"BYOL of {args.model} {origin}, {len(images)} images; on {device}, {distributed.world_size()} process(es)")
+    args.batch_size = min(args.batch_size, len(images))
+    loop = Loop(
+        run,
+        byol,
+        optimizer,
+        steps_per_epoch=len(images) // args.batch_size,
+        epochs=args.epochs,
+        budget_minutes=args.budget_minutes,
+        stopper=Stopper(args.max_minutes),
+        warmup_steps=args.warmup_steps,
+        schedule={"cosine": warmup_cosine, "constant": constant}[args.schedule],
+        ema_decay=0,  # BYOL's target is its own average
+    )
+    pixels = torch.from_numpy(images.pixels).to(device)  # a CPU leaves them in the cache's file
+    status = pretrain(loop, byol, pixels, probe, args, device)
+    distributed.leave()
+    if status is not None:
+        return status
+    if distributed.is_main():
+        print(f"backbone for settings C and E: {run.folder / 'backbone.pt'}")
+    return 1 if images.left_out or (probe is not None and probe.left_out) else 0
+
+
+def pretrain(
+    loop: Loop, byol: BYOL, pixels: Tensor, probe: LabelledImages | None, args: argparse.Namespace, device: torch.device
+) -> int | None:
+    """The loop. Returns the exit status when it was asked to stop before its end, else None."""
+    network = distributed.wrap(byol, device)
+    if args.compile:
+        byol.backbone.compile()
+    share = distributed.share_of(args.batch_size)
+    for epoch in loop.epochs_left():
+        byol.train()
+        for images, numbers in epoch_images(pixels, args.seed, epoch, args.batch_size, loop.batch_in_epoch, share):
+            loop.set_learning_rates()
+            loss, embedding_std = loss_of(network, *make_views(byol, images, numbers.to(device), args), device)
+            loop.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            loop.optimizer.step()
+            decay = target_decay(loop.step, loop.total_steps, args.target_decay, args.target_schedule)
+            byol.update_target(decay)
+            loop.after_step(loss, args.batch_size)
+            if loop.step % LOG_EVERY == 0:
+                log(loop, loss, embedding_std, decay)
+            if loop.must_stop():
+                return loop.stop()
+            if loop.is_done():
+                break
+        scores = probe_score(loop, epoch + 1, byol.backbone, probe, args, device)
+        loop.run.save("backbone.pt", {name: value.cpu() for name, value in byol.backbone.state_dict().items()})
+        loop.end_epoch(**scores)
+        if loop.must_stop():
+            return loop.stop()
+    loop.close()
+    return None
+
+
+def make_views(byol: BYOL, images: Tensor, numbers: Tensor, args: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """(B, 3, K, K) uint8 and their random numbers (B, 2, N) → two views (B, 3, S, S), normalised."""
+    mean, std = normalisation(args.model)
+    if args.views == "two":
+        first, second = two_views(images, numbers, args.image_size, args.min_area)
+        return normalise(first, mean, std), normalise(second, mean, std)
+    images = functional.interpolate(images.float() / 255, (args.image_size, args.image_size), mode="bilinear")
+    images = normalise(images, mean, std)
+    return byol.stock_views(images), byol.stock_views(images)
+
+
+def loss_of(network: nn.Module, first: Tensor, second: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    dtype = autocast_dtype(device)
+    with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+        return network(first, second)
+
+
+def log(loop: Loop, loss: Tensor, embedding_std: Tensor, decay: float) -> None:
+    spread = distributed.mean_of_all(embedding_std).item()
+    loop.run.log_metrics(
+        loop.step,
+        math.ceil(loop.step / loop.steps_per_epoch),
+        loss=round(distributed.mean_of_all(loss.detach()).item(), 6),
+        embedding_std=round(spread, 4),
+        target_decay=round(decay, 6),
+        learning_rate=loop.optimizer.param_groups[-1]["lr"],
+        images_per_second=round(loop.images_per_second, 1),
+    )
+    if spread < COLLAPSED:
+        loop.run.say(
+            f"warning, step {loop.step}: the network has collapsed, its embeddings hardly differ (embedding_std "
+            f"{spread:.3f}, good is above 0.5); start again with a smaller --lr or a larger --batch-size"
+        )
+
+
+def load_probe(args: argparse.Namespace) -> LabelledImages | None:
+    if not args.probe_csv:
+        return None
+    classes = classes_of([row["label"] for row in read_labels(args.probe_csv)])
+    return load_validation(args.probe_csv[: -len(".csv")], args.probe_csv, args.image_size, classes, args.cache)
+
+
+def probe_score(
+    loop: Loop,
+    epoch: int,
+    backbone: nn.Module,
+    probe: LabelledImages | None,
+    args: argparse.Namespace,
+    device: torch.device,
+) -> dict[str, float]:
+    """How many of the labelled images their nearest neighbours classify after `epoch` (from 1), when it is time."""
+    if probe is None or (epoch % args.probe_every and epoch > 1 and not loop.is_done()) or not distributed.is_main():
+        return {}
+    backbone.eval()
+    normal = normalisation(args.model)
+    features = torch.cat([predict_images(backbone, images.to(device), *normal) for images, _ in probe.batches(64)])
+    accuracy = neighbour_accuracy(features, torch.from_numpy(probe.labels).to(device))
+    loop.run.say(f"epoch {epoch}: {100 * accuracy:.1f} % of {len(probe)} images are classified by their neighbours")
+    return {"neighbour_accuracy": round(accuracy, 6)}
+
+
+if __name__ == "__main__":
+    run_script(lambda: main(ARGUMENTS))
