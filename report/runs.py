@@ -1,0 +1,143 @@
+"""Run folders as reports read them, in whatever state they are; no weights.
+
+run = read_run("runs/p1/A-seed0")
+run.gap                     # "" when it is whole and finished, else in words what is missing
+series(run, "accuracy")     # [(epoch, value), ...] of the epochs that have it
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets.errors import DataError
+from datasets.tables import read_table
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run folder says. Never None and never an error: `gap` tells what there isn't."""
+
+    folder: Path
+    config: dict[str, Any]  # {} when the folder is no run's
+    metrics: list[dict[str, Any]]  # in the order of their steps; each has at least step and epoch
+    is_finished: bool
+    gap: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return self.config.get("arguments", {})
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+
+def read_run(folder: str | Path) -> RunRecord:
+    """The record of any folder, also of a missing, empty, foreign, killed or still growing one."""
+    folder = Path(folder)
+    try:
+        config = _clean(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        if not isinstance(config, dict) or not isinstance(config.get("arguments"), dict):
+            raise ValueError("it has no arguments")
+    except FileNotFoundError:
+        return RunRecord(folder, {}, [], False, "no run folder: it has no config.json")
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or "it is no run's"
+        return RunRecord(folder, {}, [], False, f"its config.json cannot be used ({reason})")
+    metrics = _read_metrics(folder / "metrics.jsonl")
+    if not metrics:
+        return RunRecord(folder, config, [], False, "no epoch is done yet")
+    finished = _is_finished(config, metrics[-1])
+    return RunRecord(folder, config, metrics, finished, "" if finished else _how_far(config, metrics[-1]))
+
+
+def series(run: RunRecord, name: str) -> list[tuple[int, float]]:
+    """(epoch, value) of every metric line that has a number of this name."""
+    return [(line["epoch"], line[name]) for line in run.metrics if is_number(line.get(name))]
+
+
+def read_predictions(path: str | Path) -> list[tuple[str, str]]:
+    """(true, predicted) label of each row of a predictions.csv, at least one; DataError otherwise."""
+    rows = read_table(path, ("filename", "label", "predicted"))
+    if not rows:
+        raise DataError(f"{path}: has no row below its header; train the run again in a new folder")
+    return [(row["label"].strip(), row["predicted"].strip()) for row in rows]
+
+
+def read_class_names(run: RunRecord) -> dict[str, str]:
+    """Label → name, a line a class, from the classes.txt beside the images' folder; empty where there is none."""
+    data, images = (run.arguments.get(name) for name in ("data", "train_images"))
+    if isinstance(data, str) and data:
+        path = Path(data) / "classes.txt"
+    elif isinstance(images, str) and images:
+        path = Path(images).parent / "classes.txt"
+    else:
+        return {}
+    try:
+        # A device or a pipe would never end.
+        text = path.read_bytes().decode("utf-8-sig", errors="replace") if path.is_file() else ""
+    except OSError:
+        return {}
+    names = text.replace("\r\n", "\n").rstrip("\n").split("\n")
+    return {str(label): name.strip().replace("_", " ") for label, name in enumerate(names) if name.strip()}
+
+
+def is_number(value: Any) -> bool:
+    """A finite number, and no bool."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines that can be used, one for each step: of work that was done twice, the later."""
+    try:
+        text = path.read_bytes().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    lines = {}
+    for part in text.split("\n"):
+        try:
+            line = _clean(json.loads(part))
+        except (ValueError, RecursionError):
+            continue  # cut in half by a kill, or being written now
+        whole = isinstance(line, dict) and all(_is_count(line.get(name)) for name in ("step", "epoch"))
+        if whole:
+            lines[line["step"]] = line
+    return [lines[step] for step in sorted(lines)]
+
+
+def _is_finished(config: dict[str, Any], last: dict[str, Any]) -> bool:
+    total, epochs = config.get("total_steps"), config["arguments"].get("epochs")
+    if _is_count(total):
+        return last["step"] >= total
+    # Early versions left total_steps empty unless --budget-minutes was given.
+    return config["arguments"].get("budget_minutes") is None and _is_count(epochs) and last["epoch"] >= epochs
+
+
+def _how_far(config: dict[str, Any], last: dict[str, Any]) -> str:
+    total = config.get("total_steps")
+    of = f"step {last['step']} of {total}" if _is_count(total) else f"step {last['step']}"
+    return f"unfinished: epoch {last['epoch']}, {of}"
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _clean(value: Any) -> Any:
+    """What JSON can't hold strictly, or a file in UTF-8 can't, is gone: NaN, infinities, numbers past 2**53, halves of
+    surrogate pairs."""
+    if isinstance(value, dict):
+        return {_clean(name): _clean(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_clean(part) for part in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", errors="replace").decode("utf-8")
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, int) and abs(value) > 2**53:
+        return None
+    return value

@@ -1,0 +1,121 @@
+"""What stands beneath the table of settings: how to read it, and what is missing or differs. Only what numbers say."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import combinations
+from typing import Sequence
+
+from report.settings_runs import MOST_CLASSES, STARTS, Row, Scored
+from report.text import markdown
+
+# What differs between the runs of one table by its nature, or changes no result.
+BY_NATURE = {
+    *("setting", "seed", "is_frozen", "backbone", "output", "device", "workers", "max_minutes", "cache", "dry_run"),
+    "snapshot_epochs",
+}
+
+
+def notes_on(rows: Sequence[Row]) -> list[str]:
+    """Markdown sentences, one a line."""
+    return [
+        "Accuracies are the mean ± standard deviation (n - 1) over the seeds. The best epoch was chosen on the "
+        "validation images that it is measured on, so it flatters; the last epoch was chosen by nothing.",
+        *_on_standard_error(rows),
+        *_on_close_pairs(rows),
+        *_on_gaps(rows),
+        *_on_differences([scored for row in rows for scored in row.runs if scored.best is not None]),
+        *_on_predictions(rows),
+    ]
+
+
+def _on_standard_error(rows: Sequence[Row]) -> list[str]:
+    counts = sorted({row.validation_images for row in rows if row.standard_error is not None})
+    if not counts:
+        return []
+    return [
+        f"One standard error of the validation set is sqrt(p (1 - p) / n) with n = {' or '.join(map(str, counts))} "
+        "images and p the best accuracy's mean."
+    ]
+
+
+def _on_close_pairs(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each two settings whose best accuracies are closer than one standard error of their mean."""
+    notes = []
+    known = [row for row in rows if row.best and row.validation_images]
+    for one, other in combinations(known, 2):
+        if one.validation_images != other.validation_images:
+            continue
+        apart, pooled = abs(one.best[0] - other.best[0]), (one.best[0] + other.best[0]) / 2
+        error = math.sqrt(pooled * (1 - pooled) / one.validation_images)
+        if apart < error:
+            notes.append(
+                f"{one.setting} and {other.setting} differ by less than one standard error of the validation set "
+                f"({apart:.4f} < {error:.4f})."
+            )
+    return notes
+
+
+def _on_gaps(rows: Sequence[Row]) -> list[str]:
+    notes = []
+    for scored in (scored for row in rows for scored in row.unfinished):
+        so_far = "" if scored.best is None else f"; best so far {scored.best:.4f} at epoch {scored.best_epoch}"
+        notes.append(f"{scored.name} is not averaged: {markdown(scored.gap, 200)}{so_far}.")
+    for scored in (scored for row in rows for scored in row.finished if scored.last is None):
+        notes.append(f"{scored.name}: its last epoch was not scored, so it is missing from the last-epoch accuracy.")
+    return notes
+
+
+def _on_differences(runs: Sequence[Scored]) -> list[str]:
+    """A sentence for each argument that is not the same in all the runs that record it."""
+    values: dict[str, dict[str, list[Scored]]] = {}
+    for scored in runs:
+        arguments = {name: value for name, value in scored.run.arguments.items() if name not in BY_NATURE}
+        if scored.run.arguments.get("backbone") is not None:
+            arguments[f"backbone ({STARTS[scored.setting]})"] = scored.run.arguments["backbone"]
+        if scored.predictions:
+            arguments["validation images"] = len(scored.predictions)
+        for name, value in arguments.items():
+            text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+            values.setdefault(name, {}).setdefault(text, []).append(scored)
+    return [
+        f"Runs differ in {markdown(name)}: "
+        + "; ".join(f"{markdown(text)} in {_names(those, runs)}" for text, those in values[name].items())
+        + "."
+        for name in sorted(values)
+        if len(values[name]) > 1
+    ]
+
+
+def _names(some: Sequence[Scored], runs: Sequence[Scored]) -> str:
+    """The letter of a setting all of whose runs are among them, else the runs' names."""
+    parts = []
+    for letter in STARTS:
+        those = [scored for scored in some if scored.setting == letter]
+        if those and len(those) == sum(scored.setting == letter for scored in runs):
+            parts.append(letter)
+        else:
+            parts += [scored.name for scored in those]
+    return ", ".join(parts)
+
+
+def _on_predictions(rows: Sequence[Row]) -> list[str]:
+    notes = []
+    finished = [scored for row in rows for scored in row.finished]
+    without = [scored for scored in finished if not scored.predictions]
+    if without:
+        notes.append(f"No predictions.csv that can be read, so no confusion matrix: {_names(without, finished)}.")
+    for scored in (row.pictured for row in rows if row.pictured):
+        if len(scored.labels) > MOST_CLASSES:
+            notes.append(
+                f"{scored.name}: {len(scored.labels)} classes, too many for a picture of the confusion matrix."
+            )
+    for scored in finished:
+        share = sum(true == said for true, said in scored.predictions) / max(1, len(scored.predictions))
+        if scored.predictions and abs(share - scored.best) > 0.5 / len(scored.predictions):
+            notes.append(
+                f"{scored.name}: its predictions.csv has an accuracy of {share:.4f}, not the best epoch's; "
+                "the confusion matrix is of what the file says."
+            )
+    return notes

@@ -1,0 +1,137 @@
+"""The runs of problem 1's settings A to E, read and averaged: a row a setting."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Sequence
+
+from datasets.errors import DataError
+from engine.errors import RunError
+from report.runs import RunRecord, read_predictions, read_run, series
+from report.text import label_key
+
+STARTS = {"A": "random", "B": "labels", "C": "own SSL", "D": "labels", "E": "own SSL"}
+TRAINED = {letter: "classifier" if letter in "DE" else "whole network" for letter in STARTS}
+MOST_CLASSES = 150  # of a confusion matrix; more can't be read on any page
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A run of the table: its record with what is read off it."""
+
+    setting: str
+    seed: int
+    run: RunRecord
+    best: float | None  # accuracy on validation, the highest of all scored epochs
+    best_epoch: int | None  # the first that reached it
+    last: float | None  # accuracy after the last epoch; None when that one was not scored
+    predictions: list[tuple[str, str]]  # (true, predicted) labels of the best epoch; [] when there are none
+    gap: str  # "" or why it is not averaged
+
+    @property
+    def name(self) -> str:
+        return self.run.name
+
+    @property
+    def labels(self) -> list[str]:
+        """Every label that is true or predicted, in natural order."""
+        return sorted({label for pair in self.predictions for label in pair}, key=label_key)
+
+    @property
+    def seconds(self) -> float:
+        return series(self.run, "seconds")[-1][1] if series(self.run, "seconds") else 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A setting of the table. Figures are of its finished runs; None where there are none."""
+
+    setting: str
+    runs: list[Scored]
+    best: tuple[float, float | None] | None  # mean, standard deviation (None for one seed)
+    last: tuple[float, float | None] | None
+    minutes: float | None  # of training, a run
+    validation_images: int | None  # None when unknown, or not the same in all runs
+    standard_error: float | None  # of an accuracy like the best one on that many images
+
+    @property
+    def finished(self) -> list[Scored]:
+        return [scored for scored in self.runs if not scored.gap]
+
+    @property
+    def unfinished(self) -> list[Scored]:
+        return [scored for scored in self.runs if scored.gap]
+
+    @property
+    def shown(self) -> list[Scored]:
+        """The runs that pictures are drawn of: the finished ones, or before there are any the others."""
+        return self.finished or [scored for scored in self.unfinished if scored.best is not None]
+
+    @property
+    def pictured(self) -> Scored | None:
+        """The best of those that have predictions: the confusion matrix is its."""
+        return max((scored for scored in self.shown if scored.predictions), key=lambda run: run.best, default=None)
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """A row for each of the five settings, also for those without runs; RunError when no run has a scored epoch."""
+    try:
+        found = [re.fullmatch(r"([A-E])-seed(0|[1-9][0-9]{0,8})", path.name) for path in folder.iterdir()]
+    except OSError as error:
+        raise RunError(f"{folder}: {error.strerror}; give the --output of p1_finetune.py") from None
+    runs = [_read_scored(folder, match[1], int(match[2])) for match in found if match]
+    if not runs:
+        raise RunError(
+            f"{folder}: no run folder such as A-seed0 in it; train one with python3 p1_finetune.py --output {folder}"
+        )
+    if all(scored.best is None for scored in runs):
+        raise RunError(f"{folder}: none of its {len(runs)} runs has a scored epoch yet; train on and try again")
+    runs.sort(key=lambda scored: scored.seed)
+    return [_row(letter, [scored for scored in runs if scored.setting == letter]) for letter in STARTS]
+
+
+def _read_scored(folder: Path, setting: str, seed: int) -> Scored:
+    run = read_run(folder / f"{setting}-seed{seed}")
+    scores = [(epoch, value) for epoch, value in series(run, "accuracy") if 0 <= value <= 1]
+    best_epoch, best = max(scores, key=lambda score: score[1], default=(None, None))
+    last = scores[-1][1] if scores and scores[-1][0] == run.metrics[-1]["epoch"] else None
+    gap = run.gap
+    own = (run.arguments.get("setting"), run.arguments.get("seed"))
+    if run.arguments and own != (setting, seed):
+        gap = "its config.json is of another run: the folder was renamed or copied"
+        best_epoch = best = last = None
+    elif not gap and best is None:
+        gap = "no epoch is scored"
+    predictions = []
+    if best is not None:
+        with suppress(DataError):  # a note beneath the table names it
+            predictions = read_predictions(run.folder / "predictions.csv")
+    return Scored(setting, seed, run, best, best_epoch, last, predictions, gap)
+
+
+def _row(setting: str, runs: list[Scored]) -> Row:
+    finished = [scored for scored in runs if not scored.gap]
+    best = _mean_and_spread([scored.best for scored in finished])
+    counts = {len(scored.predictions) for scored in finished if scored.predictions}
+    images = counts.pop() if len(counts) == 1 else None
+    return Row(
+        setting,
+        runs,
+        best,
+        _mean_and_spread([scored.last for scored in finished if scored.last is not None]),
+        statistics.fmean(scored.seconds for scored in finished) / 60 if finished else None,
+        images,
+        math.sqrt(best[0] * (1 - best[0]) / images) if best and images else None,
+    )
+
+
+def _mean_and_spread(values: Sequence[float]) -> tuple[float, float | None] | None:
+    """(mean, standard deviation with n - 1, or None of a single value)."""
+    if not values:
+        return None
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
