@@ -1,0 +1,154 @@
+"""Pictures of points in the plane, a panel a checkpoint: all classes at once, and ten at a time that can be told apart.
+
+Panels are (title, points (N, 2)) pairs of the same N images. All have the same limits, in every picture.
+"""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+
+from report.style import BLACK, GREY, styled
+from report.text import one_line
+
+# Nine colours that colour-blind eyes tell apart ("muted", Paul Tol, Colour Schemes, 2021), and black.
+TEN_COLOURS = (
+    "#332288",
+    "#CC6677",
+    "#117733",
+    "#88CCEE",
+    "#AA4499",
+    "#999933",
+    BLACK,
+    "#DDCC77",
+    "#882255",
+    "#44AA99",
+)
+TEN_MARKERS = ("o", "s", "^", "D", "P", "v", "X", "<", "*", ">")
+OTHERS = "#DDDDDD"  # the images of all other classes
+MOST_IN_LEGEND = 80  # classes that a legend has room for
+PANEL = 5.2  # inches across
+HALO = withStroke(linewidth=2, foreground="white")  # around text on points
+
+Panels = Sequence["tuple[str, np.ndarray]"]
+
+
+def tens(present: Sequence[int], num_classes: int) -> list[list[int]]:
+    """The classes that are `present`, by tens of all: those from 0 to 9, from 10 to 19, ...; no empty ones."""
+    groups = [[c for c in range(start, start + 10) if c in set(present)] for start in range(0, num_classes, 10)]
+    return [group for group in groups if group]
+
+
+def limits(panels: Panels) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Limits of x and of y that hold the points of every panel with a little room."""
+    points = np.concatenate([points for _, points in panels])
+    low, high = points.min(axis=0), points.max(axis=0)
+    room = 0.04 * (high - low).max()
+    return (low[0] - room, high[0] + room), (low[1] - room, high[1] + room)
+
+
+def draw_all_classes(panels: Panels, labels: np.ndarray, entries: Sequence[str], heading: str) -> Figure:
+    """Every class of `labels` (N,) with its colour among its ten and the marker of its ten, named by its entry, such as
+    "7 Camera", in the legend. On a class whose images are mostly together stands the first word of that."""
+    present = np.unique(labels).tolist()
+    markers = {label: TEN_MARKERS[label // 10 % 10] for label in present}
+    size = _size(len(labels))
+    with styled():
+        has_legend = len(present) <= MOST_IN_LEGEND
+        figure, axes = _panels(panels, heading, 1.8 if has_legend else 0)
+        for axis, (_, points) in zip(axes, panels):
+            for label in present:
+                _scatter(axis, points[labels == label], label, markers[label], size)
+            for label, place in middles(points, labels, axis.get_xlim()[1] - axis.get_xlim()[0]).items():
+                short = one_line(entries[label].split(" ")[0], 4)
+                axis.text(*place, short, fontsize=8, weight="bold", ha="center", va="center", path_effects=[HALO])
+        if has_legend:
+            _legend(figure, tens(present, len(entries)), entries, markers)
+        return figure
+
+
+def draw_ten_classes(
+    panels: Panels, labels: np.ndarray, chosen: Sequence[int], entries: Sequence[str], heading: str
+) -> Figure:
+    """The `chosen` classes, each with a colour and a marker of its own; the images of all others in light grey."""
+    markers = {label: TEN_MARKERS[label % 10] for label in chosen}
+    size = _size(len(labels))
+    with styled():
+        figure, axes = _panels(panels, heading, 0.45)
+        for axis, (_, points) in zip(axes, panels):
+            axis.scatter(*points[~np.isin(labels, chosen)].T, s=size / 2, c=OTHERS, linewidths=0)
+            for label in chosen:
+                _scatter(axis, points[labels == label], label, markers[label], 2.5 * size)
+        _legend(figure, [chosen[start : start + 2] for start in range(0, len(chosen), 2)], entries, markers)
+        return figure
+
+
+def _scatter(axis: Axes, points: np.ndarray, label: int, marker: str, size: float) -> None:
+    """One class's points, with a thin white edge so that they part from those below."""
+    axis.scatter(*points.T, s=size, c=TEN_COLOURS[label % 10], marker=marker, edgecolors="white", linewidths=0.25)
+
+
+def middles(points: np.ndarray, labels: np.ndarray, width: float) -> dict[int, np.ndarray]:
+    """Label → (2,) middle of each class that has most of its images within a tenth of the picture's width of it; of two
+    too close for their text the first."""
+    found: dict[int, np.ndarray] = {}
+    for label in np.unique(labels).tolist():
+        own = points[labels == label]
+        middle = np.median(own, axis=0)
+        is_gathered = (np.linalg.norm(own - middle, axis=1) < width / 10).mean() > 0.5
+        is_free = all((abs(other - middle) > (0.05 * width, 0.03 * width)).any() for other in found.values())
+        if is_gathered and is_free:
+            found[label] = middle
+    return found
+
+
+def _panels(panels: Panels, heading: str, below: float) -> tuple[Figure, list[Axes]]:
+    """A figure with empty axes for each panel, side by side, and `below` inches for a legend under them."""
+    across, upwards = limits(panels)
+    height = PANEL * (upwards[1] - upwards[0]) / (across[1] - across[0])
+    # As wide as two panels, which the legend needs.
+    figure = Figure(figsize=(PANEL * max(len(panels), 2), min(max(height, 3), 9) + 0.75 + below))
+    figure.get_layout_engine().set(h_pad=0.08)
+    figure.suptitle(one_line(heading, 90), fontsize=11, color=GREY)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0].tolist()
+    for axis, (title, _) in zip(axes, panels):
+        axis.set(title=title, xlim=across, ylim=upwards, xticks=[], yticks=[])
+        axis.set_aspect("equal", adjustable="box", anchor="S")  # room to spare parts the titles from the heading
+        axis.spines[:].set(visible=True, color="#AAAAAA")
+    return figure, axes
+
+
+def _size(count: int) -> float:
+    """Area of a mark in square points: smaller where there are more."""
+    return float(np.clip(40_000 / count, 4, 30))
+
+
+def _legend(
+    figure: Figure, columns: Sequence[Sequence[int]], entries: Sequence[str], marker_of: dict[int, str]
+) -> None:
+    """A legend below the panels, a column for each list of classes."""
+    height = max(map(len, columns))
+    nothing = Line2D([], [], linestyle="")
+    handles, texts = [], []
+    for column in columns:
+        for label in column:
+            style = {"linestyle": "", "marker": marker_of[label], "markersize": 6, "markeredgewidth": 0}
+            handles.append(Line2D([], [], color=TEN_COLOURS[label % 10], **style))
+            texts.append(one_line(entries[label], 22))
+        handles += [nothing] * (height - len(column))  # matplotlib fills columns from the top
+        texts += [" "] * (height - len(column))
+    figure.legend(
+        handles,
+        texts,
+        loc="outside lower center",
+        ncols=len(columns),
+        fontsize=8,
+        handletextpad=0.2,
+        columnspacing=1.2,
+        labelspacing=0.35,
+    )
