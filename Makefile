@@ -1,5 +1,6 @@
 # make demo                       train, predict, score and picture both problems on made-up data: minutes on a CPU
 # make demo DATA=hw1_data         the same on the course's data
+# make p1 DATA=hw1_data           problem 1 whole: pre-training, settings A to E, their table, t-SNE; goes on if stopped
 # make test                       style, then every test; needs no data
 # make test-real DATA=hw1_data    what only the course's data can show
 # make submission [EDITION=2023]  what is handed in, under the course's names, in submission/
@@ -15,7 +16,7 @@ INSTALLED := $(VENV)/installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DATA EDITION
 
-.PHONY: help demo test test-real submission clean setup
+.PHONY: help demo p1 test test-real submission clean setup
 
 help:
 	@sed -n '/^[^#]/q; /^$$/q; s/^# \{0,1\}//p' Makefile
@@ -35,6 +36,42 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 	@"$(PYTHON)" -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
+
+# -- problem 1 ---------------------------------------------------------------------------------------------------------
+
+# Everything lies below P1_OUT, and the same command goes on after a stop. On a laptop, smaller and shorter:
+#
+#   make p1 DATA=hw1_data P1_FLAGS="--image-size 64" SSL_FLAGS="--epochs 20" SL_FLAGS="--epochs 20" \
+#       FINETUNE_FLAGS="--epochs 20 --seeds 0"
+P1_OUT ?= runs/problem1
+P1_FLAGS ?=
+SSL_FLAGS ?=
+SL_FLAGS ?= --epochs 100
+FINETUNE_FLAGS ?= --seeds 0 1 2
+
+# With exit status 1 some inputs could not be used, and all else is there: it goes on.
+p1: P1_DATA = $$DATA/p1_data
+p1: $(INSTALLED)
+	@test -d "$(P1_DATA)/office" && test -d "$(P1_DATA)/mini/train" \
+	|| { echo "error: no p1_data/office or p1_data/mini/train in '$$DATA'; give the course's data: make p1 DATA=hw1_data" >&2; exit 2; }
+	@echo "== problem 1, 1 of 4: BYOL without labels, for settings C and E"
+	@python3 p1_ssl_pretrain.py --images "$(P1_DATA)/mini/train" --probe-csv "$(P1_DATA)/office/train.csv" \
+		--output "$(P1_OUT)/ssl" $(P1_FLAGS) $(SSL_FLAGS) || [ $$? -eq 1 ]
+	@mkdir -p "$(P1_OUT)/sl"
+	@if [ -f "$(P1_DATA)/pretrain_model_SL.pt" ]; then \
+		echo "== problem 1, 2 of 4: the course's pretrain_model_SL.pt, for settings B and D"; \
+		cp "$(P1_DATA)/pretrain_model_SL.pt" "$(P1_OUT)/sl/"; \
+	elif [ ! -f "$(P1_OUT)/sl/pretrain_model_SL.pt" ]; then \
+		echo "== problem 1, 2 of 4: training with labels, in place of the course's pretrain_model_SL.pt, for settings B and D"; \
+		python3 p1_finetune.py --train-images "$(P1_DATA)/mini/train" --train-csv "$(P1_DATA)/mini/train_labels.csv" \
+			--output "$(P1_OUT)/sl" $(P1_FLAGS) $(SL_FLAGS) || [ $$? -eq 1 ] || exit 2; \
+		python3 -m models.export "$(P1_OUT)/sl/A-seed0/model.pt" "$(P1_OUT)/sl/pretrain_model_SL.pt"; \
+	fi
+	@echo "== problem 1, 3 of 4: settings A to E"
+	@python3 p1_finetune.py --data "$(P1_DATA)/office" --settings ABCDE --sl-backbone "$(P1_OUT)/sl/pretrain_model_SL.pt" \
+		--ssl-backbone "$(P1_OUT)/ssl/backbone.pt" --output "$(P1_OUT)/settings" $(P1_FLAGS) $(FINETUNE_FLAGS) || [ $$? -eq 1 ]
+	@echo "== problem 1, 4 of 4: t-SNE of setting C"
+	@python3 p1_tsne.py --run "$(P1_OUT)/settings/C-seed0" --data "$(P1_DATA)/office" --output "$(P1_OUT)/tsne" || [ $$? -eq 1 ]
 
 # -- demo --------------------------------------------------------------------------------------------------------------
 

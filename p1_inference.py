@@ -36,6 +36,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=[],
         help="model.pt, several are averaged (default: those of P1_CHECKPOINT, else the published one)",
     )
+    add("--tta", choices=("none", "flip"), help="flip: mean with the mirrored image (default: as published, or none)")
     add("--edition", help="year whose form the CSV has (default: that of EDITION, else 2024)")
     # the machine
     add("--device", help="cuda, mps or cpu (default: the best there is)")
@@ -63,7 +64,7 @@ from engine.files import write_atomically
 from engine.pipeline import Runner, batches_of_one_shape, read_ahead
 from engine.progress import Progress
 from models import load_trained
-from models.predict import predict_images
+from models.predict import PHOTO_VIEWS, predict_images
 
 
 def main(args: argparse.Namespace) -> int:
@@ -129,6 +130,11 @@ def probabilities_of(
 ) -> tuple[dict[str, Tensor], set[str]]:
     """One network's probabilities (classes,) for each image; those of a mean image for the set that can't be read."""
     network, size, batch_size = load_trained(model), model["image_size"], args.batch_size
+    tta = args.tta or model.get("tta", "none")
+    if tta not in PHOTO_VIEWS:
+        raise RunError(
+            f"broken model.pt, 'tta' is none of {', '.join(PHOTO_VIEWS)}; give --tta, or train or download it again"
+        )
 
     def read(name: str) -> Tensor:
         path = path_inside(args.images, name)
@@ -137,7 +143,7 @@ def probabilities_of(
         return evaluation_image(read_rgb(path, apply_exif=True), size)
 
     def forward(images: Tensor) -> Tensor:
-        return predict_images(network, images, model["mean"], model["std"]).softmax(dim=1)
+        return predict_images(network, images, model["mean"], model["std"], tta).softmax(dim=1)
 
     runner = Runner([network], forward, device, batch_size)
     found, failed, progress = {}, set(), Progress("images", total=len(names))

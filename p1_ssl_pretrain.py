@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import math
 
-from engine.arguments import fill_in
+from engine.arguments import add_training_flags, fill_in
 
 # byol-pytorch's own views (one draw a batch, of images already normalised, which it clamps) and decay: the reports'.
 STOCK = {"views": "stock", "min_area": None, "target_decay": 0.99, "target_schedule": "constant"}
@@ -61,30 +61,16 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--output", required=True, help="the run folder; given again, the run goes on")
     add("--model", default="resnet50", help="name of a ResNet of models/ (default resnet50)")
     add("--weights", default="none", help="none (what the course asks for), imagenet, or a file")
-    add("--recipe", default="default", choices=sorted(RECIPES), help="the arguments not given by hand")
-    # how long
-    add("--epochs", type=int, help="passes over the images")
-    add("--budget-minutes", type=float, help="instead of --epochs: as many steps as these minutes hold, fixed once")
-    add("--max-minutes", type=float, help="stop this invocation then; the same command goes on")
     # how well
-    add(
-        "--probe-csv",
-        help="labelled images in the folder of the CSV's name, such as office/train.csv: how many of them "
-        "their nearest neighbours classify is logged",
-    )
+    add("--probe-csv", help="labelled images, such as office/train.csv: how many their nearest neighbours classify")
     add("--probe-every", type=int, default=5, help="epochs between two probes (default 5); first and last are probed")
     # what the recipe says otherwise
-    add("--batch-size", type=int, help="images a step, over all processes; each is seen in two views")
-    add("--lr", type=float, help="learning rate at its highest")
     add("--target-decay", type=float, help="of the target network at the start; 0.99 for runs of few steps")
     add("--image-size", type=int, default=128, help="pixels a side of a view (default 128, the course's)")
     # the machine
-    add("--seed", type=int, default=0)
-    add("--device", help="cuda, mps or cpu (default: the best there is)")
-    add("--cache", help="folder for decoded images (default: the user's cache folder)")
-    add(
-        "--compile", action="store_true", help="torch.compile the backbone: minutes at the start, faster steps on a GPU"
-    )
+    add("--seed", type=int, default=0, help="fixes every random choice; bit for bit on a CPU, closely on a GPU")
+    add("--compile", action="store_true", help="torch.compile the backbone: slow at the start, then faster on a GPU")
+    add_training_flags(parser, RECIPES)
     args = parser.parse_args(argv)
     fill_in(parser, args, RECIPES[args.recipe])
     if not 0 <= args.target_decay < 1:
@@ -112,7 +98,7 @@ from engine.loop import Loop
 from engine.neighbours import neighbour_accuracy
 from engine.optimizer import build_optimizer, parameter_groups
 from engine.run import Run, Stopper
-from engine.schedule import constant, target_decay, warmup_cosine
+from engine.schedule import SCHEDULES, target_decay
 from models import CLASSIFIERS, build_network, normalisation
 from models.byol import BYOL
 from models.predict import normalise, predict_images
@@ -144,7 +130,7 @@ def main(args: argparse.Namespace) -> int:
         budget_minutes=args.budget_minutes,
         stopper=Stopper(args.max_minutes),
         warmup_steps=args.warmup_steps,
-        schedule={"cosine": warmup_cosine, "constant": constant}[args.schedule],
+        schedule=SCHEDULES[args.schedule],
         ema_decay=0,  # BYOL's target is its own average
     )
     pixels = torch.from_numpy(images.pixels).to(device)  # a CPU leaves them in the cache's file

@@ -17,13 +17,14 @@ import argparse
 import math
 import sys
 
-from engine.arguments import fill_in
+from engine.arguments import add_training_flags, fill_in
 
 # What a flag given by hand overrides. Crops cover `min_crop` to all of a tile's side and are scaled to the crop size.
 RECIPES = {
     "default": {
         "weights": "none",
-        "lr": 2e-3,
+        "epochs": 30,
+        "lr": 2e-3,  # the head's
         "backbone_lr": 5e-4,  # the backbone's, where it starts from ready-made weights
         "weight_decay": 0.02,
         "warmup_steps": 100,
@@ -44,26 +45,19 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--output", required=True, help="run folder; given again, the run goes on")
     add("--model", default="lite_fpn", help="name of a network of models/ (default: the light one, fit for a CPU)")
     add("--weights", help="none, imagenet (the backbone's), coco, or a file such as another model.pt")
-    add("--recipe", default="default", choices=sorted(RECIPES), help="the arguments not given by hand")
     # how long
-    add("--epochs", type=int, default=30, help="passes over the training tiles (default 30)")
-    add("--budget-minutes", type=float, help="instead of --epochs: as many steps as these minutes hold, fixed once")
-    add("--max-minutes", type=float, help="stop this invocation then; the same command goes on")
     add("--eval-every", type=int, default=1, help="epochs between two scorings of the validation tiles")
     add("--snapshot-epochs", type=int, nargs="+", help="epochs kept in snapshots/ (default: first, middle and last)")
     # what the recipe says otherwise
-    add("--batch-size", type=int, help="tiles a step; halve it when the GPU's memory is short")
-    add("--lr", type=float, help="learning rate of the head, at its highest")
     add("--backbone-lr", type=float, help="learning rate of ready-made weights")
     add("--scale", type=float, help="scale of the tiles at inference, 1 = as they are; smaller is faster")
     add("--crop-size", type=int, help="pixels a side of a training crop (default: 3/4 of the scaled tile)")
     add("--min-crop", type=float, help="smallest share of a tile's side that a crop covers")
     # the machine
     add("--seed", type=int, default=0, help="fixes every random choice; bit for bit on a CPU, closely on a GPU")
-    add("--device", help="cuda, mps or cpu (default: the best there is)")
     add("--workers", type=int, help="processes that cut crops (default: none on a CPU, up to 8 beside a GPU)")
-    add("--cache", help="folder for decoded tiles (default: the user's cache folder)")
     add("--dry-run", action="store_true", help="check the data, build everything, run one step, write no run folder")
+    add_training_flags(parser, RECIPES)
     args = parser.parse_args(argv)
     fill_in(parser, args, RECIPES[args.recipe])
     if not (0 < args.scale <= 4 and 0 < args.min_crop <= 1):

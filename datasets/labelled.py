@@ -1,7 +1,9 @@
-"""Labelled photographs: a CSV and a folder of images → cached pixels, class numbers and the classes' names."""
+"""Labelled photographs: a folder of images and its CSV (or names such as 7_123.png) → cached pixels, class numbers and
+the classes' names."""
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
 from pathlib import Path
@@ -14,21 +16,22 @@ from torch import Tensor
 
 from datasets.cache import ImageCache, cached_images
 from datasets.errors import DataError
-from datasets.images import ImageError, path_inside, read_rgb
+from datasets.images import ImageError, list_images, path_inside, read_rgb
 from datasets.score import NO_LABEL, read_labels
 from datasets.transforms import evaluation_image
 
 MARGIN = 1.25  # kept photographs are that much larger than the network's input: crops of them stay sharp
 
 
-class LabelledImages:
+class LabelledImages(torch.utils.data.Dataset):
     """Photographs (H, W, 3) by index; `labels[index]` is the class's number, its name is `classes[number]`.
 
-    `left_out` rows of the table have no usable image.
+    They lie in `folder`. `left_out` rows of the table have no usable image.
     """
 
     def __init__(
         self,
+        folder: Path,
         names: list[str],
         labels: list[int],
         classes: list[str],
@@ -36,9 +39,9 @@ class LabelledImages:
         usable: list[int],
         left_out: int,
     ):
+        self.folder, self.classes, self.left_out = folder, classes, left_out
         self.names = [names[index] for index in usable]
         self.labels = np.array([labels[index] for index in usable], dtype=np.int64)
-        self.classes, self.left_out = classes, left_out
         self._images, self._usable = images, usable
 
     def __len__(self) -> int:
@@ -47,6 +50,11 @@ class LabelledImages:
     def image(self, index: int) -> np.ndarray:
         return self._images[self._usable[index]]
 
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:
+        """(epoch, position, sample) → (3, H, W) uint8, as it is in every epoch, and its label."""
+        image = torch.from_numpy(self.image(key[2]).copy()).permute(2, 0, 1)
+        return image.contiguous(), int(self.labels[key[2]])
+
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(B, 3, S, S) uint8 and classes (B), in order, where all photographs have one square size."""
         for start in range(0, len(self), size):
@@ -54,15 +62,23 @@ class LabelledImages:
             images = np.stack([self.image(index) for index in range(start, stop)])
             yield torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(self.labels[start:stop])
 
+    def part(self, indices: Sequence[int]) -> LabelledImages:
+        """Those of these indices alone; what was left out stays counted."""
+        usable = [self._usable[index] for index in indices]
+        part = copy.copy(self)
+        part.names, part.labels = [self.names[index] for index in indices], self.labels[list(indices)]
+        part._usable = usable
+        return part
+
 
 def load_training(
-    folder: str | Path, table: str | Path, image_size: int, cache: str | Path | None, least: int = 1
+    folder: str | Path, table: str | Path | None, image_size: int, cache: str | Path | None, least: int = 1
 ) -> LabelledImages:
     """The photographs of a CSV, kept a little larger than `image_size`; the classes are those that the CSV names.
 
     DataError when fewer than `least` are usable.
     """
-    rows = _labelled_rows(table)
+    rows = _labelled_rows(folder, table)
     classes = classes_of([label for _, label in rows])
     side = round(MARGIN * image_size)
 
@@ -76,14 +92,30 @@ def load_training(
 
 
 def load_validation(
-    folder: str | Path, table: str | Path, image_size: int, classes: list[str], cache: str | Path | None
+    folder: str | Path, table: str | Path | None, image_size: int, classes: list[str], cache: str | Path | None
 ) -> LabelledImages:
     """The photographs of a CSV as inference sees them, (image_size, image_size, 3). DataError for any other class."""
+    return _load_as_inference(folder, table, _labelled_rows(folder, table), classes, image_size, cache)
 
+
+def as_inference_sees(photographs: LabelledImages, image_size: int, cache: str | Path | None) -> LabelledImages:
+    """The same photographs, (image_size, image_size, 3)."""
+    rows = [(name, photographs.classes[label]) for name, label in zip(photographs.names, photographs.labels)]
+    return _load_as_inference(photographs.folder, None, rows, photographs.classes, image_size, cache)
+
+
+def _load_as_inference(
+    folder: str | Path,
+    table: str | Path | None,
+    rows: list[tuple[str, str]],
+    classes: list[str],
+    image_size: int,
+    cache: str | Path | None,
+) -> LabelledImages:
     def read(path: Path) -> np.ndarray:
         return evaluation_image(read_rgb(path, apply_exif=True), image_size).permute(1, 2, 0).numpy()
 
-    return _load(folder, table, _labelled_rows(table), classes, read, f"evaluation{image_size}", cache)
+    return _load(folder, table, rows, classes, read, f"evaluation{image_size}", cache)
 
 
 def classes_of(labels: Sequence[str]) -> list[str]:
@@ -107,10 +139,20 @@ def shrink(rgb: np.ndarray, shorter_side: int) -> np.ndarray:
     return np.array(Image.fromarray(rgb).resize(size, Image.BILINEAR))
 
 
-def _labelled_rows(table: str | Path) -> list[tuple[str, str]]:
-    """(file name, label) of every row. DataError when a row has no label."""
-    rows = [(row["filename"], row["label"]) for row in read_labels(table)]
+def _labelled_rows(folder: str | Path, table: str | Path | None) -> list[tuple[str, str]]:
+    """(file name, label) of every row of the table; without one, of every image {label}_{number}.png in the folder.
+
+    DataError when one has no label.
+    """
+    if table is None:
+        rows = [(name, name.rpartition("_")[0]) for name in list_images(folder)]
+        if not rows:
+            raise DataError(f"{folder}: no image in it; give a folder of labelled images")
+    else:
+        rows = [(row["filename"], row["label"]) for row in read_labels(table)]
     for number, (name, label) in enumerate(rows, start=1):
+        if label in NO_LABEL and table is None:
+            raise DataError(f"{folder}: {name} has no label in its name, as in 7_123.png; give the CSV with the labels")
         if label in NO_LABEL:
             raise DataError(f"{table}: row {number} ({name}) has no label; training needs one in every row")
     return rows
@@ -118,7 +160,7 @@ def _labelled_rows(table: str | Path) -> list[tuple[str, str]]:
 
 def _load(
     folder: str | Path,
-    table: str | Path,
+    table: str | Path | None,
     rows: list[tuple[str, str]],
     classes: list[str],
     read: Callable[[Path], np.ndarray],
@@ -127,13 +169,14 @@ def _load(
 ) -> LabelledImages:
     if not Path(folder).is_dir():
         raise DataError(f"{folder}: no such folder; it should hold the images of {table}")
+    source = table or folder
     numbers = {name: number for number, name in enumerate(classes)}
     in_numbers = are_integers(classes)
     names, labels, paths, escaping = [], [], [], []
     for name, label in rows:
         key = str(int(label)) if in_numbers and are_integers([label]) else label
         if key not in numbers:
-            raise DataError(f"{table}: label {label!r} of {name} is none of the {len(classes)} classes of training")
+            raise DataError(f"{source}: label {label!r} of {name} is none of the {len(classes)} classes of training")
         path = path_inside(folder, name)
         if path is None:
             escaping.append(name)
@@ -144,10 +187,10 @@ def _load(
 
     images = cached_images(paths, read, cache_name, cache)
     for name in escaping:
-        print(f"left out: {name!a} in {table} is no file name inside {folder}", file=sys.stderr)
+        print(f"left out: {name!a} in {source} is no file name inside {folder}", file=sys.stderr)
     for reason in images.errors.values():
         print(f"left out: {reason}", file=sys.stderr)
     usable = [index for index in range(len(paths)) if str(index) not in images.errors]
     if not usable:
-        raise ImageError(f"{folder}: none of the {len(rows)} images that {table} lists can be read")
-    return LabelledImages(names, labels, classes, images, usable, left_out=len(rows) - len(usable))
+        raise ImageError(f"{folder}: none of the {len(rows)} images that {source} lists can be read")
+    return LabelledImages(Path(folder), names, labels, classes, images, usable, left_out=len(rows) - len(usable))

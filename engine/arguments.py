@@ -16,9 +16,26 @@ LEAST = {
     "max_minutes": 0,
     "seed": 0,
     "workers": 0,
+    "probe_every": 1,
     "lr": 0,
     "backbone_lr": 0,
 }
+
+
+def add_training_flags(parser: argparse.ArgumentParser, recipes: dict[str, dict[str, Any]]) -> None:
+    """The flags that every training script has. Those without a default get their value from the recipe."""
+    add = parser.add_argument
+    add("--recipe", default="default", choices=sorted(recipes), help="the arguments not given by hand")
+    # how long
+    add("--epochs", type=int, help="passes over the training images")
+    add("--budget-minutes", type=float, help="instead of --epochs: as many steps as these minutes hold, fixed once")
+    add("--max-minutes", type=float, help="stop this invocation then; the same command goes on")
+    # what the recipe says otherwise
+    add("--batch-size", type=int, help="images a step; halve it when the GPU's memory is short")
+    add("--lr", type=float, help="learning rate at its highest")
+    # the machine
+    add("--device", help="cuda, mps or cpu (default: the best there is)")
+    add("--cache", help="folder for decoded images (default: the user's cache folder)")
 
 
 def fill_in(parser: argparse.ArgumentParser, args: argparse.Namespace, recipe: dict[str, Any]) -> None:

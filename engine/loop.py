@@ -170,24 +170,31 @@ class Loop:
         self.save()
 
     def keep_weights(
-        self, description: dict[str, Any], scores: dict[str, float], snapshot_epochs: list[int] | None = None
-    ) -> None:
-        """The epoch's averaged weights: model.pt if the first of `scores` is the best so far; a snapshot of the epochs
-        named (counted from 1), or of the first, middle and last. `description` is the rest of a model.pt."""
+        self,
+        description: dict[str, Any],
+        scores: dict[str, float],
+        snapshot_epochs: list[int] | None = None,
+        whole: nn.Module | None = None,
+    ) -> bool:
+        """The epoch's averaged weights: model.pt if the first of `scores` is the best so far (then True); a snapshot of
+        the epochs named (counted from 1), or of the first, middle and last. `description` is the rest of a model.pt;
+        `whole` the network that is kept, where the loop trains a part of it."""
         epoch = math.ceil(self.step / self.steps_per_epoch)
         model = {
             "format": checkpoint.MODEL_FORMAT,
             **description,
-            "state": self.average.state_dict(),
+            "state": (whole or self.average).state_dict(),
             "score": scores,
             "source": self.run.folder.name,
         }
         score = next(iter(scores.values()), -math.inf)
-        if score > self.best:
+        is_best = score > self.best
+        if is_best:
             self.best = score
             self.run.save("model.pt", model)
         if epoch in (snapshot_epochs or (1, max(1, (self.total_epochs or 2) // 2), self.total_epochs)):
             self.run.save(f"snapshots/epoch_{epoch:04d}.pt", model)
+        return is_best
 
     def _epoch_awaits_its_end(self) -> bool:
         """Saved now, a run that goes on would not score the epoch that was just finished."""

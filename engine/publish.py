@@ -19,6 +19,8 @@ from engine.errors import RunError
 from engine.files import write_atomically
 from engine.links import direct_url
 
+VIEWS = {"p1": ("none", "flip"), "p2": ("none", "flip", "d4")}  # of test-time augmentation
+SCORES = {"p1": "accuracy", "p2": "mean_iou"}
 GIT_SIZE = 25e6  # bytes of weights that a repository carries well; the course takes files up to 50 MB
 
 
@@ -43,10 +45,12 @@ def publish(
     for url in urls:
         manifest.check_url(url)
         direct_url(url)  # refuses a link to a folder
-    if tta and problem != "p2":
-        raise RunError("--tta is for problem 2; leave it out")
+    if tta not in (None, *VIEWS[problem]):
+        raise RunError(f"--tta {tta} is not for {problem}; choose one of {', '.join(VIEWS[problem])}")
     if (tta is None) != (score is None):
-        raise RunError("--tta and --score go together: measure the mIoU that p2_inference.py --tta reaches")
+        raise RunError(
+            f"--tta and --score go together: measure the {SCORES[problem]} that {problem}_inference.py --tta reaches"
+        )
     entries = manifest.read()
     old = next((entry for entry in entries if entry["name"].lower() == name.lower()), None)
     if old is not None and old["problem"] != problem:
@@ -85,7 +89,7 @@ def write_changed(model: dict[str, Any], path: Path, fp16: bool, tta: str | None
     import torch
 
     if tta:
-        model.update(tta=tta, score={"mean_iou": score})
+        model.update(tta=tta, score={SCORES[model["problem"]]: score})
     if fp16:
         model["state"] = halved(model["state"])
     # Into an open file: given a path, torch.save writes the path's name into the file, and the sha256 would be another
@@ -139,10 +143,8 @@ def main() -> None:
     parser.add_argument("--problem", required=True, choices=("p1", "p2"))
     parser.add_argument("--default", action="store_true", help="what the problem's wrapper uses from now on")
     parser.add_argument("--fp16", action="store_true", help="half the size: weights in half precision")
-    parser.add_argument(
-        "--tta", choices=("none", "flip", "d4"), help="problem 2: test-time augmentation that inference is to use"
-    )
-    parser.add_argument("--score", type=float, help="the mIoU measured with --tta")
+    parser.add_argument("--tta", choices=VIEWS["p2"], help="test-time augmentation to use at inference (p1: no d4)")
+    parser.add_argument("--score", type=float, help="the accuracy (p1) or mIoU (p2) measured with --tta")
     parser.add_argument("--url", action="append", default=[], help="where the file can be had; several: mirrors")
     args = parser.parse_args()
     try:

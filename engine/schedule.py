@@ -28,6 +28,9 @@ def constant(step: int, total_steps: int | None, warmup_steps: int) -> float:
     return min(1.0, (step + 1) / max(1, warmup_steps))
 
 
+SCHEDULES = {"cosine": warmup_cosine, "constant": constant}
+
+
 def target_decay(step: int, total_steps: int | None, start: float, schedule: str) -> float:
     """Decay of BYOL's target: from `start` to 1 by half a cosine (Grill et al., 2020, section 3.3), or constant.
 

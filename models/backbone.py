@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from pathlib import Path
+from typing import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
+from models.classifiers import head_name
 from models.errors import ModelError
 from models.weights import load_ready_made, state_of_file
 
-HEAD = "fc."  # the new layer, whose weights no backbone brings; all other keys are the backbone's
+FC = "fc."  # the last layer of a file's own network; report001's classifier has a place for it, the others have not
 
 
 def start_from(network: nn.Module, name: str, weights: str, backbone: str | None, is_frozen: bool) -> str:
@@ -28,12 +32,14 @@ def start_from(network: nn.Module, name: str, weights: str, backbone: str | None
 def load_backbone(network: nn.Module, path: str | Path) -> str:
     """Load everything but the head from a file with the network's own keys; returns a line that says so.
 
-    The file must bring every other key, in the right shape. It may bring a head as well (that of the course's
-    pretrain_model_SL.pt has 1,000 classes), which is not taken; anything else in it is refused with a ModelError.
+    The file must bring every other key, in the right shape. It may bring an `fc` as well (that of the course's
+    pretrain_model_SL.pt has 1,000 classes): it is taken where the network has one of that shape in its backbone, and
+    that one stays random where the file has none. Anything else in the file is refused with a ModelError.
     """
-    state = state_of_file(Path(path))
-    wanted = {key: value.shape for key, value in network.state_dict().items() if not key.startswith(HEAD)}
-    given = {key: value.shape for key, value in state.items() if not key.startswith(HEAD)}
+    state, head = state_of_file(Path(path)), head_name(network) + "."
+    ours = network.state_dict()
+    wanted = {key: value.shape for key, value in ours.items() if not key.startswith((head, FC))}
+    given = {key: value.shape for key, value in state.items() if not key.startswith(FC)}
     problems = []
     for what, keys in (
         ("lacks", [key for key in wanted if key not in given]),
@@ -44,19 +50,42 @@ def load_backbone(network: nn.Module, path: str | Path) -> str:
             problems.append(f"{what} {keys[0]}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else ""))
     if problems:
         raise ModelError(f"{path}: not a backbone of this network: {', '.join(problems)}; is --model the right one?")
-    head = [key for key in network.state_dict() if key.startswith(HEAD)]
-    missing = network.load_state_dict({key: state[key] for key in wanted}, strict=False).missing_keys
-    assert missing == head, f"expected {head} to stay new, but {missing} did"
-    return f"{path}: {len(wanted)} tensors loaded; new: {', '.join(head)}"
+    middle = [key for key in ours if key.startswith(FC) and not key.startswith(head)]
+    if all(key in state and state[key].shape == ours[key].shape for key in middle):
+        wanted.update((key, ours[key].shape) for key in middle)
+    new = [key for key in ours if key not in wanted]
+    network.load_state_dict({**{key: state[key] for key in wanted}, **{key: ours[key] for key in new}})  # strictly
+    return f"{path}: {len(wanted)} tensors loaded; new: {', '.join(new)}"
 
 
 def freeze_backbone(network: nn.Module) -> None:
     """Let the optimiser see the head alone."""
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name.startswith(HEAD))
+        parameter.requires_grad_(name.startswith(head_name(network) + "."))
 
 
 def set_training_mode(network: nn.Module, is_frozen: bool) -> None:
     """Training mode; a frozen backbone stays in eval mode, or its batch-norm statistics would drift."""
     network.train(not is_frozen)
-    getattr(network, HEAD.rstrip(".")).train()
+    head_of(network).train()
+
+
+def head_of(network: nn.Module) -> nn.Module:
+    return network.get_submodule(head_name(network))
+
+
+def with_head(network: nn.Module, head: nn.Module) -> nn.Module:
+    """The same classifier, all its tensors shared, with another head; nn.Identity() makes it give features."""
+    other = copy.copy(network)
+    other.__dict__["_modules"] = {**network._modules, head_name(network): head}
+    return other
+
+
+def backbone_sha256(network: nn.Module, state: Mapping[str, Tensor] | None = None) -> str:
+    """The sha256 of every parameter and statistic of the network's backbone; as they are in `state`, if given."""
+    digest = hashlib.sha256()
+    for key, value in sorted((network.state_dict() if state is None else state).items()):
+        if not key.startswith(head_name(network) + "."):
+            digest.update(f"{key} {tuple(value.shape)} {value.dtype}\n".encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Sequence
+from typing import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from models.fcn import pad_to_multiple
 SCORED_CLASSES = 6  # unknown, the seventh logit, is never predicted
 COARSEST_STRIDE = 32  # of every segmentation network here
 
-# Test-time augmentation: how each pass sees the tile, as (quarter turns, then mirrored left to right).
+PHOTO_VIEWS = ("none", "flip")  # test-time augmentation of photographs
+# Test-time augmentation of tiles: how each pass sees the tile, as (quarter turns, then mirrored left to right).
 VIEWS = {
     "none": ((0, False),),
     "flip": ((0, False), (0, True), (2, False), (2, True)),
@@ -30,10 +31,36 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 @torch.inference_mode()
-def predict_images(network: nn.Module, images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(B, 3, S, S) uint8 photographs → logits (B, classes), float32. The last bits may depend on B, not on the rest."""
+def predict_images(
+    network: nn.Module, images: Tensor, mean: Sequence[float], std: Sequence[float], tta: str = "none"
+) -> Tensor:
+    """(B, 3, S, S) uint8 photographs → logits (B, classes), float32. The last bits may depend on B, not on the rest.
+
+    With `tta` "flip" the network sees each photograph mirrored as well: the logarithm of the mean probability.
+    """
     images = normalise(images.float() / 255, mean, std).contiguous(memory_format=torch.channels_last)
-    return network(images).float()
+    logits = network(images).float()
+    if tta == "none":
+        return logits
+    mirrored = images.flip(3).contiguous(memory_format=torch.channels_last)
+    return log_mean_probability([logits, network(mirrored).float()])
+
+
+@torch.inference_mode()
+def predict_classes(
+    network: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device,
+) -> Tensor:
+    """The class (N) of each item in batches (B, 3, S, S) of uint8 photographs, or (B, features) for a head alone."""
+    found = []
+    for batch, _ in batches:
+        batch = batch.to(device)
+        logits = predict_images(network, batch, mean, std) if batch.dtype == torch.uint8 else network(batch)
+        found.append(logits.argmax(dim=1).cpu())
+    return torch.cat(found)
 
 
 @torch.inference_mode()

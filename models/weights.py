@@ -24,6 +24,9 @@ _TORCHVISION_BACKBONES = {
     "lraspp_mobilenet_v3_large": "MobileNet_V3_Large_Weights",
     "resnet18": "ResNet18_Weights",
     "resnet50": "ResNet50_Weights",
+    "resnet50_bn": "ResNet50_Weights",
+    "resnet50_mlp": "ResNet50_Weights",
+    "resnet50_fc1000": "ResNet50_Weights",
 }
 _TORCHVISION_COCO = {
     "deeplabv3_resnet101": "DeepLabV3_ResNet101_Weights",

@@ -15,10 +15,15 @@ from PIL import Image
 
 import models
 import p1_finetune
+from datasets.tables import read_table
+from datasets.transforms import evaluation_image
 from engine import checkpoint
 from engine.cli import run_script
 from engine.device import autocast_dtype
-from models import build_network, load_trained
+from models import build_network, frozen, load_trained
+from models.backbone import backbone_sha256
+from models.predict import predict_images
+from report import settings_table
 from tests.killing import TinyClassifier, assert_same_end, scores_of, train, train_until_killed
 
 COLOURS = ((220, 40, 40), (40, 220, 40), (40, 40, 220))
@@ -29,6 +34,12 @@ QUICK = ("--model", "tiny_classifier", "--image-size", 32, "--crop-size", 32, "-
 @pytest.fixture(autouse=True)
 def tiny_network(monkeypatch):
     monkeypatch.setitem(models.CLASSIFIERS, "tiny_classifier", TinyClassifier)
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """They have tests of their own, and take seconds."""
+    monkeypatch.setattr(settings_table, "write_settings_table", lambda folder: f"the table of {folder}")
 
 
 def write_office(folder, labels=("0", "1", "2"), train=18, val=9):
@@ -44,6 +55,15 @@ def write_office(folder, labels=("0", "1", "2"), train=18, val=9):
         with open(folder / f"{split}.csv", "w", newline="") as file:
             csv.writer(file).writerows(rows)
     return folder
+
+
+def answers(model_path, images):
+    """What p1_inference.py's path makes of the images, as the classes are called."""
+    model = checkpoint.read_model(model_path)
+    network = load_trained(model)
+    pixels = torch.stack([evaluation_image(np.array(Image.open(path)), model["image_size"]) for path in images])
+    numbers = predict_images(network, pixels, model["mean"], model["std"]).argmax(dim=1)
+    return [model["classes"][number] for number in numbers]
 
 
 @pytest.fixture
@@ -85,7 +105,24 @@ def test_the_best_weights_describe_themselves(finetune, tmp_path, capsys):
     best = max(line["accuracy"] for line in scores_of(run))
     assert model["score"] == {"accuracy": best}
     assert isinstance(load_trained(model), TinyClassifier)
-    assert f"best accuracy {best:.4f}" in capsys.readouterr().out
+    first_best = next(line["epoch"] for line in scores_of(run) if line["accuracy"] == best)
+    last = scores_of(run)[-1]["accuracy"]
+    said = capsys.readouterr().out
+    assert f"best accuracy {best:.4f} (epoch {first_best}), last {last:.4f} (epoch 3)" in said
+    assert said.endswith(f"the table of {tmp_path / 'runs'}\n")
+
+
+def test_what_the_best_weights_predict_is_a_table_beside_them(finetune, office, tmp_path):
+    assert finetune("--lr", 0.01) == 0
+    run = tmp_path / "runs" / "A-seed0"
+    rows = read_table(run / "predictions.csv", ("filename", "label", "predicted"))
+    truth = read_table(office / "val.csv", ("filename", "label"))
+    assert [(row["filename"], row["label"]) for row in rows] == [(row["filename"], row["label"]) for row in truth]
+    assert [row["predicted"] for row in rows] == answers(
+        run / "model.pt", [office / "val" / row["filename"] for row in rows]
+    )
+    right = sum(row["predicted"] == row["label"] for row in rows)
+    assert checkpoint.read_model(run / "model.pt")["score"] == {"accuracy": right / len(rows)}
 
 
 def test_class_names_come_back_as_names(finetune, office, tmp_path):
@@ -196,6 +233,81 @@ def test_a_frozen_backbone_does_not_change_in_a_single_bit(finetune, backbone, t
             assert torch.equal(value, backbone[key]), key
     config = json.loads((tmp_path / "runs" / f"{setting}-seed0" / "config.json").read_text())
     assert config["arguments"]["is_frozen"] is True
+
+
+def test_a_frozen_run_says_by_its_sha256_that_its_backbone_did_not_change(finetune, backbone, tmp_path, capsys):
+    assert finetune("--settings", "D", "--sl-backbone", tmp_path / "backbone.pt", "--epochs", 1) == 0
+    (said,) = re.findall("the backbone did not change: sha256 ([0-9a-f]{64})", capsys.readouterr().err)
+    network = build_network("tiny_classifier", num_classes=3)
+    assert said == backbone_sha256(network, backbone) != backbone_sha256(network)
+    config = json.loads((tmp_path / "runs" / "D-seed0" / "config.json").read_text())
+    assert config["arguments"]["backbone_sha256"] == said
+
+
+@pytest.mark.parametrize("augment", ["none", "all"])
+def test_a_backbone_that_changed_all_the_same_is_an_error(finetune, backbone, tmp_path, capsys, monkeypatch, augment):
+    def forget_to_freeze(network, is_frozen):
+        network.train()(torch.rand(4, 3, 32, 32))  # moves the statistics of batch norm
+
+    monkeypatch.setattr(p1_finetune, "set_training_mode", forget_to_freeze)
+    flags = ("--settings", "D", "--sl-backbone", tmp_path / "backbone.pt", "--epochs", 1, "--augment", augment)
+    assert finetune(*flags) == 2
+    assert "D-seed0: the backbone has changed, which it must not" in capsys.readouterr().err
+
+
+def test_the_features_of_a_frozen_backbone_are_computed_once_for_all_epochs_and_seeds(
+    finetune, backbone, office, tmp_path, monkeypatch
+):
+    seen = []
+
+    def count(network, images, *arguments):
+        seen.append(len(images))
+        return predict_images(network, images, *arguments)
+
+    monkeypatch.setattr(frozen, "predict_images", count)
+    assert finetune("--settings", "E", "--seeds", 0, 1, "--ssl-backbone", tmp_path / "backbone.pt") == 0
+    assert seen == [18, 9]
+    run = tmp_path / "runs" / "E-seed1"
+    assert torch.load(run / "last.pt", weights_only=True)["network"].keys() == {"weight", "bias"}
+    rows = read_table(run / "predictions.csv", ("filename", "predicted"))
+    # What was scored is what the whole network answers.
+    assert [row["predicted"] for row in rows] == answers(
+        run / "model.pt", [office / "val" / row["filename"] for row in rows]
+    )
+
+
+def test_a_frozen_backbone_with_augmentation_sees_other_crops_each_epoch(finetune, backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr(frozen, "predict_images", None)  # calling it would fail
+    flags = ("--settings", "D", "--sl-backbone", tmp_path / "backbone.pt", "--augment", "all", "--epochs", 1)
+    assert finetune(*flags) == 0
+    trained = state_of(tmp_path / "runs" / "D-seed0")
+    assert all(torch.equal(value, backbone[key]) for key, value in trained.items() if not key.startswith("fc."))
+
+
+@pytest.mark.parametrize("average", [0, 0.9])
+def test_a_killed_training_on_features_ends_with_the_same_weights(finetune, backbone, office, tmp_path, average):
+    flags = ("--settings", "D", "--sl-backbone", tmp_path / "backbone.pt", "--ema-decay", average)
+    assert finetune(*flags, output="unbroken") == 0
+    where = ("--data", office, "--output", tmp_path / "killed", "--cache", tmp_path / "cache", "--device", "cpu")
+    step = random.SystemRandom().randint(2, STEPS)  # any will do: a failure names it
+    train_until_killed(step, "p1_finetune.py", *where, *QUICK, *flags)
+    assert finetune(*flags, output="killed") == 0
+    assert_same_end(tmp_path / "unbroken" / "D-seed0", tmp_path / "killed" / "D-seed0")
+
+
+def test_a_frozen_run_does_not_go_on_with_another_backbone(finetune, backbone, tmp_path, capsys):
+    flags = ("--settings", "D", "--sl-backbone", tmp_path / "backbone.pt")
+    assert finetune(*flags, "--max-minutes", 0) == 0
+    torch.save(build_network("tiny_classifier", num_classes=2).state_dict(), tmp_path / "backbone.pt")
+    assert finetune(*flags) == 2
+    assert "backbone_sha256 was" in capsys.readouterr().err
+
+
+def test_without_an_average_the_networks_own_weights_are_kept(finetune, tmp_path):
+    assert finetune("--ema-decay", 0, "--epochs", 1) == 0
+    last = torch.load(tmp_path / "runs" / "A-seed0" / "last.pt", weights_only=True)
+    trained = state_of(tmp_path / "runs" / "A-seed0")
+    assert all(torch.equal(value, trained[key]) for key, value in last["network"].items())
 
 
 @pytest.mark.parametrize("setting, flag", [("B", "--sl-backbone"), ("C", "--ssl-backbone")])

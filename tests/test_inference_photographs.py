@@ -265,6 +265,39 @@ def test_several_checkpoints_average_their_probabilities(classify, images, tmp_p
     assert [row[2] for row in rows_of(tmp_path / "out.csv")] == expected
 
 
+def by_hand_with_its_mirror(model_path: Path, image: Image.Image) -> int:
+    model, network = loaded(model_path)
+    mean, std = (torch.tensor(model[name])[:, None, None] for name in ("mean", "std"))
+    pixels = (torch.from_numpy(np.array(image.resize((32, 32), Image.BILINEAR))).permute(2, 0, 1) / 255 - mean) / std
+    with torch.no_grad():
+        return int(network(torch.stack([pixels, pixels.flip(2)])).softmax(dim=1).mean(dim=0).argmax())
+
+
+def test_with_flip_the_answer_is_the_mean_over_the_mirrored_photograph_too(classify, images, p1_model, tmp_path):
+    text = HEADER + "".join(f"{i},{i}.png,\n" for i in range(6))
+    photographs = [Image.open(images / f"{number}.png") for number in range(6)]
+    mirrored = [str(by_hand_with_its_mirror(p1_model, photograph)) for photograph in photographs]
+    assert classify(text, "--tta", "flip") == 0
+    assert [row[2] for row in rows_of(tmp_path / "out.csv")] == mirrored
+    assert mirrored != [str(answer(p1_model, photograph)) for photograph in photographs]
+
+
+def test_a_checkpoint_says_which_test_time_augmentation_it_wants_and_a_flag_overrides_it(classify, p1_model, tmp_path):
+    text = HEADER + "".join(f"{i},{i}.png,\n" for i in range(6))
+    wants = save_classifier(tmp_path / "wants.pt", seed=0, tta="flip")
+    labels = []
+    for flags in (("--tta", "flip"), ("--checkpoint", wants), ("--checkpoint", wants, "--tta", "none"), ()):
+        assert classify(text, *flags) == 0
+        labels.append([row[2] for row in rows_of(tmp_path / "out.csv")])
+    assert labels[0] == labels[1] and labels[2] == labels[3] != labels[0]
+
+
+def test_a_checkpoint_with_an_unknown_test_time_augmentation_is_refused(classify, tmp_path, capfd):
+    broken = save_classifier(tmp_path / "broken.pt", seed=0, tta="d4")
+    assert classify(HEADER + "0,0.png,\n", "--checkpoint", broken) == 2
+    assert "'tta' is none of none, flip" in capfd.readouterr().err
+
+
 def test_checkpoints_of_different_classes_are_refused(classify, p1_model, tmp_path, capfd):
     other = save_classifier(tmp_path / "other.pt", seed=1, classes=[f"c{n}" for n in range(65)])
     assert classify(HEADER + "0,0.png,\n", "--checkpoint", p1_model, other) == 2

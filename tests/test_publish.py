@@ -131,10 +131,17 @@ def test_the_measured_test_time_augmentation_goes_with_the_weights(model, folder
     assert published["tta"] == "flip"
     assert published["score"] == entry["score"] == {"mean_iou": 0.75}
     assert equal(published["state"], torch.load(model, weights_only=True)["state"])
-    with pytest.raises(RunError, match="--tta is for problem 2"):
-        publish(model, "photos", "p1", tta="flip", score=0.75)
+    with pytest.raises(RunError, match="--tta d4 is not for p1"):
+        publish(model, "photos", "p1", tta="d4", score=0.75)
     with pytest.raises(RunError, match="--tta and --score go together"):
         publish(model, "turned", "p2", tta="flip")
+
+
+def test_the_test_time_augmentation_of_photographs_is_measured_as_accuracy(folder, tmp_path):
+    entry = publish(a_model(tmp_path, problem="p1"), "mirrored", "p1", tta="flip", score=0.6)
+    published = torch.load(manifest.entry_path(entry), weights_only=True)
+    assert published["tta"] == "flip"
+    assert published["score"] == entry["score"] == {"accuracy": 0.6}
 
 
 def test_without_half_precision_the_state_is_the_run_s(model, folder):

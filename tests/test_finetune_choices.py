@@ -1,0 +1,198 @@
+"""What p1_finetune.py can be told: where photographs lie, recipes, heads; and what it loads of whose backbone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import p1_finetune
+from datasets.augment import PhotoCrops
+from datasets.errors import DataError
+from datasets.labelled import LabelledImages
+from datasets.splits import load_split
+from models import build_network
+from models.backbone import head_of, load_backbone, with_head
+from models.errors import ModelError
+
+
+def parse(*flags):
+    return p1_finetune.parse_arguments([str(flag) for flag in ("--output", "runs", *flags)])
+
+
+# -- photographs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """45 images, {label}_{number}.png, of three classes."""
+    (tmp_path / "train_50").mkdir()
+    for number in range(45):
+        pixels = np.full((32, 32, 3), 5 * number, dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "train_50" / f"{number % 3}_{number}.png")
+    return tmp_path / "train_50"
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(*flags):
+        args = parse("--image-size", 32, "--cache", tmp_path / "cache", *flags)
+        return load_split(p1_finetune.arguments_of_run(args, "A", 0))
+
+    return load
+
+
+def test_labels_are_in_the_names_where_no_csv_is_given(load, folder):
+    split = load("--train-images", folder, "--val-images", folder)
+    assert split.classes == ["0", "1", "2"] and len(split.photographs) == len(split.validation) == 45
+    for photographs in (split.photographs, split.validation):
+        assert [name.split("_")[0] for name in photographs.names] == [str(label) for label in photographs.labels]
+
+
+def test_every_20th_usable_photograph_is_held_out_where_none_are_given_for_validation(load, folder, capsys):
+    everything = load("--train-images", folder, "--val-images", folder).photographs.names
+    (folder / everything[3]).write_bytes(b"no image")
+    split = load("--train-images", folder)
+    usable = [name for name in everything if name != everything[3]]
+    assert split.validation.names == [usable[19], usable[39]]
+    assert split.photographs.names == [name for name in usable if name not in split.validation.names]
+    for photographs in (split.photographs, split.validation):
+        for index, name in enumerate(photographs.names):
+            label, number = name[:-4].split("_")
+            assert photographs.labels[index] == int(label)
+            assert (photographs.image(index) == 5 * int(number)).all()
+    assert split.left_out == 1
+    assert "2 of the 44 photographs, every 20th, are held out" in capsys.readouterr().err
+
+
+def test_a_table_names_the_labels_and_too_few_to_hold_one_out_are_refused(load, folder, tmp_path):
+    (tmp_path / "train.csv").write_text("filename,label\n0_0.png,Mug\n1_1.png,Bed\n")
+    split = load("--train-images", folder, "--train-csv", tmp_path / "train.csv", "--val-images", folder,
+                 "--val-csv", tmp_path / "train.csv")  # fmt: skip
+    assert split.classes == ["Bed", "Mug"] and split.validation.names == ["0_0.png", "1_1.png"]
+    with pytest.raises(DataError, match="of 2 photographs none can be held out .*give --val-images"):
+        load("--train-images", folder, "--train-csv", tmp_path / "train.csv")
+
+
+def test_a_name_without_a_label_is_named(load, folder):
+    (folder / "0_0.png").rename(folder / "photo.png")
+    with pytest.raises(DataError, match="photo.png has no label in its name"):
+        load("--train-images", folder)
+
+
+@pytest.mark.parametrize(
+    "flags, complaint",
+    [
+        ((), "--data FOLDER, or --train-images FOLDER, one of the two"),
+        (("--data", "a", "--train-images", "b"), "one of the two"),
+        (("--data", "a", "--val-images", "b"), "--val-images goes with --train-images FOLDER"),
+        (("--data", "a", "--train-csv", "b"), "--train-csv goes with --train-images FOLDER"),
+        (("--train-images", "a", "--val-csv", "b"), "--val-csv goes with --val-images FOLDER"),
+        (("--data", "a", "--label-smoothing", 1), "--label-smoothing and --ema-decay must be"),
+        (("--data", "a", "--ema-decay", -0.1), "--label-smoothing and --ema-decay must be"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(flags, complaint, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(*flags)
+    assert end.value.code == 2 and complaint in capsys.readouterr().err
+
+
+def test_augmentation_is_for_the_settings_that_it_is_asked_for(load, folder, tmp_path):
+    for augment, settings in (("all", "ABCDE"), ("unfrozen", "ABC"), ("none", "")):
+        args = parse("--data", "x", "--augment", augment, "--settings", "ABCDE", "--sl-backbone", "x",
+                     "--ssl-backbone", "x")  # fmt: skip
+        runs = [p1_finetune.arguments_of_run(args, setting, 0) for setting in "ABCDE"]
+        assert "".join(run.setting for run in runs if run.is_augmented) == settings
+    split = load("--train-images", folder)
+    assert isinstance(split.samples(runs[-1]), LabelledImages)
+    runs[-1].is_augmented = True
+    assert isinstance(split.samples(runs[-1]), PhotoCrops)
+
+
+# -- recipes -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_report_s_recipe_is_what_the_report_says():
+    args = parse("--data", "x", "--recipe", "report001")
+    assert (args.model, args.epochs, args.optimizer, args.lr, args.batch_size) == (
+        "resnet50_fc1000", 50, "adam", 1e-4, 64,
+    )  # fmt: skip
+    assert args.schedule == "constant" and {"optimizer", "lr", "batch_size", "augment"} <= set(args.assumed)
+    args = parse("--data", "x", "--recipe", "report004")
+    assert (args.epochs, args.optimizer, args.lr, args.weight_decay, args.warmup_steps, args.batch_size) == (
+        500, "adamw", 1e-4, 0.05, 100, 128,
+    )  # fmt: skip
+    assert args.schedule == "cosine" and "augment" in args.assumed
+
+
+@pytest.mark.parametrize("recipe", ["report001", "report004"])
+def test_a_report_s_recipe_has_nothing_of_ours(recipe):
+    args = parse("--data", "x", "--recipe", recipe)
+    assert (args.augment, args.label_smoothing, args.ema_decay) == ("none", 0, 0)
+
+
+def test_a_flag_overrides_the_recipe():
+    args = parse("--data", "x", "--recipe", "report004", "--epochs", 3, "--model", "resnet18", "--ema-decay", 0.9)
+    assert (args.epochs, args.model, args.ema_decay, args.batch_size) == (3, "resnet18", 0.9, 128)
+    args = parse("--data", "x", "--ema-decay", 0, "--label-smoothing", 0, "--augment", "none")
+    assert (args.ema_decay, args.label_smoothing, args.augment) == (0, 0, "none")
+
+
+def test_all_recipes_decide_the_same_things():
+    assert len({frozenset(recipe) for recipe in p1_finetune.RECIPES.values()}) == 1
+
+
+# -- heads -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def course_file(tmp_path_factory):
+    """As pretrain_model_SL.pt: a bare state_dict of a ResNet50 with a 1000-way fc; its state and its path."""
+    path = tmp_path_factory.mktemp("course") / "pretrain_model_SL.pt"
+    state = build_network("resnet50", num_classes=1000).state_dict()
+    torch.save(state, path)
+    return state, path
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet50_bn", "resnet50_mlp", "resnet50_fc1000"])
+def test_every_head_takes_the_same_backbone_and_says_what_stays_new(name, course_file):
+    state, path = course_file
+    network = build_network(name, num_classes=5)
+    before = {key: value.clone() for key, value in head_of(network).state_dict().items()}
+    said = load_backbone(network, path)
+    new = [key for key in network.state_dict() if key.startswith("classifier." if "fc1000" in name else "fc.")]
+    assert said == f"{path}: {len(network.state_dict()) - len(new)} tensors loaded; new: {', '.join(new)}"
+    for key, value in network.state_dict().items():
+        assert key in new or torch.equal(value, state[key]), key
+    assert all(torch.equal(value, before[key]) for key, value in head_of(network).state_dict().items())
+
+
+def test_the_fc_of_report001_stays_random_where_the_file_has_none_of_its_shape(course_file, tmp_path):
+    state, _ = course_file
+    without = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    for number, file in enumerate((without, {**without, "fc.weight": torch.ones(65, 2048), "fc.bias": torch.ones(65)})):
+        torch.save(file, tmp_path / f"{number}.pt")
+        network = build_network("resnet50_fc1000", num_classes=5)
+        random_fc = network.fc.weight.clone()
+        said = load_backbone(network, tmp_path / f"{number}.pt")
+        assert said.endswith("new: fc.weight, fc.bias, classifier.weight, classifier.bias")
+        assert torch.equal(network.fc.weight, random_fc)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet50_fc1000"])
+def test_a_key_that_is_nobodys_is_refused_by_every_head(name, course_file, tmp_path):
+    state, _ = course_file
+    torch.save({**state, "projector.weight": torch.zeros(1)}, tmp_path / "odd.pt")
+    with pytest.raises(ModelError, match=r"has an unknown projector\.weight"):
+        load_backbone(build_network(name, num_classes=5), tmp_path / "odd.pt")
+
+
+def test_a_network_with_another_head_shares_its_tensors_and_leaves_the_first_as_it_was():
+    network = build_network("resnet18", num_classes=5).eval()
+    backbone, images = with_head(network, torch.nn.Identity()), torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert backbone(images).shape == (1, 512)
+        assert torch.equal(network.fc(backbone(images)), network(images))
+    assert backbone.conv1.weight is network.conv1.weight
