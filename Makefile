@@ -48,44 +48,48 @@ P1_FLAGS ?=
 SSL_FLAGS ?=
 SL_FLAGS ?= --epochs 100
 FINETUNE_FLAGS ?= --seeds 0 1 2
+# Of every script, such as --device cpu or --cache DIR:
+MACHINE_FLAGS ?=
 
 # With exit status 1 some inputs could not be used, and all else is there: it goes on.
-p1: P1_DATA = $$DATA/p1_data
 p1: $(INSTALLED)
-	@test -d "$(P1_DATA)/office" && test -d "$(P1_DATA)/mini/train" \
-	|| { echo "error: no p1_data/office or p1_data/mini/train in '$$DATA'; give the course's data: make p1 DATA=hw1_data" >&2; exit 2; }
-	@echo "== problem 1, 1 of 4: BYOL without labels, for settings C and E"
-	@python3 p1_ssl_pretrain.py --images "$(P1_DATA)/mini/train" --probe-csv "$(P1_DATA)/office/train.csv" \
-		--output "$(P1_OUT)/ssl" $(P1_FLAGS) $(SSL_FLAGS) || [ $$? -eq 1 ]
-	@mkdir -p "$(P1_OUT)/sl"
-	@if [ -f "$(P1_DATA)/pretrain_model_SL.pt" ]; then \
-		echo "== problem 1, 2 of 4: the course's pretrain_model_SL.pt, for settings B and D"; \
-		cp "$(P1_DATA)/pretrain_model_SL.pt" "$(P1_OUT)/sl/"; \
+	@test -d "$$DATA/p1_data/office" && test -d "$$DATA/p1_data/mini/train" || { \
+		echo "error: there is no p1_data/office or no p1_data/mini/train in '$$DATA'; say where the course's data are: make p1 DATA=hw1_data" >&2; \
+		exit 2; }
+	@echo "== Problem 1, step 1 of 4: BYOL without labels, for settings C and E"
+	@python3 p1_ssl_pretrain.py --images "$$DATA/p1_data/mini/train" --probe-csv "$$DATA/p1_data/office/train.csv" \
+		--output "$(P1_OUT)/ssl" $(P1_FLAGS) $(SSL_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ]
+	@echo "== Problem 1, step 2 of 4: a backbone trained with labels, for settings B and D"
+	@if [ -z "$(OWN_SL)" ] && [ -f "$$DATA/p1_data/pretrain_model_SL.pt" ]; then \
+		echo "the course's pretrain_model_SL.pt"; \
 	elif [ ! -f "$(P1_OUT)/sl/pretrain_model_SL.pt" ]; then \
-		echo "== problem 1, 2 of 4: training with labels, in place of the course's pretrain_model_SL.pt, for settings B and D"; \
-		python3 p1_finetune.py --train-images "$(P1_DATA)/mini/train" --train-csv "$(P1_DATA)/mini/train_labels.csv" \
-			--output "$(P1_OUT)/sl" $(P1_FLAGS) $(SL_FLAGS) || [ $$? -eq 1 ] || exit 2; \
+		python3 p1_finetune.py --train-images "$$DATA/p1_data/mini/train" --train-csv "$$DATA/p1_data/mini/train_labels.csv" \
+			--output "$(P1_OUT)/sl" $(P1_FLAGS) $(SL_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ] || exit; \
 		python3 -m models.export "$(P1_OUT)/sl/A-seed0/model.pt" "$(P1_OUT)/sl/pretrain_model_SL.pt"; \
 	fi
-	@echo "== problem 1, 3 of 4: settings A to E"
-	@python3 p1_finetune.py --data "$(P1_DATA)/office" --settings ABCDE --sl-backbone "$(P1_OUT)/sl/pretrain_model_SL.pt" \
-		--ssl-backbone "$(P1_OUT)/ssl/backbone.pt" --output "$(P1_OUT)/settings" $(P1_FLAGS) $(FINETUNE_FLAGS) || [ $$? -eq 1 ]
-	@echo "== problem 1, 4 of 4: t-SNE of setting C"
-	@python3 p1_tsne.py --run "$(P1_OUT)/settings/C-seed0" --data "$(P1_DATA)/office" --output "$(P1_OUT)/tsne" || [ $$? -eq 1 ]
+	@echo "== Problem 1, step 3 of 4: settings A to E"
+	@own="$(P1_OUT)/sl/pretrain_model_SL.pt"; test -f "$$own" || own="$$DATA/p1_data/pretrain_model_SL.pt"; \
+	python3 p1_finetune.py --data "$$DATA/p1_data/office" --settings ABCDE --sl-backbone "$$own" \
+		--ssl-backbone "$(P1_OUT)/ssl/backbone.pt" --output "$(P1_OUT)/settings" \
+		$(P1_FLAGS) $(FINETUNE_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ]
+	@echo "== Problem 1, step 4 of 4: t-SNE of setting C"
+	@python3 p1_tsne.py --run "$(P1_OUT)/settings/C-seed0" --data "$$DATA/p1_data/office" --output "$(P1_OUT)/tsne" \
+		$(MACHINE_FLAGS) || [ $$? -eq 1 ]
+	@echo "settings A to E: $(P1_OUT)/settings/table.md; t-SNE: $(P1_OUT)/tsne/tsne.png"
 
 # -- demo --------------------------------------------------------------------------------------------------------------
 
-# With exit status 1 some inputs could not be used, and all else is there: the demo goes on.
-#
 # Few epochs of small images: enough to see that all of it works, far from enough for a good score.
 ifeq ($(DATA),)
 demo: OUT = demo/sample
+demo: PRETRAINING = --epochs 2
 demo: EPOCHS_1 = 6
 demo: EPOCHS_2 = 35
 demo: export DATA = demo/sample/hw1_data
 else
 demo: OUT = demo/real
-demo: EPOCHS_1 = 3
+demo: PRETRAINING = --budget-minutes 2
+demo: EPOCHS_1 = 2
 demo: EPOCHS_2 = 3
 endif
 
@@ -100,14 +104,15 @@ else
 	|| { echo "error: $$DATA is no hw1_data: it lacks p1_data/office or p2_data/train" >&2; exit 2; }
 	@rm -rf $(OUT)
 endif
-	@echo "== 2 of 7: training problem 1, a ResNet18 from random weights"
-	@python3 p1_finetune.py --data "$$DATA/p1_data/office" --settings A --model resnet18 --weights none --image-size 64 \
-		--epochs $(EPOCHS_1) --device cpu --cache $(OUT)/cache --output $(OUT)/runs/p1 || [ $$? -eq 1 ]
+	@echo "== 2 of 7: problem 1 with a ResNet18"
+	@$(MAKE) --no-print-directory p1 P1_OUT="$(OUT)/runs/p1" P1_FLAGS="--model resnet18 --image-size 64" OWN_SL=1 \
+		SSL_FLAGS="--batch-size 64 $(PRETRAINING)" SL_FLAGS="$(PRETRAINING)" FINETUNE_FLAGS="--epochs $(EPOCHS_1)" \
+		MACHINE_FLAGS="--device cpu --cache $(OUT)/cache"
 	@echo "== 3 of 7: training problem 2, the light network from random weights"
 	@python3 p2_train.py --data "$$DATA/p2_data" --model lite_fpn --weights none --scale 0.25 \
 		--epochs $(EPOCHS_2) --device cpu --cache $(OUT)/cache --output $(OUT)/runs/p2 || [ $$? -eq 1 ]
 	@echo "== 4 of 7: hw1_1.sh"
-	@P1_CHECKPOINT=$(OUT)/runs/p1/A-seed0/model.pt bash hw1_1.sh \
+	@P1_CHECKPOINT=$(OUT)/runs/p1/settings/C-seed0/model.pt bash hw1_1.sh \
 		"$$DATA/p1_data/office/val.csv" "$$DATA/p1_data/office/val" $(OUT)/predictions.csv || [ $$? -eq 1 ]
 	@echo "== 5 of 7: hw1_2.sh"
 	@P2_CHECKPOINT=$(OUT)/runs/p2/model.pt bash hw1_2.sh "$$DATA/p2_data/validation" $(OUT)/masks || [ $$? -eq 1 ]
@@ -125,6 +130,8 @@ endif
 	@echo "  contact_sheet.png             images, truths and predictions of both problems"
 	@echo "  score_p1.txt, score_p2.txt    the scores, class by class"
 	@echo "  predictions.csv, masks/       what hw1_1.sh and hw1_2.sh wrote"
+	@echo "  runs/p1/settings/table.md     settings A to E; curves and confusion matrices beside it"
+	@echo "  runs/p1/tsne/tsne.png         features of setting C after its first and its last epoch"
 	@echo "  runs/p1, runs/p2              the runs: model.pt, metrics.jsonl, curves for tensorboard --logdir $(OUT)/runs"
 
 # -- tests -------------------------------------------------------------------------------------------------------------

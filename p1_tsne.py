@@ -73,7 +73,7 @@ from threadpoolctl import threadpool_limits
 
 from datasets.errors import DataError
 from datasets.labelled import LabelledImages, load_validation
-from datasets.tables import write_table
+from datasets.tables import read_class_names, write_table
 from engine.cli import run_script
 from engine.device import choose_device, tune_allocator
 from engine.errors import RunError
@@ -83,7 +83,7 @@ from models import load_trained
 from models.features import second_last
 from report.embedding_figure import draw_all_classes, draw_ten_classes, tens
 from report.embedding_scores import as_text, measure, named
-from report.runs import RunRecord, read_class_names, read_run
+from report.runs import read_run
 from report.style import save_figure
 from report.text import one_line
 
@@ -154,8 +154,7 @@ def names_of(args: argparse.Namespace, paths: Sequence[str | Path]) -> tuple[lis
 
 def legend_entries(args: argparse.Namespace, classes: list[str]) -> dict[str, str]:
     """Label → what the pictures call it: "7 Camera" with a classes.txt beside the folder of images, else "7"."""
-    beside = {"data": args.data, "train_images": args.images}
-    names = read_class_names(RunRecord(Path(), {"arguments": beside}, [], False, ""))
+    names = read_class_names((Path(args.images).parent if args.images else Path(args.data)) / "classes.txt")
     return {label: f"{label} {names[label]}" if label in names else label for label in classes}
 
 

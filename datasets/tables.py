@@ -53,3 +53,14 @@ def _quoted(cell: object) -> str:
     # The csv module leaves a lone \r bare (before Python 3.13), and readers then see two rows.
     text = str(cell)
     return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
+
+
+def read_class_names(path: str | Path) -> dict[str, str]:
+    """Label → name from a classes.txt, a name a line; empty where there is none, or none that can be read."""
+    try:
+        # A device or a pipe would never end.
+        text = Path(path).read_bytes().decode("utf-8-sig", errors="replace") if Path(path).is_file() else ""
+    except OSError:
+        return {}
+    names = text.replace("\r\n", "\n").rstrip("\n").split("\n")
+    return {str(label): name.strip().replace("_", " ") for label, name in enumerate(names) if name.strip()}

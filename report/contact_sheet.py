@@ -20,6 +20,7 @@ from datasets.errors import DataError
 from datasets.images import ImageError, list_images, read_rgb
 from datasets.palette import CLASS_NAMES, COLOURS, classes_of_colours
 from datasets.score import read_labels
+from datasets.tables import read_class_names
 from datasets.tiles import satellite_masks
 from engine.cli import run_script
 from engine.files import write_atomically
@@ -143,14 +144,6 @@ def draw_legend() -> Image.Image:
         pen.text((x + 24, 3), name, fill=INK, font=font(14))
         x += 24 + round(font(14).getlength(name)) + 28
     return image
-
-
-def read_class_names(path: Path) -> dict[str, str]:
-    """Label → name from a file with a name a line; empty where there is none."""
-    if not path.is_file():
-        return {}
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return {str(label): line.strip().replace("_", " ") for label, line in enumerate(lines)}
 
 
 def evenly(items: Sequence[Any], count: int) -> list[Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.errors import DataError
-from datasets.tables import read_table
+from datasets.tables import read_class_names, read_table
 
 
 @dataclass(frozen=True)
@@ -68,22 +68,14 @@ def read_predictions(path: str | Path) -> list[tuple[str, str]]:
     return [(row["label"].strip(), row["predicted"].strip()) for row in rows]
 
 
-def read_class_names(run: RunRecord) -> dict[str, str]:
-    """Label → name, a line a class, from the classes.txt beside the images' folder; empty where there is none."""
+def class_names_of(run: RunRecord) -> dict[str, str]:
+    """Label → name from the classes.txt beside the run's folder of images; empty where there is none."""
     data, images = (run.arguments.get(name) for name in ("data", "train_images"))
     if isinstance(data, str) and data:
-        path = Path(data) / "classes.txt"
-    elif isinstance(images, str) and images:
-        path = Path(images).parent / "classes.txt"
-    else:
-        return {}
-    try:
-        # A device or a pipe would never end.
-        text = path.read_bytes().decode("utf-8-sig", errors="replace") if path.is_file() else ""
-    except OSError:
-        return {}
-    names = text.replace("\r\n", "\n").rstrip("\n").split("\n")
-    return {str(label): name.strip().replace("_", " ") for label, name in enumerate(names) if name.strip()}
+        return read_class_names(Path(data) / "classes.txt")
+    if isinstance(images, str) and images:
+        return read_class_names(Path(images).parent / "classes.txt")
+    return {}
 
 
 def is_number(value: Any) -> bool:

@@ -22,7 +22,7 @@ from datasets.tables import write_table
 from engine.cli import run_script
 from engine.errors import RunError
 from engine.files import write_atomically, write_json
-from report.runs import read_class_names
+from report.runs import class_names_of
 from report.settings_notes import notes_on
 from report.settings_runs import STARTS, TRAINED, Row, Scored, read_rows
 from report.text import label_key, markdown, one_line
@@ -64,7 +64,7 @@ def write_settings_table(folder: str | Path) -> str:
 
 
 def _write(folder: Path, rows: list[Row]) -> str:
-    names = {row.setting: read_class_names(row.pictured.run) if row.pictured else {} for row in rows}
+    names = {row.setting: class_names_of(row.pictured.run) if row.pictured else {} for row in rows}
     confused = {row.setting: most_confused(row.pictured, names[row.setting]) for row in rows if row.pictured}
     notes = notes_on(rows)
     table = "\n".join([*_table_lines(rows), "", *(f"- {note}" for note in notes)]) + "\n"

@@ -42,7 +42,7 @@ def test_without_venv_it_says_what_to_install(tmp_path):
 
 def test_make_alone_lists_what_there_is():
     done = subprocess.run(["make", "-s"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    for target in ("demo", "test", "test-real", "submission"):
+    for target in ("demo", "p1", "test", "test-real", "submission"):
         assert f"make {target}" in done.stdout
 
 
@@ -54,9 +54,45 @@ def test_the_demo_refuses_a_folder_that_is_no_data(tmp_path):
     assert done.returncode == 2 and f"{tmp_path} is no hw1_data" in done.stderr
 
 
+def test_problem_1_asks_for_the_courses_data(tmp_path):
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "venv" / "installed").touch()
+    command = ["make", "p1", f"DATA={tmp_path}", f"VENV={tmp_path / 'venv'}"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2 and "make p1 DATA=hw1_data" in done.stderr
+
+
+@pytest.mark.parametrize("own", ["", "1"])
+def test_problem_1_takes_the_courses_backbone_unless_told_to_train_one(tmp_path, own):
+    for folder in ("bin", "venv", "data/p1_data/office", "data/p1_data/mini/train"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "venv" / "installed").touch()
+    (tmp_path / "data/p1_data/pretrain_model_SL.pt").touch()
+    python = tmp_path / "bin" / "python3"
+    python.write_text(
+        '#!/bin/sh\necho "$*" >>"$CALLS"\n[ "$2" = models.export ] && mkdir -p "$OUT/sl" && touch "$4"\nexit 0\n'
+    )
+    python.chmod(0o755)
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    command = [
+        "make",
+        "p1",
+        f"DATA={tmp_path / 'data'}",
+        f"VENV={tmp_path / 'venv'}",
+        f"P1_OUT={tmp_path / 'out'}",
+        f"OWN_SL={own}",
+    ]
+    environment = {**os.environ, "PATH": path, "CALLS": str(tmp_path / "calls"), "OUT": str(tmp_path / "out")}
+    subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, capture_output=True)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert len(calls) == (5 if own else 3)
+    course = f"--sl-backbone {tmp_path / 'data/p1_data/pretrain_model_SL.pt'} "
+    assert (course in calls[-2]) is (not own)
+
+
 @pytest.mark.parametrize(("status", "goes_on"), [(1, True), (2, False)])
 def test_the_demo_goes_on_where_some_inputs_could_not_be_used(tmp_path, status, goes_on):
-    for folder in ("bin", "venv", "data/p1_data/office", "data/p2_data/train"):
+    for folder in ("bin", "venv", "data/p1_data/office", "data/p1_data/mini/train", "data/p2_data/train"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "venv" / "installed").touch()
     python = tmp_path / "bin" / "python3"  # scripts end with the status, the scores with 0
@@ -71,4 +107,4 @@ def test_the_demo_goes_on_where_some_inputs_could_not_be_used(tmp_path, status, 
     environment = {**os.environ, "PATH": path, "CALLS": str(tmp_path / "calls")}
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert done.returncode == (0 if goes_on else 2), done.stderr
-    assert len((tmp_path / "calls").read_text().splitlines()) == (7 if goes_on else 1)
+    assert len((tmp_path / "calls").read_text().splitlines()) == (11 if goes_on else 1)
