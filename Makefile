@@ -65,7 +65,7 @@ p1: $(INSTALLED)
 	elif [ ! -f "$(P1_OUT)/sl/pretrain_model_SL.pt" ]; then \
 		python3 p1_finetune.py --train-images "$$DATA/p1_data/mini/train" --train-csv "$$DATA/p1_data/mini/train_labels.csv" \
 			--output "$(P1_OUT)/sl" $(P1_FLAGS) $(SL_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ] || exit; \
-		python3 -m models.export "$(P1_OUT)/sl/A-seed0/model.pt" "$(P1_OUT)/sl/pretrain_model_SL.pt"; \
+		python3 -m engine.export "$(P1_OUT)/sl/A-seed0/model.pt" "$(P1_OUT)/sl/pretrain_model_SL.pt"; \
 	fi
 	@echo "== Problem 1, step 3 of 4: settings A to E"
 	@own="$(P1_OUT)/sl/pretrain_model_SL.pt"; test -f "$$own" || own="$$DATA/p1_data/pretrain_model_SL.pt"; \

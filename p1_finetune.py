@@ -20,7 +20,7 @@ all runs lies beside them. The same command goes on after Ctrl-C, a crash or a p
 alone. On a CPU a seed gives the same weights bit for bit, on a GPU closely.
 
 Who lacks the course's pretrain_model_SL.pt makes one: setting A with --model resnet50 on --train-images
-hw1_data/p1_data/mini/train --train-csv hw1_data/p1_data/mini/train_labels.csv, then python3 -m models.export.
+hw1_data/p1_data/mini/train --train-csv hw1_data/p1_data/mini/train_labels.csv, then python3 -m engine.export.
 """
 
 from __future__ import annotations
@@ -30,27 +30,35 @@ import sys
 from itertools import product
 from typing import Any
 
-from datasets.flags import add_photograph_flags, check_photograph_flags
-from engine.arguments import add_training_flags, fill_in
+from engine.arguments import add_photograph_flags, add_training_flags, check_photograph_flags, fill_in
+from engine.settings import arguments_of_run, check_settings
 
-# Which flag names the file of the backbone (None: random weights), and whether the backbone stays as it is.
-SL, SSL = BACKBONES = ("sl_backbone", "ssl_backbone")
-SETTINGS = {"A": (None, False), "B": (SL, False), "C": (SSL, False), "D": (SL, True), "E": (SSL, True)}
-
-# What a flag given by hand overrides. min_area: smallest share of a photograph that a crop covers. jitter: how far
-# contrast and saturation change at most, and twice the brightness. assumed: what a report does not state.
-COMMON = {"weights": "none", "image_size": 128, "min_area": 0.3, "jitter": 0.3, "assumed": []}
-PLAIN = {**COMMON, "augment": "none", "label_smoothing": 0.0, "ema_decay": 0.0}
-ADAMW = {"optimizer": "adamw", "weight_decay": 0.05, "schedule": "cosine", "warmup_steps": 100}
-ADAM = {"optimizer": "adam", "weight_decay": 0.0, "schedule": "constant", "warmup_steps": 0}
-AUGMENTED = {"augment": "unfrozen", "label_smoothing": 0.1, "ema_decay": 0.995}
+# What a flag given by hand overrides.
 RECIPES = {
-    "default": {**COMMON, **AUGMENTED, **ADAMW, "model": "resnet50", "epochs": 100, "lr": 1e-3, "batch_size": 32},
-    "report001": {**PLAIN, **ADAM, "model": "resnet50_fc1000", "epochs": 50, "lr": 1e-4, "batch_size": 64},
-    "report004": {**PLAIN, **ADAMW, "model": "resnet50", "epochs": 500, "lr": 1e-4, "batch_size": 128},
+    "default": {
+        "model": "resnet50",
+        "weights": "none",
+        "epochs": 100,
+        "batch_size": 32,
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+        "schedule": "cosine",
+        "warmup_steps": 100,
+        "image_size": 128,
+        "augment": "unfrozen",
+        "min_area": 0.3,  # smallest share of a photograph that a crop covers
+        "jitter": 0.3,  # how far contrast and saturation change at most, and twice the brightness
+        "label_smoothing": 0.1,
+        "ema_decay": 0.995,
+    },
 }
-RECIPES["report001"]["assumed"] = ["augment", "ema_decay", "label_smoothing", "lr", "batch_size", *ADAM]
-RECIPES["report004"]["assumed"] = ["augment", "ema_decay", "label_smoothing", "model"]
+PLAIN = {**RECIPES["default"], "augment": "none", "label_smoothing": 0.0, "ema_decay": 0.0}
+ADAM = {"optimizer": "adam", "lr": 1e-4, "weight_decay": 0.0, "schedule": "constant", "warmup_steps": 0}
+UNSAID = ["augment", "label_smoothing", "ema_decay"]  # of which both reports say nothing
+RECIPES["report001"] = {**PLAIN, **ADAM, "model": "resnet50_fc1000", "epochs": 50, "batch_size": 64}
+RECIPES["report001"]["assumed"] = [*UNSAID, *ADAM, "batch_size"]
+RECIPES["report004"] = {**PLAIN, "lr": 1e-4, "epochs": 500, "batch_size": 128, "assumed": [*UNSAID, "model"]}
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -85,22 +93,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     check_photograph_flags(parser, args)
-    if not args.settings or min(args.seeds) < 0:
-        parser.error("--settings wants at least one letter, --seeds no number below 0")
+    check_settings(parser, args)
     if not (0 <= args.label_smoothing < 1 and 0 <= args.ema_decay < 1):
         parser.error("--label-smoothing and --ema-decay must be 0 at least and less than 1")
-    args.settings = "".join(dict.fromkeys(args.settings.upper()))
-    args.seeds = list(dict.fromkeys(args.seeds))
     # Crops enlarge what they show, so the network is trained a little smaller than it is used (Touvron et al., 2019).
     args.crop_size = args.crop_size or max(32, args.image_size * 7 // 8)
-    for setting in args.settings:
-        if setting not in SETTINGS:
-            parser.error(f"--settings {args.settings}: there are only {', '.join(SETTINGS)}")
-        source = SETTINGS[setting][0]
-        if source is not None and vars(args)[source] is None:
-            parser.error(f"setting {setting} starts from a backbone: give --{source.replace('_', '-')} FILE")
-        if source is not None and args.weights != "none":
-            parser.error(f"--weights is for setting A alone; {setting} starts from its backbone")
 
 
 if __name__ == "__main__":
@@ -109,30 +106,34 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import Dataset
 
-from datasets.augment import jitter_colours
+from datasets.augment import PhotoCrops, jitter_colours
 from datasets.editions import edition
 from datasets.sampling import epoch_loader
 from datasets.score import accuracy
-from datasets.splits import Split, load_split
+from datasets.splits import TrainingData, load_training_data
 from engine.checkpoint import read_model
 from engine.cli import run_script
-from engine.device import autocast_dtype, choose_device, choose_workers, seed_everything, tune_allocator
+from engine.device import autocast, choose_device, choose_workers, seed_everything, tune_allocator
 from engine.errors import RunError
 from engine.loop import Loop
 from engine.optimizer import build_optimizer, parameter_groups
 from engine.run import Run, Stopper
-from engine.schedule import SCHEDULES
-from models import CLASSIFIERS, build_network, describe_classifier, normalisation
-from models.backbone import backbone_sha256, head_of, set_training_mode, start_from, with_head
-from models.frozen import Features
+from models.backbone import backbone_sha256, head_of, set_training_mode, start_from, with_other_head
+from models.builders import CLASSIFIERS, build_network, describe_classifier, normalisation
+from models.features import HeadInputs
 from models.predict import normalise, predict_classes
-from report.predictions import best_and_last, write_predictions
+from report.predictions import write_predictions
+from report.runs import best_and_last
 
 
 def main(args: argparse.Namespace) -> int:
     tune_allocator()
-    data, stopper = load_split(args), Stopper(args.max_minutes)
+    train, validation = (args.train_images, args.train_csv), (args.val_images, args.val_csv)
+    if args.data:
+        train, validation = ((f"{args.data}/{name}", f"{args.data}/{name}.csv") for name in ("train", "val"))
+    data, stopper = load_training_data(train, validation, args.image_size, args.cache), Stopper(args.max_minutes)
     for setting, seed in product(args.settings, args.seeds):
         status = fine_tune(arguments_of_run(args, setting, seed), data, stopper)
         if status is not None:
@@ -144,16 +145,7 @@ def main(args: argparse.Namespace) -> int:
     return 1 if data.left_out else 0
 
 
-def arguments_of_run(args: argparse.Namespace, setting: str, seed: int) -> argparse.Namespace:
-    """What one run depends on: the other settings, seeds and backbones of the same command are none of it."""
-    own = {name: value for name, value in vars(args).items() if name not in ("settings", "seeds", *BACKBONES)}
-    source, is_frozen = SETTINGS[setting]
-    own.update(setting=setting, seed=seed, is_frozen=is_frozen, backbone=source and vars(args)[source])
-    own.update(is_augmented=args.augment == "all" or (args.augment == "unfrozen" and not is_frozen))
-    return argparse.Namespace(**own)
-
-
-def fine_tune(args: argparse.Namespace, data: Split, stopper: Stopper) -> int | None:
+def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) -> int | None:
     """One run. Returns the exit status when it was asked to stop before its end, else None."""
     seed_everything(args.seed)
     device = choose_device(args.device)
@@ -162,16 +154,11 @@ def fine_tune(args: argparse.Namespace, data: Split, stopper: Stopper) -> int | 
     args.backbone_sha256 = backbone_sha256(network) if args.is_frozen else None
     network = network.to(device, memory_format=torch.channels_last)
     print(f"{args.setting}, seed {args.seed}: {args.model} {origin}; on {device}", file=sys.stderr)
-
-    trained, samples, validation = network, data.samples(args), data.validation
-    batch_size, workers = min(args.batch_size, len(samples)), choose_workers(args.workers, device)
-    if args.is_frozen and not args.is_augmented:  # a photograph's features are the same in every epoch
-        look = (network, args.backbone_sha256, *normalisation(args.model), device)
-        trained, samples, validation = head_of(network), Features(samples, *look), Features(validation, *look)
-        workers = 0
+    trained, samples, validation = what_is_trained(args, network, data, device)
     optimizer = build_optimizer(args.optimizer, parameter_groups(trained, args.lr), args.lr, args.weight_decay)
+    batch_size, workers = min(args.batch_size, len(samples)), choose_workers(args.workers, device)
+    set_training_mode(network, args.is_frozen)
     if args.dry_run:
-        set_training_mode(network, args.is_frozen)
         loss = loss_of(trained, next(iter(epoch_loader(samples, args.seed, 0, 0, batch_size, workers))), args, device)
         loss.backward()
         optimizer.step()
@@ -180,9 +167,7 @@ def fine_tune(args: argparse.Namespace, data: Split, stopper: Stopper) -> int | 
 
     arguments = {**vars(args), "training_images": len(samples), "num_classes": len(data.classes)}
     run = Run(f"{args.output}/{args.setting}-seed{args.seed}", arguments, RECIPES[args.recipe])
-    limits = {name: vars(args)[name] for name in ("epochs", "budget_minutes", "warmup_steps", "ema_decay")}
-    steps_per_epoch, schedule = len(samples) // batch_size, SCHEDULES[args.schedule]
-    loop = Loop(run, trained, optimizer, steps_per_epoch=steps_per_epoch, stopper=stopper, schedule=schedule, **limits)
+    loop = Loop(run, trained, optimizer, args, len(samples) // batch_size, stopper)
     description = describe_classifier(args.model, data.classes, args.image_size, edition().name)
     for epoch in loop.epochs_left():
         set_training_mode(network, args.is_frozen)
@@ -197,9 +182,9 @@ def fine_tune(args: argparse.Namespace, data: Split, stopper: Stopper) -> int | 
                 return loop.stop()
             if loop.is_done():
                 break
-        scores, predicted = score(loop, epoch + 1, validation, args, device)
-        whole = None if trained is network else with_head(network, loop.average)
-        if loop.keep_weights(description, scores, args.snapshot_epochs, whole):
+        scores, predicted = predict(loop, epoch + 1, validation, args, device)
+        state = with_other_head(network, loop.average) if trained is head_of(network) else None
+        if loop.keep_weights(description, scores, args.snapshot_epochs, state):
             write_predictions(run.folder / "predictions.csv", data.validation, predicted)
         loop.end_epoch(**scores)
         if loop.must_stop():
@@ -209,6 +194,35 @@ def fine_tune(args: argparse.Namespace, data: Split, stopper: Stopper) -> int | 
     loop.close()
     print(f"{args.setting}, seed {args.seed}: {best_and_last(run.folder)}: {run.folder / 'model.pt'}")
     return None
+
+
+def what_is_trained(
+    args: argparse.Namespace, network: nn.Module, data: TrainingData, device: torch.device
+) -> tuple[nn.Module, Dataset, Any]:
+    """The network, or the head of a frozen one; and what it is given to train on and to be scored on."""
+    if args.is_augmented:
+        crops = PhotoCrops(data.photographs, args.crop_size, args.min_area, args.jitter, args.seed)
+        return network, crops, data.validation
+    if not args.is_frozen:
+        return network, data.as_inference_sees, data.validation
+    if args.backbone_sha256 not in data.computed:  # a photograph's features are the same in every epoch, for every seed
+        look = (*normalisation(args.model), device)
+        data.computed[args.backbone_sha256] = [
+            HeadInputs(photographs, network, *look) for photographs in (data.as_inference_sees, data.validation)
+        ]
+    return head_of(network), *data.computed[args.backbone_sha256]
+
+
+def predict(
+    loop: Loop, epoch: int, validation: Any, args: argparse.Namespace, device: torch.device
+) -> tuple[dict[str, float], Tensor | None]:
+    """The averaged weights' accuracy after `epoch` (from 1) and the classes they predict, when it is time."""
+    if epoch % args.eval_every and not loop.is_done():
+        return {}, None
+    predicted = predict_classes(loop.average.eval(), validation.batches(64), *normalisation(args.model), device)
+    share, error = accuracy(int((predicted == torch.as_tensor(validation.labels)).sum()), len(predicted))
+    loop.run.say(f"{args.setting}, epoch {epoch}: accuracy {share:.4f} +- {error:.4f}")
+    return {"accuracy": share}, predicted
 
 
 def prove_unchanged(run: Run, network: nn.Module, before: str) -> None:
@@ -222,26 +236,13 @@ def prove_unchanged(run: Run, network: nn.Module, before: str) -> None:
 def loss_of(network: nn.Module, batch: list[Tensor], args: argparse.Namespace, device: torch.device) -> Tensor:
     """Of bytes (B, 3, S, S), labels (B) and, with augmentation, colour factors (B, 3); or of features (B, C)."""
     inputs, labels, *colours = (part.to(device, non_blocking=True) for part in batch)
-    dtype = autocast_dtype(device) if inputs.dtype == torch.uint8 else None
-    if inputs.dtype == torch.uint8:
-        images = jitter_colours(inputs.float() / 255, *colours) if colours else inputs.float() / 255
-        inputs = normalise(images, *normalisation(args.model)).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-        logits = network(inputs)
+    if inputs.dtype != torch.uint8:  # features, for a head alone
+        return functional.cross_entropy(network(inputs), labels, label_smoothing=args.label_smoothing)
+    images = jitter_colours(inputs.float() / 255, *colours) if colours else inputs.float() / 255
+    images = normalise(images, *normalisation(args.model)).contiguous(memory_format=torch.channels_last)
+    with autocast(device):
+        logits = network(images)
     return functional.cross_entropy(logits.float(), labels, label_smoothing=args.label_smoothing)
-
-
-def score(
-    loop: Loop, epoch: int, validation: Any, args: argparse.Namespace, device: torch.device
-) -> tuple[dict[str, float], Tensor | None]:
-    """The averaged weights' accuracy after `epoch` (from 1) and the classes they predict, when it is time."""
-    if epoch % args.eval_every and not loop.is_done():
-        return {}, None
-    predicted = predict_classes(loop.average.eval(), validation.batches(64), *normalisation(args.model), device)
-    correct = int((predicted == torch.as_tensor(validation.labels)).sum())
-    share, error = accuracy(correct, len(predicted))
-    loop.run.say(f"{args.setting}, epoch {epoch}: accuracy {share:.4f} +- {error:.4f}")
-    return {"accuracy": share}, predicted
 
 
 if __name__ == "__main__":

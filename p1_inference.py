@@ -16,7 +16,7 @@ import os
 from typing import Any, Iterator, Sequence
 
 from engine import inference
-from engine.inference import nonempty_path, positive_count
+from engine.arguments import nonempty_path, positive_count
 
 BATCH_SIZE = 32
 
@@ -57,13 +57,13 @@ from datasets.errors import DataError
 from datasets.images import ImageError, list_images, path_inside, read_rgb
 from datasets.tables import read_table, write_table
 from datasets.transforms import evaluation_image
-from engine.cli import run_script
+from engine.cli import run_script, say
 from engine.device import choose_device, tune_allocator
 from engine.errors import RunError
-from engine.files import write_atomically
+from engine.files import cannot_write, check_writable, refuse_replacing, write_atomically
 from engine.pipeline import Runner, batches_of_one_shape, read_ahead
 from engine.progress import Progress
-from models import load_trained
+from models.builders import load_trained
 from models.predict import PHOTO_VIEWS, predict_images
 
 
@@ -92,10 +92,10 @@ def main(args: argparse.Namespace) -> int:
         with write_atomically(output) as temporary:
             write_table(temporary, header, table)
     except OSError as error:
-        raise inference.cannot_write(args.output, error) from None
+        raise cannot_write(args.output, error) from None
     if not rows:
-        inference.say(f"{args.csv}: no row below its header, so the header alone is written")
-    inference.say(f"{len(rows)} rows in {args.output}" + (f", {len(unreadable)} images unread" if unreadable else ""))
+        say(f"{args.csv}: no row below its header, so the header alone is written")
+    say(f"{len(rows)} rows in {args.output}" + (f", {len(unreadable)} images unread" if unreadable else ""))
     return 1 if unreadable else 0
 
 
@@ -118,8 +118,8 @@ def check_paths(args: argparse.Namespace, names: list[str]) -> str:
     paths = list(filter(None, (path_inside(args.images, name) for name in names)))
     # Through a link to what it leads to: /dev/stdout, say, must not be replaced by a file.
     output = os.path.realpath(args.output)
-    inference.refuse_replacing(output, [args.csv, *paths] if args.csv else paths)
-    inference.check_writable(os.path.dirname(output), args.output)
+    refuse_replacing(output, [args.csv, *paths] if args.csv else paths)
+    check_writable(os.path.dirname(output), args.output)
     if names and not any(map(os.path.isfile, paths)):
         raise DataError(f"{args.images}: none of the {len(names)} listed images is there; give their folder")
     return output
@@ -152,7 +152,7 @@ def probabilities_of(
         for name, image in read_ahead(read, names, args.workers, batch_size, ImageError):
             progress.advance(name)
             if isinstance(image, ImageError):
-                inference.say(f"cannot be read: {image}")
+                say(f"cannot be read: {image}")
                 failed.add(name)
             else:
                 yield name, image

@@ -19,12 +19,13 @@ same weights bit for bit, on GPUs closely.
 from __future__ import annotations
 
 import argparse
-import math
 
 from engine.arguments import add_training_flags, fill_in
 
 # byol-pytorch's own views (one draw a batch, of images already normalised, which it clamps) and decay: the reports'.
-STOCK = {"views": "stock", "min_area": None, "target_decay": 0.99, "target_schedule": "constant"}
+STOCK = {"views": "stock", "min_area": None, "target_decay": 0.99, "target_schedule": "constant", "ema_decay": 0}
+ADAM = {"optimizer": "adam", "lr": 1e-4, "weight_decay": 0.0, "schedule": "constant", "warmup_steps": 0}
+ADAMW = {"optimizer": "adamw", "lr": 1e-4, "weight_decay": 0.05, "schedule": "cosine", "warmup_steps": 4000}
 
 # What a flag given by hand overrides.
 RECIPES = {
@@ -40,15 +41,10 @@ RECIPES = {
         "min_area": 0.2,  # smallest share of an image that a view shows; the paper's .08 is for images of 224 pixels
         "target_decay": 0.996,
         "target_schedule": "cosine",
+        "ema_decay": 0,  # BYOL's target is its own average
     },
-    "report001": {
-        **{"epochs": 100, "batch_size": 64, "optimizer": "adam", "lr": 1e-4, "weight_decay": 0.0},
-        **{"schedule": "constant", "warmup_steps": 0, **STOCK, "assumed": ["epochs", *STOCK]},
-    },
-    "report004": {
-        **{"epochs": 1000, "batch_size": 256, "optimizer": "adamw", "lr": 1e-4, "weight_decay": 0.05},
-        **{"schedule": "cosine", "warmup_steps": 4000, **STOCK, "assumed": [*STOCK]},
-    },
+    "report001": {**STOCK, **ADAM, "epochs": 100, "batch_size": 64, "assumed": ["epochs", *STOCK]},
+    "report004": {**STOCK, **ADAMW, "epochs": 1000, "batch_size": 256, "assumed": [*STOCK]},
 }
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl
 COLLAPSED = 0.1  # of embedding_std
@@ -62,7 +58,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--model", default="resnet50", help="name of a ResNet of models/ (default resnet50)")
     add("--weights", default="none", help="none (what the course asks for), imagenet, or a file")
     # how well
-    add("--probe-csv", help="labelled images, such as office/train.csv: how many their nearest neighbours classify")
+    add(
+        "--probe-csv",
+        help="labelled images, such as office/train.csv of the folder office/train: how many of them their "
+        "nearest neighbours classify",
+    )
     add("--probe-every", type=int, default=5, help="epochs between two probes (default 5); first and last are probed")
     # what the recipe says otherwise
     add("--target-decay", type=float, help="of the target network at the start; 0.99 for runs of few steps")
@@ -87,20 +87,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from datasets.labelled import LabelledImages, classes_of, load_validation
-from datasets.score import read_labels
+from datasets.labelled import LabelledImages, load_evaluation
 from datasets.unlabelled import load_unlabelled
 from datasets.views import epoch_images, two_views
 from engine import distributed
 from engine.cli import run_script
-from engine.device import autocast_dtype, seed_everything, tune_allocator
+from engine.device import autocast, seed_everything, tune_allocator
 from engine.loop import Loop
 from engine.neighbours import neighbour_accuracy
 from engine.optimizer import build_optimizer, parameter_groups
 from engine.run import Run, Stopper
-from engine.schedule import SCHEDULES, target_decay
-from models import CLASSIFIERS, build_network, normalisation
+from engine.schedule import target_decay
+from models.backbone import head_name
+from models.builders import CLASSIFIERS, build_network, normalisation
 from models.byol import BYOL
+from models.errors import ModelError
 from models.predict import normalise, predict_images
 from models.weights import load_ready_made
 
@@ -109,11 +110,15 @@ def main(args: argparse.Namespace) -> int:
     tune_allocator()
     seed_everything(args.seed)
     images = load_unlabelled(args.images, args.image_size, args.cache)
-    probe = load_probe(args)
-    backbone = build_network(args.model, CLASSIFIERS, num_classes=2)
+    probe = None
+    if args.probe_csv:
+        probe = load_evaluation(args.probe_csv[: -len(".csv")], args.probe_csv, args.image_size, args.cache)
+    backbone = build_network(args.model, CLASSIFIERS, num_classes=2)  # however many: the head is dropped at once
+    if head_name(backbone) != "fc":
+        raise ModelError(f"--model {args.model} is no plain ResNet, whose features BYOL trains; give resnet50")
     origin = load_ready_made(backbone, args.model, args.weights)
     backbone.fc = nn.Identity()  # what comes out are the pooled features
-    byol = BYOL(backbone, args.image_size)  # before the processes join: byol-pytorch would choose batch norms by that
+    byol = BYOL(backbone, args.image_size)  # before the processes join, see there
     device = distributed.join(args.device)
     byol = byol.to(device, memory_format=torch.channels_last)
     optimizer = build_optimizer(args.optimizer, parameter_groups(byol, args.lr), args.lr, args.weight_decay)
@@ -121,18 +126,7 @@ def main(args: argparse.Namespace) -> int:
     run = Run(args.output, {**vars(args), "training_images": len(images)}, RECIPES[args.recipe])
     run.say(f"BYOL of {args.model} {origin}, {len(images)} images; on {device}, {distributed.world_size()} process(es)")
     args.batch_size = min(args.batch_size, len(images))
-    loop = Loop(
-        run,
-        byol,
-        optimizer,
-        steps_per_epoch=len(images) // args.batch_size,
-        epochs=args.epochs,
-        budget_minutes=args.budget_minutes,
-        stopper=Stopper(args.max_minutes),
-        warmup_steps=args.warmup_steps,
-        schedule=SCHEDULES[args.schedule],
-        ema_decay=0,  # BYOL's target is its own average
-    )
+    loop = Loop(run, byol, optimizer, args, len(images) // args.batch_size, Stopper(args.max_minutes))
     pixels = torch.from_numpy(images.pixels).to(device)  # a CPU leaves them in the cache's file
     status = pretrain(loop, byol, pixels, probe, args, device)
     distributed.leave()
@@ -155,7 +149,9 @@ def pretrain(
         byol.train()
         for images, numbers in epoch_images(pixels, args.seed, epoch, args.batch_size, loop.batch_in_epoch, share):
             loop.set_learning_rates()
-            loss, embedding_std = loss_of(network, *make_views(byol, images, numbers.to(device), args), device)
+            first, second = make_views(byol, images.to(device), numbers.to(device), args)
+            with autocast(device):
+                loss, embedding_std = network(first, second)
             loop.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             loop.optimizer.step()
@@ -188,17 +184,11 @@ def make_views(byol: BYOL, images: Tensor, numbers: Tensor, args: argparse.Names
     return byol.stock_views(images), byol.stock_views(images)
 
 
-def loss_of(network: nn.Module, first: Tensor, second: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    dtype = autocast_dtype(device)
-    with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-        return network(first, second)
-
-
 def log(loop: Loop, loss: Tensor, embedding_std: Tensor, decay: float) -> None:
     spread = distributed.mean_of_all(embedding_std).item()
     loop.run.log_metrics(
         loop.step,
-        math.ceil(loop.step / loop.steps_per_epoch),
+        loop.epoch_in_hand,
         loss=round(distributed.mean_of_all(loss.detach()).item(), 6),
         embedding_std=round(spread, 4),
         target_decay=round(decay, 6),
@@ -210,13 +200,6 @@ def log(loop: Loop, loss: Tensor, embedding_std: Tensor, decay: float) -> None:
             f"warning, step {loop.step}: the network has collapsed, its embeddings hardly differ (embedding_std "
             f"{spread:.3f}, good is above 0.5); start again with a smaller --lr or a larger --batch-size"
         )
-
-
-def load_probe(args: argparse.Namespace) -> LabelledImages | None:
-    if not args.probe_csv:
-        return None
-    classes = classes_of([row["label"] for row in read_labels(args.probe_csv)])
-    return load_validation(args.probe_csv[: -len(".csv")], args.probe_csv, args.image_size, classes, args.cache)
 
 
 def probe_score(

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from engine import inference
-from engine.inference import nonempty_path, positive_count
+from engine.arguments import nonempty_path, positive_count
 
 LEAST_IMAGES = 10  # fewer points are no picture
 COMPONENTS = 50  # what is left of the features before t-SNE
@@ -72,14 +72,14 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from datasets.errors import DataError
-from datasets.labelled import LabelledImages, load_validation
+from datasets.labelled import LabelledImages, load_evaluation
 from datasets.tables import read_class_names, write_table
-from engine.cli import run_script
+from engine.cli import run_script, say
 from engine.device import choose_device, tune_allocator
 from engine.errors import RunError
-from engine.files import write_atomically, write_json
+from engine.files import cannot_write, check_writable, write_atomically, write_json
 from engine.progress import Progress
-from models import load_trained
+from models.builders import load_trained
 from models.features import second_last
 from report.embedding_figure import draw_all_classes, draw_ten_classes, tens
 from report.embedding_scores import as_text, measure, named
@@ -92,7 +92,7 @@ def main(args: argparse.Namespace) -> int:
     tune_allocator()
     paths = snapshots_of(Path(args.run)) if args.run else args.checkpoint
     keys, titles = names_of(args, paths)
-    inference.check_writable(args.output, args.output)
+    check_writable(args.output, args.output)
     models = inference.read_models("p1", paths)
     classes = models[0]["classes"]
     if any(model["classes"] != classes for model in models):
@@ -104,7 +104,7 @@ def main(args: argparse.Namespace) -> int:
     for path, key, title, model in zip(paths, keys, titles, models):
         images = seen[model["image_size"]]
         features = features_of(model, images, device, args, path)
-        inference.say(f"{key}: {args.method} of {len(features)} images with {features.shape[1]} features each")
+        say(f"{key}: {args.method} of {len(features)} images with {features.shape[1]} features each")
         plane = plane_of(features, args)
         planes.append(plane)
         score = measure(features, plane, images.labels, classes)
@@ -118,7 +118,7 @@ def main(args: argparse.Namespace) -> int:
     print(as_text(scores))
     lonely = [label for label, count in zip(classes, np.bincount(images.labels, minlength=len(classes))) if count == 1]
     if lonely:
-        inference.say(f"drawn, but left out of the scores, since it has one image alone: class {', '.join(lonely)}")
+        say(f"drawn, but left out of the scores, since it has one image alone: class {', '.join(lonely)}")
     return 1 if lonely or images.left_out else 0
 
 
@@ -148,7 +148,7 @@ def names_of(args: argparse.Namespace, paths: Sequence[str | Path]) -> tuple[lis
         if run.is_finished and run.metrics[-1]["epoch"] == epoch:
             titles[-1] += " (last)"
         else:
-            inference.say(f"{args.run}: {run.gap or 'its last epoch has no snapshot'}; shown is epoch {epoch}")
+            say(f"{args.run}: {run.gap or 'its last epoch has no snapshot'}; shown is epoch {epoch}")
     return keys, titles
 
 
@@ -161,7 +161,7 @@ def legend_entries(args: argparse.Namespace, classes: list[str]) -> dict[str, st
 def load_images(args: argparse.Namespace, size: int, classes: list[str]) -> LabelledImages:
     """The images as inference sees them, (size, size, 3), with their labels. DataError when they are no picture."""
     folder = args.images or f"{args.data}/{args.split}"
-    images = load_validation(folder, f"{folder}.csv" if args.data else args.csv, size, classes, args.cache)
+    images = load_evaluation(folder, f"{folder}.csv" if args.data else args.csv, size, args.cache, classes)
     counts = np.bincount(images.labels)
     if len(images) < LEAST_IMAGES or (counts > 1).sum() < 2:
         raise DataError(
@@ -209,7 +209,7 @@ def write_tables(output: str, rows: list[tuple[str, ...]], scores: list[dict[str
             write_table(temporary, ("filename", "label", "checkpoint", "x", "y"), rows)
         write_json(f"{output}/scores.json", scores)
     except OSError as error:
-        raise inference.cannot_write(output, error) from None
+        raise cannot_write(output, error) from None
 
 
 def draw(
@@ -238,7 +238,7 @@ def draw(
             name = f"{args.method}_classes_{first:0{digits}d}-{last:0{digits}d}"
             save_figure(draw_ten_classes(panels, labels, chosen, entries, what), f"{args.output}/{name}")
     except OSError as error:
-        raise inference.cannot_write(args.output, error) from None
+        raise cannot_write(args.output, error) from None
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import os
 from typing import Any, Iterator, Sequence
 
 from engine import inference
-from engine.inference import nonempty_path, positive_count, positive_number
+from engine.arguments import nonempty_path, positive_count, positive_number
 
 BATCH_SIZE = 8  # beside a GPU; a CPU is no faster with more than one tile at a time
 
@@ -57,13 +57,13 @@ from datasets.errors import DataError
 from datasets.images import ImageError, read_rgb
 from datasets.palette import save_mask
 from datasets.tiles import find_tiles
-from engine.cli import run_script
+from engine.cli import run_script, say
 from engine.device import choose_device, tune_allocator
 from engine.errors import RunError
-from engine.files import write_atomically
+from engine.files import cannot_write, check_writable, write_atomically
 from engine.pipeline import Runner, batches_of_one_shape, read_ahead, run_each, write_behind
 from engine.progress import Progress
-from models import load_trained
+from models.builders import load_trained
 from models.predict import VIEWS, log_mean_probability, predict_tiles
 
 
@@ -79,7 +79,7 @@ def main(args: argparse.Namespace) -> int:
     failed, progress = [], Progress("tiles", total=len(mask_of_tile))
 
     def fail(name: str, reason: Exception) -> None:
-        inference.say(f"no mask for {name}: {reason}")
+        say(f"no mask for {name}: {reason}")
         failed.append(name)
 
     def readable() -> Iterator[tuple[str, Tensor]]:
@@ -104,13 +104,13 @@ def main(args: argparse.Namespace) -> int:
     if len(failed) == len(mask_of_tile):
         raise DataError(f"{args.images}: none of its {len(failed)} tiles could be used; nothing is written")
     done = len(mask_of_tile) - len(failed)
-    inference.say(f"{done} masks in {args.output}" + (f", {len(failed)} tiles without" if failed else ""))
+    say(f"{done} masks in {args.output}" + (f", {len(failed)} tiles without" if failed else ""))
     return 1 if failed else 0
 
 
 def check_output(args: argparse.Namespace, mask_of_tile: dict[str, str]) -> None:
     """Raise, before a network is loaded, where a mask can't be written or would replace what lies beside the tiles."""
-    inference.check_writable(args.output, args.output)
+    check_writable(args.output, args.output)
     is_same_folder = os.path.isdir(args.output) and os.path.samefile(args.images, args.output)
     for mask in mask_of_tile.values():
         path = os.path.join(args.output, mask)
@@ -147,7 +147,7 @@ def write_mask(path: str, classes: Tensor) -> None:
         with write_atomically(path) as temporary:
             save_mask(classes.numpy(), temporary)
     except OSError as error:
-        raise inference.cannot_write(path, error) from None
+        raise cannot_write(path, error) from None
 
 
 if __name__ == "__main__":

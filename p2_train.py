@@ -27,6 +27,7 @@ RECIPES = {
         "lr": 2e-3,  # the head's
         "backbone_lr": 5e-4,  # the backbone's, where it starts from ready-made weights
         "weight_decay": 0.02,
+        "schedule": "cosine",
         "warmup_steps": 100,
         "batch_size": 16,
         "scale": 0.75,
@@ -82,7 +83,7 @@ from engine.loop import Loop
 from engine.metrics import confusion_matrix, iou_per_class, mean_iou
 from engine.optimizer import parameter_groups
 from engine.run import Run, Stopper
-from models import SEGMENTERS, build_network, normalisation
+from models.builders import SEGMENTERS, build_network, normalisation
 from models.losses import segmentation_loss
 from models.predict import normalise, predict_tiles
 from models.weights import load_ready_made
@@ -113,17 +114,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
 
     run = Run(args.output, {**vars(args), "training_tiles": len(train)}, RECIPES[args.recipe])
-    loop = Loop(
-        run,
-        network,
-        optimizer,
-        steps_per_epoch=len(train) // batch_size,
-        epochs=args.epochs,
-        budget_minutes=args.budget_minutes,
-        stopper=Stopper(args.max_minutes),
-        warmup_steps=args.warmup_steps,
-        ema_decay=args.ema_decay,
-    )
+    loop = Loop(run, network, optimizer, args, len(train) // batch_size, Stopper(args.max_minutes))
     for epoch in loop.epochs_left():
         network.train()
         for batch in epoch_loader(crops, args.seed, epoch, loop.batch_in_epoch, batch_size, workers, tile_weights):

@@ -17,7 +17,7 @@ from torch import Tensor
 from datasets.cache import ImageCache, cached_images
 from datasets.errors import DataError
 from datasets.images import ImageError, list_images, path_inside, read_rgb
-from datasets.score import NO_LABEL, read_labels
+from datasets.tables import NO_LABEL, read_labels
 from datasets.transforms import evaluation_image
 
 MARGIN = 1.25  # kept photographs are that much larger than the network's input: crops of them stay sharp
@@ -72,12 +72,9 @@ class LabelledImages(torch.utils.data.Dataset):
 
 
 def load_training(
-    folder: str | Path, table: str | Path | None, image_size: int, cache: str | Path | None, least: int = 1
+    folder: str | Path, table: str | Path | None, image_size: int, cache: str | Path | None
 ) -> LabelledImages:
-    """The photographs of a CSV, kept a little larger than `image_size`; the classes are those that the CSV names.
-
-    DataError when fewer than `least` are usable.
-    """
+    """The photographs of a CSV, kept a little larger than `image_size`; the classes are those that the CSV names."""
     rows = _labelled_rows(folder, table)
     classes = classes_of([label for _, label in rows])
     side = round(MARGIN * image_size)
@@ -85,17 +82,21 @@ def load_training(
     def read(path: Path) -> np.ndarray:
         return shrink(read_rgb(path, apply_exif=True), side)
 
-    photographs = _load(folder, table, rows, classes, read, f"photo{side}", cache)
-    if len(photographs) < least:
-        raise DataError(f"{folder}: {len(photographs)} of its photographs can be used; {least} at least are needed")
-    return photographs
+    return _load(folder, table, rows, classes, read, f"photo{side}", cache)
 
 
-def load_validation(
-    folder: str | Path, table: str | Path | None, image_size: int, classes: list[str], cache: str | Path | None
+def load_evaluation(
+    folder: str | Path,
+    table: str | Path | None,
+    image_size: int,
+    cache: str | Path | None,
+    classes: list[str] | None = None,
 ) -> LabelledImages:
-    """The photographs of a CSV as inference sees them, (image_size, image_size, 3). DataError for any other class."""
-    return _load_as_inference(folder, table, _labelled_rows(folder, table), classes, image_size, cache)
+    """The photographs of a CSV as inference sees them, (image_size, image_size, 3); `classes` are those of training,
+    or without them those that the CSV names. DataError for any other class."""
+    rows = _labelled_rows(folder, table)
+    classes = classes or classes_of([label for _, label in rows])
+    return _load_as_inference(folder, table, rows, classes, image_size, cache)
 
 
 def as_inference_sees(photographs: LabelledImages, image_size: int, cache: str | Path | None) -> LabelledImages:

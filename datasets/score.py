@@ -19,10 +19,9 @@ from typing import Iterable, Sequence
 
 from datasets.errors import DataError
 from datasets.images import natural_key
-from datasets.tables import read_table
+from datasets.tables import NO_LABEL, read_labels
 
 Key = tuple  # (filename,) or (id, filename)
-NO_LABEL = ("", "None", "NONE")  # what the course's test files have instead of labels
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,18 +61,6 @@ def matched_labels(predictions: str | Path, truth: str | Path) -> list[tuple[str
     if unlabelled:
         raise DataError(f"{truth}: {unlabelled} of {len(pairs)} rows have no label; give a CSV with the true labels")
     return pairs
-
-
-def read_labels(path: str | Path) -> list[dict[str, str]]:
-    """The rows of a CSV with `filename` (or `image_id`) and `label`, at least one; DataError otherwise."""
-    rows = read_table(path, ("label",))
-    if not rows:
-        raise DataError(f"{path}: has no row below its header; give a CSV with labels")
-    if "filename" not in rows[0]:
-        if "image_id" not in rows[0]:
-            raise DataError(f"{path}: no column 'filename' (only {', '.join(rows[0])}); give a CSV with file names")
-        rows = [{**row, "filename": row["image_id"]} for row in rows]
-    return [{column: cell.strip() for column, cell in row.items()} for row in rows]
 
 
 def _labels_by_row(rows: Iterable[dict[str, str]], with_id: bool) -> dict[Key, list[str]]:

@@ -1,21 +1,21 @@
-"""The photographs of one training: those to learn from, in the form that is wanted, and those to validate on."""
+"""The photographs of one training: those to learn from, and those to validate on."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from datasets.augment import PhotoCrops
 from datasets.errors import DataError
-from datasets.labelled import LabelledImages, as_inference_sees, load_training, load_validation
+from datasets.labelled import LabelledImages, as_inference_sees, load_evaluation, load_training
 
 HELD_OUT = 20  # without images to validate on, every 20th photograph of training is one
 
 
-class Split:
-    """`photographs` to train on, a little larger than the network's input, and `validation` as inference sees it."""
+class TrainingData:
+    """`photographs` to crop, a little larger than the network's input; the same `as_inference_sees` them, for training
+    without augmentation; and `validation`, as inference sees them."""
 
     def __init__(
         self, photographs: LabelledImages, validation: LabelledImages, image_size: int, cache: str | Path | None
@@ -23,30 +23,26 @@ class Split:
         self.photographs, self.validation, self.classes = photographs, validation, photographs.classes
         self.left_out = photographs.left_out + validation.left_out
         self._image_size, self._cache = image_size, cache
-
-    def samples(self, args: argparse.Namespace) -> PhotoCrops | LabelledImages:
-        """What a run trains on: random crops, or without augmentation the photographs as inference sees them."""
-        if args.is_augmented:
-            return PhotoCrops(self.photographs, args.crop_size, args.min_area, args.jitter, args.seed)
-        return self._unaugmented
+        self.computed: dict[str, Any] = {}  # what scripts make of the photographs once, for all their runs
 
     @cached_property
-    def _unaugmented(self) -> LabelledImages:
+    def as_inference_sees(self) -> LabelledImages:
         return as_inference_sees(self.photographs, self._image_size, self._cache)
 
 
-def load_split(args: argparse.Namespace) -> Split:
-    """What the flags of datasets.flags name. Without --val-images every 20th usable photograph is held out."""
-    image_size, cache = args.image_size, args.cache
-    if args.data:
-        train, validation = ((f"{args.data}/{name}", f"{args.data}/{name}.csv") for name in ("train", "val"))
-    else:
-        train, validation = (args.train_images, args.train_csv), (args.val_images, args.val_csv)
-    photographs = load_training(*train, image_size, cache, least=2)
+def load_training_data(
+    train: tuple[str, str | None], validation: tuple[str, str | None], image_size: int, cache: str | Path | None
+) -> TrainingData:
+    """Photographs to train on and to validate on, each given as a folder and a CSV (None: labels are in the names).
+
+    Without a folder to validate on every 20th usable photograph of training is held out.
+    """
+    photographs = load_training(*train, image_size, cache)
+    if len(photographs) < 2:  # batch norm needs two
+        raise DataError(f"{train[0]}: 1 of its photographs can be used; 2 at least are needed")
     if validation[0]:
-        return Split(
-            photographs, load_validation(*validation, image_size, photographs.classes, cache), image_size, cache
-        )
+        evaluation = load_evaluation(*validation, image_size, cache, photographs.classes)
+        return TrainingData(photographs, evaluation, image_size, cache)
     held_out = range(HELD_OUT - 1, len(photographs), HELD_OUT)
     if not held_out:
         raise DataError(
@@ -59,4 +55,5 @@ def load_split(args: argparse.Namespace) -> Split:
         file=sys.stderr,
     )
     kept = photographs.part([index for index in range(len(photographs)) if index not in held_out])
-    return Split(kept, as_inference_sees(photographs.part(held_out), image_size, cache), image_size, cache)
+    evaluation = as_inference_sees(photographs.part(held_out), image_size, cache)
+    return TrainingData(kept, evaluation, image_size, cache)

@@ -9,6 +9,8 @@ from typing import Iterable, Sequence
 
 from datasets.errors import DataError
 
+NO_LABEL = ("", "None", "NONE")  # what the course's test files have instead of labels
+
 
 def read_table(path: str | Path, required: Sequence[str] = ("filename",)) -> list[dict[str, str]]:
     """One dict for each row below the header, cell by column name ("id", "filename", ...), as it stands in the file.
@@ -53,6 +55,18 @@ def _quoted(cell: object) -> str:
     # The csv module leaves a lone \r bare (before Python 3.13), and readers then see two rows.
     text = str(cell)
     return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
+
+
+def read_labels(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a CSV with `filename` (or `image_id`) and `label`, at least one; DataError otherwise."""
+    rows = read_table(path, ("label",))
+    if not rows:
+        raise DataError(f"{path}: has no row below its header; give a CSV with labels")
+    if "filename" not in rows[0]:
+        if "image_id" not in rows[0]:
+            raise DataError(f"{path}: no column 'filename' (only {', '.join(rows[0])}); give a CSV with file names")
+        rows = [{**row, "filename": row["image_id"]} for row in rows]
+    return [{column: cell.strip() for column, cell in row.items()} for row in rows]
 
 
 def read_class_names(path: str | Path) -> dict[str, str]:

@@ -38,6 +38,22 @@ def add_training_flags(parser: argparse.ArgumentParser, recipes: dict[str, dict[
     add("--cache", help="folder for decoded images (default: the user's cache folder)")
 
 
+def add_photograph_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", help="the course's office folder: train/, train.csv, val/, val.csv")
+    parser.add_argument("--train-images", help="instead of --data: a folder of images")
+    parser.add_argument("--train-csv", help="their labels (default: those in names such as 7_123.png)")
+    parser.add_argument("--val-images", help="images to validate on (default: every 20th of --train-images)")
+    parser.add_argument("--val-csv", help="their labels (default: those in the names)")
+
+
+def check_photograph_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if bool(args.data) == bool(args.train_images):
+        parser.error("say where the photographs are: --data FOLDER, or --train-images FOLDER, one of the two")
+    for flag, needed in (("train_csv", "train_images"), ("val_images", "train_images"), ("val_csv", "val_images")):
+        if vars(args)[flag] and not vars(args)[needed]:
+            parser.error(f"--{flag.replace('_', '-')} goes with --{needed.replace('_', '-')} FOLDER: give both")
+
+
 def fill_in(parser: argparse.ArgumentParser, args: argparse.Namespace, recipe: dict[str, Any]) -> None:
     """Give every argument that was not given by hand its value from the recipe; end with usage where one is absurd."""
     for name, value in recipe.items():
@@ -47,3 +63,25 @@ def fill_in(parser: argparse.ArgumentParser, args: argparse.Namespace, recipe: d
         value = vars(args).get(name)
         if value is not None and not least <= value < math.inf:
             parser.error(f"--{name.replace('_', '-')} must be {least} at least")
+
+
+def nonempty_path(text: str) -> str:
+    """For argparse: a path, which an empty argument is not (it would mean the working directory)."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; give a path")
+    return text
+
+
+def positive_count(text: str) -> int:
+    """For argparse: a whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
+    return int(text)
+
+
+def positive_number(text: str) -> float:
+    """For argparse: a number above 0."""
+    value = float(text)
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value

@@ -1,4 +1,4 @@
-"""How every script ends: its exit status, and one plain line instead of a traceback when the user can mend it."""
+"""How scripts speak and end: plain lines on stderr, an exit status, no traceback when the user can mend it."""
 
 from __future__ import annotations
 
@@ -25,3 +25,9 @@ def run_script(main: Callable[[], int | None]) -> None:
             raise
         print(f"error: {message}", file=sys.stderr)
     sys.exit(status)
+
+
+def say(text: object) -> None:
+    """One line on stderr; what a file name may hold beside printable characters is escaped."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text))
+    print(line, file=sys.stderr, flush=True)

@@ -42,6 +42,12 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if is_fast else None
 
 
+def autocast(device: torch.device) -> torch.autocast:
+    """The context in which networks run: in bfloat16 where that is faster."""
+    dtype = autocast_dtype(device)
+    return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+
 def choose_workers(wanted: int | None, device: torch.device) -> int:
     """Processes that prepare batches: the number wanted; else up to 8 beside a GPU, none on a CPU, which is busy."""
     if wanted is not None:

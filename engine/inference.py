@@ -1,21 +1,18 @@
-"""What both inference scripts do before their networks run: check the call, find the packages and the checkpoints.
+"""What scripts that use trained networks do before these run: find the packages and the checkpoints.
 
 Importing this imports no torch, which takes two seconds: `--help` and mistakes in a call don't wait for it.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import math
 import os
 import sys
-import tempfile
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Iterable, Sequence
+from typing import Any, Sequence
 
 from engine import manifest
+from engine.cli import say
 from engine.cores import available_cores
 from engine.errors import RunError
 
@@ -25,34 +22,6 @@ TRAINING = {
     "p2": "python3 p2_train.py --data hw1_data/p2_data --weights imagenet --output runs/p2",
 }
 TRAINED = {"p1": "runs/p1/A-seed0/model.pt", "p2": "runs/p2/model.pt"}  # what these write
-
-
-def nonempty_path(text: str) -> str:
-    """For argparse: a path, which an empty argument is not (it would mean the working directory)."""
-    if not text:
-        raise argparse.ArgumentTypeError("is empty; give a path")
-    return text
-
-
-def positive_count(text: str) -> int:
-    """For argparse: a whole number from 1 on."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
-    return int(text)
-
-
-def positive_number(text: str) -> float:
-    """For argparse: a number above 0."""
-    value = float(text)
-    if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
-
-
-def say(text: object) -> None:
-    """One line on stderr; what a file name may hold beside printable characters is escaped."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text))
-    print(line, file=sys.stderr, flush=True)
 
 
 def require_packages() -> None:
@@ -123,43 +92,3 @@ def _description(path: str, model: dict[str, Any]) -> str:
 def default_workers() -> int:
     """Threads that read: as many as this process has processors, 8 at most."""
     return min(8, available_cores())
-
-
-def check_writable(folder: str, output: str) -> None:
-    """RunError, which names `output`, unless a file can be made in `folder`.
-
-    Folders that are missing are made for the try and taken away again.
-    """
-    missing = []
-    path = os.path.abspath(folder)
-    while not os.path.lexists(path):
-        missing.append(path)
-        path = os.path.dirname(path)
-    made = []
-    try:
-        for path in reversed(missing):
-            os.mkdir(path)
-            made.append(path)
-        with tempfile.TemporaryFile(dir=os.path.abspath(folder)):
-            pass
-    except OSError as error:
-        raise cannot_write(output, error) from None
-    finally:
-        for path in reversed(made):
-            with suppress(OSError):  # somebody else has put something there meanwhile
-                os.rmdir(path)
-
-
-def cannot_write(path: str, error: OSError) -> RunError:
-    return RunError(f"{path}: cannot be written ({error.strerror or error}); give --output a place that can")
-
-
-def refuse_replacing(output: str, inputs: Iterable[str]) -> None:
-    """RunError when `output` exists and is one of `inputs` (under whatever name), or is no plain file."""
-    if not os.path.exists(output):
-        return
-    if not os.path.isfile(output):
-        raise RunError(f"{output}: exists and is not a plain file; give another --output")
-    for path in inputs:
-        if os.path.exists(path) and os.path.samefile(output, path):
-            raise RunError(f"{output}: is the input {path}; give another --output")

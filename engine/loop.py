@@ -1,6 +1,6 @@
 """What every training loop does around its step: learning rate, averaged weights, checkpoints, progress, stopping.
 
-loop = Loop(run, network, optimizer, ...)
+loop = Loop(run, network, optimizer, args, steps_per_epoch, stopper)
 for epoch in loop.epochs_left():
     for batch in loader(first=loop.batch_in_epoch):
         loop.set_learning_rates()
@@ -19,6 +19,7 @@ loop.close()
 
 from __future__ import annotations
 
+import argparse
 import copy
 import math
 import time
@@ -32,7 +33,7 @@ from engine.ema import update_average
 from engine.errors import RunError
 from engine.progress import Progress, clock
 from engine.run import Run, Stopper, command_to_go_on, random_state, restore_random_state
-from engine.schedule import Schedule, average_decay, warmup_cosine
+from engine.schedule import SCHEDULES, average_decay
 
 CHECKPOINT_SECONDS = 240  # a kill loses at most five minutes, the step and the scoring in hand included
 WARMING_STEPS, TIMED_STEPS = 5, 25  # --budget-minutes: the steps left out of, and used for, measuring the speed
@@ -46,22 +47,20 @@ class Loop:
         run: Run,
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
-        *,
+        args: argparse.Namespace,
         steps_per_epoch: int,
-        epochs: int,
-        budget_minutes: float | None,
         stopper: Stopper,
-        warmup_steps: int,
-        ema_decay: float,
-        schedule: Schedule = warmup_cosine,
     ):
+        """Of `args` count epochs or budget_minutes, schedule, warmup_steps and ema_decay.
+
+        With a decay of 0 nothing is averaged: the network itself is scored and kept.
+        """
         self.run, self.network, self.optimizer = run, network, optimizer
-        # Without a decay nothing is averaged: the network itself is scored and kept.
-        self.average = copy.deepcopy(network).eval().requires_grad_(False) if ema_decay else network
-        self.steps_per_epoch, self.warmup_steps, self.ema_decay = steps_per_epoch, warmup_steps, ema_decay
-        self.schedule = schedule
-        self.budget_seconds = None if budget_minutes is None else 60 * budget_minutes
-        self.total_steps = epochs * steps_per_epoch if budget_minutes is None else None
+        self.steps_per_epoch, self.warmup_steps, self.ema_decay = steps_per_epoch, args.warmup_steps, args.ema_decay
+        self.schedule = SCHEDULES[args.schedule]
+        self.average = copy.deepcopy(network).eval().requires_grad_(False) if self.ema_decay else network
+        self.budget_seconds = None if args.budget_minutes is None else 60 * args.budget_minutes
+        self.total_steps = args.epochs * steps_per_epoch if args.budget_minutes is None else None
         self.step, self.best = 0, -math.inf
         self.seconds = 0.0  # spent on training steps, over all invocations
         self.loss_sum = torch.zeros(())
@@ -86,6 +85,11 @@ class Loop:
     def epoch(self) -> int:
         """Whole epochs done."""
         return self.step // self.steps_per_epoch
+
+    @property
+    def epoch_in_hand(self) -> int:
+        """That of the step just done, from 1."""
+        return math.ceil(self.step / self.steps_per_epoch)
 
     @property
     def batch_in_epoch(self) -> int:
@@ -159,7 +163,7 @@ class Loop:
         """Log the epoch just done with its `scores`, forget its losses, save."""
         self.run.log_metrics(
             self.step,
-            math.ceil(self.step / self.steps_per_epoch),
+            self.epoch_in_hand,
             loss=round(self.mean_loss(), 6),
             learning_rate=self.optimizer.param_groups[-1]["lr"],
             seconds=round(self.seconds, 1),
@@ -174,16 +178,15 @@ class Loop:
         description: dict[str, Any],
         scores: dict[str, float],
         snapshot_epochs: list[int] | None = None,
-        whole: nn.Module | None = None,
+        state: dict[str, Tensor] | None = None,
     ) -> bool:
         """The epoch's averaged weights: model.pt if the first of `scores` is the best so far (then True); a snapshot of
         the epochs named (counted from 1), or of the first, middle and last. `description` is the rest of a model.pt;
-        `whole` the network that is kept, where the loop trains a part of it."""
-        epoch = math.ceil(self.step / self.steps_per_epoch)
+        `state` what is kept instead, where the loop trains a part of a network."""
         model = {
             "format": checkpoint.MODEL_FORMAT,
             **description,
-            "state": (whole or self.average).state_dict(),
+            "state": self.average.state_dict() if state is None else state,
             "score": scores,
             "source": self.run.folder.name,
         }
@@ -192,6 +195,7 @@ class Loop:
         if is_best:
             self.best = score
             self.run.save("model.pt", model)
+        epoch = self.epoch_in_hand
         if epoch in (snapshot_epochs or (1, max(1, (self.total_epochs or 2) // 2), self.total_epochs)):
             self.run.save(f"snapshots/epoch_{epoch:04d}.pt", model)
         return is_best

@@ -13,8 +13,8 @@ from typing import Any, Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from engine.cli import say
 from engine.errors import RunError
-from engine.inference import say
 
 
 class OutOfMemoryError(RunError):

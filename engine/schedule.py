@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Callable, Optional
-
-# (step, total steps or None while they are not known, steps of warm-up) → factor on the learning rate
-Schedule = Callable[[int, Optional[int], int], float]
 
 
 def warmup_cosine(step: int, total_steps: int | None, warmup_steps: int) -> float:
@@ -28,6 +24,7 @@ def constant(step: int, total_steps: int | None, warmup_steps: int) -> float:
     return min(1.0, (step + 1) / max(1, warmup_steps))
 
 
+# (step, total steps or None while they are not known, steps of warm-up) → factor on the learning rate
 SCHEDULES = {"cosine": warmup_cosine, "constant": constant}
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from pathlib import Path
 from typing import Mapping
 
 from torch import Tensor, nn
 
-from models.classifiers import head_name
 from models.errors import ModelError
 from models.weights import load_ready_made, state_of_file
 
@@ -33,29 +31,29 @@ def load_backbone(network: nn.Module, path: str | Path) -> str:
     """Load everything but the head from a file with the network's own keys; returns a line that says so.
 
     The file must bring every other key, in the right shape. It may bring an `fc` as well (that of the course's
-    pretrain_model_SL.pt has 1,000 classes): it is taken where the network has one of that shape in its backbone, and
-    that one stays random where the file has none. Anything else in the file is refused with a ModelError.
+    pretrain_model_SL.pt has 1,000 classes), which only a network with such a layer below its head takes; without it
+    that layer stays random. Anything else in the file is refused with a ModelError.
     """
-    state, head = state_of_file(Path(path)), head_name(network) + "."
-    ours = network.state_dict()
-    wanted = {key: value.shape for key, value in ours.items() if not key.startswith((head, FC))}
-    given = {key: value.shape for key, value in state.items() if not key.startswith(FC)}
-    problems = []
-    for what, keys in (
-        ("lacks", [key for key in wanted if key not in given]),
-        ("has an unknown", [key for key in given if key not in wanted]),
-        ("has another shape of", [key for key in wanted if key in given and given[key] != wanted[key]]),
-    ):
-        if keys:
-            problems.append(f"{what} {keys[0]}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else ""))
+    ours, given = network.state_dict(), state_of_file(Path(path))
+    new = [key for key in ours if key.startswith((head_name(network) + ".", FC))]
+    fc = [key for key in new if key.startswith(FC) and not key.startswith(head_name(network) + ".")]
+    if all(key in given and given[key].shape == ours[key].shape for key in fc):
+        new = [key for key in new if key not in fc]
+    state = {key: value for key, value in given.items() if not key.startswith(FC) or key in fc}
+    state.update((key, ours[key]) for key in new)
+    problems = [
+        f"{what} {keys[0]}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
+        for what, keys in (
+            ("lacks", [key for key in ours if key not in state]),
+            ("has an unknown", [key for key in state if key not in ours]),
+            ("has another shape of", [k for k in ours if k in state and state[k].shape != ours[k].shape]),
+        )
+        if keys
+    ]
     if problems:
         raise ModelError(f"{path}: not a backbone of this network: {', '.join(problems)}; is --model the right one?")
-    middle = [key for key in ours if key.startswith(FC) and not key.startswith(head)]
-    if all(key in state and state[key].shape == ours[key].shape for key in middle):
-        wanted.update((key, ours[key].shape) for key in middle)
-    new = [key for key in ours if key not in wanted]
-    network.load_state_dict({**{key: state[key] for key in wanted}, **{key: ours[key] for key in new}})  # strictly
-    return f"{path}: {len(wanted)} tensors loaded; new: {', '.join(new)}"
+    network.load_state_dict(state)
+    return f"{path}: {len(ours) - len(new)} tensors loaded; new: {', '.join(new)}"
 
 
 def freeze_backbone(network: nn.Module) -> None:
@@ -70,15 +68,18 @@ def set_training_mode(network: nn.Module, is_frozen: bool) -> None:
     head_of(network).train()
 
 
+def head_name(network: nn.Module) -> str:
+    """Under which name a classifier has its head, the layers that are new for new classes: its last child's."""
+    return [name for name, _ in network.named_children()][-1]
+
+
 def head_of(network: nn.Module) -> nn.Module:
     return network.get_submodule(head_name(network))
 
 
-def with_head(network: nn.Module, head: nn.Module) -> nn.Module:
-    """The same classifier, all its tensors shared, with another head; nn.Identity() makes it give features."""
-    other = copy.copy(network)
-    other.__dict__["_modules"] = {**network._modules, head_name(network): head}
-    return other
+def with_other_head(network: nn.Module, head: nn.Module) -> dict[str, Tensor]:
+    """The state of `network`, but for its head, which is in the state of `head`."""
+    return {**network.state_dict(), **head.state_dict(prefix=head_name(network) + ".")}
 
 
 def backbone_sha256(network: nn.Module, state: Mapping[str, Tensor] | None = None) -> str:

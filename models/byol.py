@@ -15,16 +15,16 @@ PROJECTION_SIZE, HIDDEN_SIZE = 256, 4096  # the paper's; byol-pytorch's defaults
 
 
 class BYOL(nn.Module):
-    """(B, 3, S, S) twice → the loss and the spread of the projections, both scalars.
+    """(B, 3, S, S) twice → the loss and the projections' embedding_std, both scalars.
 
     `backbone` gives features (B, D) and is trained in place. `stock_views` is the package's own augmentation: floats
-    in 0..1 → normalised floats, one draw for the whole batch.
+    in 0..1 → normalised floats, one draw for the whole batch. Build this before the processes join: byol-pytorch would
+    put torch's SyncBatchNorm into the predictor, and its trial pass would fail on a CPU.
     """
 
     def __init__(self, backbone: nn.Module, image_size: int):
         super().__init__()
-        # -1: the backbone's output is the feature. Off are what is not BYOL's (simplicial embeddings) and the choice of
-        # batch norm by whether processes have joined: byol-pytorch runs a forward pass here, on the CPU.
+        # -1: the backbone's output is the feature. Simplicial embeddings are on by default, and not BYOL's.
         learner = byol_pytorch.BYOL(
             backbone,
             image_size,
@@ -52,7 +52,7 @@ class BYOL(nn.Module):
         predictions = self.predictor(projections)
         with torch.no_grad():
             targets, _ = self.target_encoder(images)
-        return byol_loss(predictions, targets), spread(projections)
+        return byol_loss(predictions, targets), embedding_std(projections)
 
     @torch.no_grad()
     def update_target(self, decay: float) -> None:
@@ -78,7 +78,7 @@ def byol_loss(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def spread(projections: Tensor) -> Tensor:
+def embedding_std(projections: Tensor) -> Tensor:
     """How far the projections (N, D) differ in direction: 1 when they point everywhere, 0 when all point one way.
 
     The standard deviation of each coordinate of the unit vectors, times sqrt(D) (Chen & He, 2021, section 4.1).

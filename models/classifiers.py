@@ -52,8 +52,3 @@ class ResNet50FC1000(ResNet):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(super().forward(images))
-
-
-def head_name(network: nn.Module) -> str:
-    """Under which name a classifier has its head: "fc", or "classifier"."""
-    return list(network._modules)[-1]

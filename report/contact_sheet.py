@@ -19,12 +19,10 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from datasets.errors import DataError
 from datasets.images import ImageError, list_images, read_rgb
 from datasets.palette import CLASS_NAMES, COLOURS, classes_of_colours
-from datasets.score import read_labels
-from datasets.tables import read_class_names
+from datasets.tables import read_class_names, read_labels
 from datasets.tiles import satellite_masks
-from engine.cli import run_script
+from engine.cli import run_script, say
 from engine.files import write_atomically
-from engine.inference import say
 
 WIDTH, MARGIN, GAP = 1280, 24, 12
 INK, PAPER, GREY = (25, 25, 25), (255, 255, 255), (110, 110, 110)

@@ -1,30 +1,36 @@
-"""What a fine-tuned classifier says of the validation images, and how well it did: predictions.csv, best and last."""
+"""What a fine-tuned classifier says of the validation images: the predictions.csv of its run folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Sequence
+from typing import TYPE_CHECKING, Sequence
 
-from datasets.labelled import LabelledImages
-from datasets.tables import write_table
+from datasets.errors import DataError
+from datasets.tables import read_table, write_table
 from engine.files import write_atomically
-from engine.run import plain_errors
-from report.runs import read_run, series
+
+if TYPE_CHECKING:
+    from datasets.labelled import LabelledImages
+
+COLUMNS = ("filename", "label", "predicted")
 
 
 def write_predictions(path: Path, photographs: LabelledImages, predicted: Sequence[int]) -> None:
     """A row for each photograph: its name, its label and the label predicted, as the classes are called."""
+    from engine.run import plain_errors  # imports torch, which no reader of a CSV waits for
+
     classes = photographs.classes
     rows = [
         (name, classes[label], classes[answer])
         for name, label, answer in zip(photographs.names, photographs.labels, predicted)
     ]
     with plain_errors(path), write_atomically(path) as temporary:
-        write_table(temporary, ("filename", "label", "predicted"), rows)
+        write_table(temporary, COLUMNS, rows)
 
 
-def best_and_last(folder: str | Path) -> str:
-    """The run's best accuracy and its last, in words. The best is chosen on the images that it is measured on."""
-    accuracies = series(read_run(folder), "accuracy")
-    (best_epoch, best), (last_epoch, last) = max(accuracies, key=lambda pair: pair[1]), accuracies[-1]
-    return f"best accuracy {best:.4f} (epoch {best_epoch}), last {last:.4f} (epoch {last_epoch})"
+def read_predictions(path: str | Path) -> list[tuple[str, str]]:
+    """(true, predicted) label of each row of a predictions.csv, at least one; DataError otherwise."""
+    rows = read_table(path, COLUMNS)
+    if not rows:
+        raise DataError(f"{path}: has no row below its header; train the run again in a new folder")
+    return [(row["label"].strip(), row["predicted"].strip()) for row in rows]

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets.errors import DataError
-from datasets.tables import read_class_names, read_table
+from datasets.tables import read_class_names
 
 
 @dataclass(frozen=True)
@@ -60,12 +59,11 @@ def series(run: RunRecord, name: str) -> list[tuple[int, float]]:
     return [(line["epoch"], line[name]) for line in run.metrics if is_number(line.get(name))]
 
 
-def read_predictions(path: str | Path) -> list[tuple[str, str]]:
-    """(true, predicted) label of each row of a predictions.csv, at least one; DataError otherwise."""
-    rows = read_table(path, ("filename", "label", "predicted"))
-    if not rows:
-        raise DataError(f"{path}: has no row below its header; train the run again in a new folder")
-    return [(row["label"].strip(), row["predicted"].strip()) for row in rows]
+def best_and_last(folder: str | Path) -> str:
+    """The run's best accuracy and its last, in words. The best is chosen on the images that it is measured on."""
+    accuracies = series(read_run(folder), "accuracy")
+    (best_epoch, best), (last_epoch, last) = max(accuracies, key=lambda pair: pair[1]), accuracies[-1]
+    return f"best accuracy {best:.4f} (epoch {best_epoch}), last {last:.4f} (epoch {last_epoch})"
 
 
 def class_names_of(run: RunRecord) -> dict[str, str]:

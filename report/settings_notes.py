@@ -10,22 +10,30 @@ from typing import Sequence
 from report.settings_runs import MOST_CLASSES, STARTS, Row, Scored
 from report.text import markdown
 
-# What differs between the runs of one table by its nature, or changes no result.
-BY_NATURE = {
-    *("setting", "seed", "is_frozen", "backbone", "output", "device", "workers", "max_minutes", "cache", "dry_run"),
+# What differs between the settings by their nature, is said in other words, or changes no result.
+BY_NATURE = (
+    "setting",
+    "seed",
+    "is_frozen",
+    "backbone",
+    "backbone_sha256",
+    "augment",
+    "is_augmented",
     "snapshot_epochs",
-}
+)
 
 
 def notes_on(rows: Sequence[Row]) -> list[str]:
     """Markdown sentences, one a line."""
+    scored = [scored for row in rows for scored in row.runs if scored.best is not None]
     return [
         "Accuracies are the mean ± standard deviation (n - 1) over the seeds. The best epoch was chosen on the "
         "validation images that it is measured on, so it flatters; the last epoch was chosen by nothing.",
         *_on_standard_error(rows),
         *_on_close_pairs(rows),
         *_on_gaps(rows),
-        *_on_differences([scored for row in rows for scored in row.runs if scored.best is not None]),
+        *_on_differences(scored),
+        *_on_augmentation(scored),
         *_on_predictions(rows),
     ]
 
@@ -69,9 +77,12 @@ def _on_gaps(rows: Sequence[Row]) -> list[str]:
 
 def _on_differences(runs: Sequence[Scored]) -> list[str]:
     """A sentence for each argument that is not the same in all the runs that record it."""
+    from engine.run import MAY_DIFFER  # imports torch, for which --help does not wait
+
+    expected = {*MAY_DIFFER, *BY_NATURE}
     values: dict[str, dict[str, list[Scored]]] = {}
     for scored in runs:
-        arguments = {name: value for name, value in scored.run.arguments.items() if name not in BY_NATURE}
+        arguments = {name: value for name, value in scored.run.arguments.items() if name not in expected}
         if scored.run.arguments.get("backbone") is not None:
             arguments[f"backbone ({STARTS[scored.setting]})"] = scored.run.arguments["backbone"]
         if scored.predictions:
@@ -86,6 +97,16 @@ def _on_differences(runs: Sequence[Scored]) -> list[str]:
         for name in sorted(values)
         if len(values[name]) > 1
     ]
+
+
+def _on_augmentation(runs: Sequence[Scored]) -> list[str]:
+    """A sentence when some runs train on random crops and colours, and others do not."""
+    plain, augmented = (
+        [scored for scored in runs if scored.run.arguments.get("is_augmented") is value] for value in (False, True)
+    )
+    if not (plain and augmented):
+        return []
+    return [f"{_names(plain, runs)} saw every photograph as inference does, without random crops and colours."]
 
 
 def _names(some: Sequence[Scored], runs: Sequence[Scored]) -> str:

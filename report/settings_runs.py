@@ -12,11 +12,11 @@ from typing import Sequence
 
 from datasets.errors import DataError
 from engine.errors import RunError
-from report.runs import RunRecord, read_predictions, read_run, series
+from report.predictions import read_predictions
+from report.runs import RunRecord, read_run, series
 from report.text import label_key
 
 STARTS = {"A": "random", "B": "labels", "C": "own SSL", "D": "labels", "E": "own SSL"}
-TRAINED = {letter: "classifier" if letter in "DE" else "whole network" for letter in STARTS}
 MOST_CLASSES = 150  # of a confusion matrix; more can't be read on any page
 
 
@@ -71,6 +71,14 @@ class Row:
     def shown(self) -> list[Scored]:
         """The runs that pictures are drawn of: the finished ones, or before there are any the others."""
         return self.finished or [scored for scored in self.unfinished if scored.best is not None]
+
+    @property
+    def trained(self) -> str | None:
+        """What its runs train, in words; None where none says it."""
+        frozen = [scored.run.arguments.get("is_frozen") for scored in self.shown]
+        if any(value is True for value in frozen):
+            return "classifier"
+        return "whole network" if any(value is False for value in frozen) else None
 
     @property
     def pictured(self) -> Scored | None:

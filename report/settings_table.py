@@ -24,17 +24,39 @@ from engine.errors import RunError
 from engine.files import write_atomically, write_json
 from report.runs import class_names_of
 from report.settings_notes import notes_on
-from report.settings_runs import STARTS, TRAINED, Row, Scored, read_rows
+from report.settings_runs import STARTS, Row, Scored, read_rows
 from report.text import label_key, markdown, one_line
 
 MAIN_ARGUMENTS = (
-    *("model", "weights", "backbone", "recipe", "epochs", "budget_minutes", "batch_size", "lr", "image_size"),
-    *("crop_size", "eval_every", "training_images", "num_classes"),
+    "model",
+    "weights",
+    "backbone",
+    "recipe",
+    "epochs",
+    "budget_minutes",
+    "batch_size",
+    "lr",
+    "image_size",
+    "crop_size",
+    "eval_every",
+    "training_images",
+    "num_classes",
 )
 PAIRS = 10  # of confused classes, a setting
 COLUMNS = (
-    *("setting", "starts_from", "fine_tuned", "seeds", "unfinished", "best_mean", "best_std", "last_mean", "last_std"),
-    *("best_epochs", "minutes", "validation_images", "standard_error"),
+    "setting",
+    "starts_from",
+    "fine_tuned",
+    "seeds",
+    "unfinished",
+    "best_mean",
+    "best_std",
+    "last_mean",
+    "last_std",
+    "best_epochs",
+    "minutes",
+    "validation_images",
+    "standard_error",
 )
 Pair = tuple  # (truth, predicted, count, of): the names of two classes, and how many of the first were called so
 
@@ -56,8 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write_settings_table(folder: str | Path) -> str:
-    """Write table, curves and confusion matrices of the runs below `folder` into it; return the table as Markdown.
+    """Write table, curves and confusion matrices of the runs below `folder` into it.
 
+    Returns the table and its notes as Markdown; the most confused pairs of classes are in table.md alone.
     RunError when there is no run with a scored epoch, or the disk refuses.
     """
     return _write(Path(folder), read_rows(Path(folder)))
@@ -98,7 +121,7 @@ def _table_lines(rows: Sequence[Row]) -> Iterator[str]:
         cells = (
             row.setting,
             _start(row),
-            TRAINED[row.setting],
+            row.trained or "–",
             _seeds(row),
             _figure(row.best),
             _figure(row.last),
@@ -137,7 +160,7 @@ def _csv_row(row: Row) -> list[object]:
     epochs = " ".join(str(scored.best_epoch) for scored in row.finished)
     counts = (len(row.finished), len(row.unfinished))
     figures = (best, best_std, last, last_std, epochs, row.minutes, row.validation_images, row.standard_error)
-    cells = (row.setting, STARTS[row.setting], TRAINED[row.setting], *counts, *figures)
+    cells = (row.setting, STARTS[row.setting], row.trained, *counts, *figures)
     return ["" if cell is None else round(cell, 6) if isinstance(cell, float) else cell for cell in cells]
 
 

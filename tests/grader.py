@@ -16,7 +16,7 @@ from PIL import Image
 
 from engine import checkpoint
 from engine.cli import run_script
-from models import build_network, normalisation
+from models.builders import build_network, normalisation
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COVER = ["urban", "agriculture", "rangeland", "forest", "water", "barren", "unknown"]

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import models
 from engine import loop
+from models import builders
 
 SPEEDS = ("time", "seconds", "images_per_second")  # what differs between two equal runs
 
@@ -94,8 +94,8 @@ def assert_equal(ours: object, theirs: object, where: str) -> None:
 
 
 def run_script_with_tiny_networks(kill_at: int, script: str) -> None:
-    models.CLASSIFIERS["tiny_classifier"] = TinyClassifier
-    models.SEGMENTERS["tiny_segmenter"] = TinySegmenter
+    builders.CLASSIFIERS["tiny_classifier"] = TinyClassifier
+    builders.SEGMENTERS["tiny_segmenter"] = TinySegmenter
     loop.CHECKPOINT_SECONDS = 0
     after_step = loop.Loop.after_step
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from engine.schedule import target_decay
-from models.byol import BYOL, byol_loss, spread
+from models.byol import BYOL, byol_loss, embedding_std
 from tests.killing import TinyClassifier
 
 
@@ -110,5 +110,5 @@ def test_the_stock_views_draw_once_for_the_whole_batch(byol):
 
 def test_the_spread_is_1_for_all_directions_and_0_for_one():
     torch.manual_seed(0)
-    assert spread(torch.randn(4000, 64)).item() == pytest.approx(1, abs=0.02)
-    assert spread(torch.randn(1, 64).expand(100, 64)).item() == pytest.approx(0, abs=1e-6)
+    assert embedding_std(torch.randn(4000, 64)).item() == pytest.approx(1, abs=0.02)
+    assert embedding_std(torch.randn(1, 64).expand(100, 64)).item() == pytest.approx(0, abs=1e-6)

@@ -13,15 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-import models
 import p1_finetune
 from datasets.tables import read_table
 from datasets.transforms import evaluation_image
 from engine import checkpoint
 from engine.cli import run_script
 from engine.device import autocast_dtype
-from models import build_network, frozen, load_trained
+from models import builders, features
 from models.backbone import backbone_sha256
+from models.builders import build_network, load_trained
 from models.predict import predict_images
 from report import settings_table
 from tests.killing import TinyClassifier, assert_same_end, scores_of, train, train_until_killed
@@ -33,7 +33,7 @@ QUICK = ("--model", "tiny_classifier", "--image-size", 32, "--crop-size", 32, "-
 
 @pytest.fixture(autouse=True)
 def tiny_network(monkeypatch):
-    monkeypatch.setitem(models.CLASSIFIERS, "tiny_classifier", TinyClassifier)
+    monkeypatch.setitem(builders.CLASSIFIERS, "tiny_classifier", TinyClassifier)
 
 
 @pytest.fixture(autouse=True)
@@ -264,7 +264,7 @@ def test_the_features_of_a_frozen_backbone_are_computed_once_for_all_epochs_and_
         seen.append(len(images))
         return predict_images(network, images, *arguments)
 
-    monkeypatch.setattr(frozen, "predict_images", count)
+    monkeypatch.setattr(features, "predict_images", count)
     assert finetune("--settings", "E", "--seeds", 0, 1, "--ssl-backbone", tmp_path / "backbone.pt") == 0
     assert seen == [18, 9]
     run = tmp_path / "runs" / "E-seed1"
@@ -277,7 +277,7 @@ def test_the_features_of_a_frozen_backbone_are_computed_once_for_all_epochs_and_
 
 
 def test_a_frozen_backbone_with_augmentation_sees_other_crops_each_epoch(finetune, backbone, tmp_path, monkeypatch):
-    monkeypatch.setattr(frozen, "predict_images", None)  # calling it would fail
+    monkeypatch.setattr(features, "predict_images", None)  # calling it would fail
     flags = ("--settings", "D", "--sl-backbone", tmp_path / "backbone.pt", "--augment", "all", "--epochs", 1)
     assert finetune(*flags) == 0
     trained = state_of(tmp_path / "runs" / "D-seed0")

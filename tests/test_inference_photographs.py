@@ -14,7 +14,7 @@ from PIL import Image
 import p1_inference
 from datasets.tables import read_table
 from engine import checkpoint
-from models import load_trained
+from models.builders import load_trained
 from tests.grader import call, photograph, save, save_classifier
 
 HEADER = "id,filename,label\n"

@@ -15,7 +15,7 @@ import p2_inference
 from datasets.palette import COLOURS, classes_of_colours
 from datasets.tiles import find_tiles
 from engine import checkpoint
-from models import load_trained
+from models.builders import load_trained
 from models.predict import VIEWS, predict_tiles
 from tests.grader import call, photograph, save, save_segmenter
 

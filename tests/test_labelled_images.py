@@ -14,7 +14,7 @@ from PIL import Image
 from datasets.augment import PhotoCrops, random_box
 from datasets.errors import DataError
 from datasets.images import path_inside, read_rgb
-from datasets.labelled import are_integers, classes_of, load_training, load_validation, shrink
+from datasets.labelled import are_integers, classes_of, load_evaluation, load_training, shrink
 from datasets.sampling import epoch_loader
 from datasets.transforms import evaluation_image
 
@@ -79,12 +79,12 @@ def test_a_row_without_a_label_is_refused_by_its_number(load, label):
 def test_validation_has_no_class_that_training_lacks(folder, tmp_path):
     table = write_table(tmp_path / "val.csv", [("0.jpg", "1"), ("1.jpg", "7")])
     with pytest.raises(DataError, match="label '7' of 1.jpg is none of the 2 classes of training"):
-        load_validation(folder, table, 32, ["0", "1"], tmp_path / "cache")
+        load_evaluation(folder, table, 32, tmp_path / "cache", ["0", "1"])
 
 
 def test_validation_takes_its_class_numbers_from_training(folder, tmp_path):
     table = write_table(tmp_path / "val.csv", [("0.jpg", "10"), ("1.jpg", "09")])
-    data = load_validation(folder, table, 32, ["4", "9", "10"], tmp_path / "cache")
+    data = load_evaluation(folder, table, 32, tmp_path / "cache", ["4", "9", "10"])
     assert data.labels.tolist() == [2, 1]
 
 
@@ -151,7 +151,7 @@ def test_photographs_stand_upright(load, folder):
 
 def test_validation_sees_the_pixels_that_inference_sees(folder, tmp_path):
     table = write_table(tmp_path / "val.csv", [("0.jpg", "0"), ("4.jpg", "1")])
-    data = load_validation(folder, table, 24, ["0", "1"], tmp_path / "cache")
+    data = load_evaluation(folder, table, 24, tmp_path / "cache", ["0", "1"])
     ((images, labels),) = data.batches(8)
     for index, name in enumerate(("0.jpg", "4.jpg")):
         wanted = evaluation_image(read_rgb(folder / name, apply_exif=True), 24)
@@ -161,7 +161,7 @@ def test_validation_sees_the_pixels_that_inference_sees(folder, tmp_path):
 
 def test_batches_hold_every_photograph_once(folder, tmp_path):
     table = write_table(tmp_path / "val.csv", [(f"{i}.jpg", str(i % 3)) for i in range(9)])
-    data = load_validation(folder, table, 16, ["0", "1", "2"], tmp_path / "cache")
+    data = load_evaluation(folder, table, 16, tmp_path / "cache", ["0", "1", "2"])
     sizes = [(len(images), len(labels)) for images, labels in data.batches(4)]
     assert sizes == [(4, 4), (4, 4), (1, 1)]
 

@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
-from models import CLASSIFIERS, SEGMENTERS, build_network, load_trained, normalisation
+from models.builders import CLASSIFIERS, SEGMENTERS, build_network, load_trained, normalisation
 from models.efficientnet_lite import EfficientNetLite0
 from models.errors import ModelError
 from models.fcn import FCN32s, upsampler

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models import build_network
+from models.builders import build_network
 from models.errors import ModelError
 from models.weights import load_ready_made
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import models
 import p2_train
 from datasets.palette import COLOURS, mask_image
 from engine import checkpoint
+from models import builders
 from tests.grader import call
 from tests.killing import TinySegmenter, assert_same_end, scores_of, train, train_until_killed
 
@@ -22,7 +22,7 @@ QUICK = ("--model", "tiny_segmenter", "--scale", 0.5, "--crop-size", 32, "--batc
 
 @pytest.fixture(autouse=True)
 def tiny_network(monkeypatch):
-    monkeypatch.setitem(models.SEGMENTERS, "tiny_segmenter", TinySegmenter)
+    monkeypatch.setitem(builders.SEGMENTERS, "tiny_segmenter", TinySegmenter)
 
 
 @pytest.fixture

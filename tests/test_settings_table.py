@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 
 from engine.errors import RunError
+from engine.settings import SETTINGS
 from report import settings_figures, settings_table
-from report.figures import spread
 from report.runs import class_names_of, read_run
+from report.settings_figures import spread
+from report.settings_runs import STARTS
 from report.settings_table import write_settings_table
 from report.text import columns, markdown, one_line
 
@@ -32,7 +34,14 @@ def make_run(folder: Path, name: str, accuracies: list, *, predictions=None, tot
     """A run folder with an accuracy (None: not scored) an epoch, ten steps and 30 seconds each."""
     run = folder / name
     run.mkdir(parents=True)
-    own = {"setting": name[0], "seed": int(name[6:]), "epochs": len(accuracies), "backbone": None, **arguments}
+    own = {
+        "setting": name[0],
+        "seed": int(name[6:]),
+        "epochs": len(accuracies),
+        "backbone": None,
+        "is_frozen": name[0] in "DE",
+        **arguments,
+    }
     config = {"arguments": own, "recipe": {}, "total_steps": 10 * (total_epochs or len(accuracies))}
     (run / "config.json").write_text(json.dumps(config))
     lines = [
@@ -114,6 +123,45 @@ def test_arguments_that_differ_are_named_with_the_runs(tmp_path, no_pictures):
         '- Runs differ in backbone (labels): "B-seed0" in B-seed0; "B-seed1" in B-seed1.',
         "- Runs differ in epochs: 1 in A, B-seed0; 2 in B-seed1.",
     ]
+
+
+def test_what_differs_between_settings_by_nature_is_no_remark_and_augmentation_is_said_in_words(tmp_path, no_pictures):
+    for name, is_augmented, epochs in (("A-seed0", True, 1), ("D-seed0", False, 2), ("E-seed0", False, 2)):
+        make_run(
+            tmp_path,
+            name,
+            [0.5] * epochs,
+            is_augmented=is_augmented,
+            augment="all" if is_augmented else "unfrozen",
+            backbone=None if is_augmented else f"{name}.pt",
+            backbone_sha256=None if is_augmented else 64 * name[0],
+            output=name,
+            workers=epochs,
+            snapshot_epochs=[epochs],
+        )
+    table = write_settings_table(tmp_path)
+    assert [line for line in table.splitlines() if "differ in" in line] == [
+        "- Runs differ in epochs: 1 in A; 2 in D, E."
+    ]
+    assert "- D, E saw every photograph as inference does, without random crops and colours." in table.splitlines()
+
+
+def test_augmentation_that_is_the_same_in_all_runs_is_not_spoken_of(tmp_path, no_pictures):
+    for name in ("A-seed0", "D-seed0"):
+        make_run(tmp_path, name, [0.5], is_augmented=False)
+    assert "random crops" not in write_settings_table(tmp_path)
+
+
+def test_the_settings_start_where_fine_tuning_starts_them():
+    words = {None: "random", "sl_backbone": "labels", "ssl_backbone": "own SSL"}
+    assert {letter: words[source] for letter, (source, _) in SETTINGS.items()} == STARTS
+
+
+def test_what_is_trained_is_what_the_runs_say(tmp_path, no_pictures):
+    for name, is_frozen in (("A-seed0", True), ("D-seed0", False), ("E-seed0", [])):
+        make_run(tmp_path, name, [0.5], is_frozen=is_frozen)
+    table = write_settings_table(tmp_path)
+    assert [row_of(table, letter)[2] for letter in "ABDE"] == ["classifier", "–", "whole network", "–"]
 
 
 # -- gaps --------------------------------------------------------------------------------------------------------------
@@ -210,7 +258,7 @@ def test_the_most_confused_pairs_come_with_names_and_counts(tmp_path, no_picture
     (tmp_path / "office" / "classes.txt").write_text("\n".join(NAMES))
     make_run(tmp_path, "A-seed0", [0.4])
     make_run(tmp_path, "A-seed1", [0.5], predictions=HALF, train_images=str(tmp_path / "office" / "train"))
-    write_settings_table(tmp_path)
+    assert "30 of 55" not in write_settings_table(tmp_path)  # too long for a terminal with five settings
     assert (tmp_path / "confused_A.csv").read_text() == "truth,predicted,count,of\ncat,dog,30,55\ndog,cow,20,45\n"
     assert "| cat | dog | 30 of 55 |" in (tmp_path / "table.md").read_text()
     (tmp_path / "A-seed1" / "predictions.csv").unlink()

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-import models
 import p1_ssl_pretrain
 from engine.cli import run_script
-from models import build_network
+from models import builders
 from models.backbone import load_backbone
+from models.builders import build_network
 from tests.killing import TinyClassifier, assert_same_end, scores_of, train, train_until_killed
 
 QUICK = ("--model", "tiny_classifier", "--image-size", 32, "--batch-size", 8, "--epochs", 3)
@@ -26,7 +26,7 @@ COLOURS = ((220, 40, 40), (40, 220, 40), (40, 40, 220))
 
 @pytest.fixture(autouse=True)
 def tiny_network(monkeypatch):
-    monkeypatch.setitem(models.CLASSIFIERS, "tiny_classifier", TinyClassifier)
+    monkeypatch.setitem(builders.CLASSIFIERS, "tiny_classifier", TinyClassifier)
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_the_log_has_loss_spread_decay_and_speed(pretrain, tmp_path, monkeypatch
 
 def test_a_collapse_is_said_in_plain_words(pretrain, monkeypatch, capsys):
     monkeypatch.setattr(p1_ssl_pretrain, "LOG_EVERY", 1)
-    monkeypatch.setattr(models.byol, "spread", lambda projections: torch.tensor(0.01))
+    monkeypatch.setattr("models.byol.embedding_std", lambda projections: torch.tensor(0.01))
     assert pretrain("--epochs", 1) == 0
     assert "the network has collapsed" in capsys.readouterr().err
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import math
@@ -32,11 +33,12 @@ def signals_as_before():
 def new_loop(folder, **changes):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
-    options = {"steps_per_epoch": 4, "epochs": 3, "budget_minutes": None}
-    options["stopper"] = changes.pop("stopper", None) or Stopper(changes.pop("max_minutes", None))
-    options.update(warmup_steps=2, ema_decay=0.9, **changes)
+    stopper = changes.pop("stopper", None) or Stopper(changes.pop("max_minutes", None))
+    steps_per_epoch = changes.pop("steps_per_epoch", 4)
+    values = {"epochs": 3, "budget_minutes": None, "schedule": "cosine", "warmup_steps": 2, "ema_decay": 0.9}
+    args = argparse.Namespace(**{**values, **changes})
     run = Run(folder, {"seed": 0}, {})
-    return Loop(run, network, torch.optim.SGD(network.parameters(), lr=0.1), **options)
+    return Loop(run, network, torch.optim.SGD(network.parameters(), lr=0.1), args, steps_per_epoch, stopper)
 
 
 def train(loop, steps=10**9):

@@ -16,7 +16,7 @@ from datasets.palette import CLASS_NAMES, mask_image
 from datasets.tile_pairs import load_pairs
 from engine import checkpoint
 from engine.metrics import confusion_matrix, iou_per_class, mean_iou
-from models import build_network, normalisation
+from models.builders import build_network, normalisation
 from models.losses import segmentation_loss
 
 

@@ -16,9 +16,9 @@ import torch.distributed as dist
 import torch.distributed.nn
 from torch import Tensor, nn
 
-import models
-from engine import distributed
+from engine import device, distributed
 from engine.cli import run_script
+from models import builders
 from tests.killing import TinyClassifier
 
 
@@ -60,13 +60,13 @@ class TinyClassifierWithoutDropout(TinyClassifier):
 
 
 def train_precisely(script: str, argv: list[str]) -> None:
-    models.CLASSIFIERS["tiny_classifier"] = TinyClassifierWithoutDropout
+    builders.CLASSIFIERS["tiny_classifier"] = TinyClassifierWithoutDropout
     distributed.synchronise_batch_norm = gather_batch_norm
     module = importlib.import_module(Path(script).stem)
     build_byol = module.BYOL
     module.BYOL = lambda *arguments: build_byol(*arguments).double()
     module.LOG_EVERY = 1
-    module.autocast_dtype = lambda device: None
+    device.autocast_dtype = lambda of_device: None
     module.normalise = lambda images, mean, std: images.double() - 0.5
     module.build_optimizer = lambda name, groups, lr, weight_decay: torch.optim.SGD(groups, lr=lr, momentum=0.9)
     run_script(lambda: module.main(module.parse_arguments(argv)))
