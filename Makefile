@@ -51,6 +51,12 @@ FINETUNE_FLAGS ?= --seeds 0 1 2
 # Of every script, such as --device cpu or --cache DIR:
 MACHINE_FLAGS ?=
 
+# For settings B and D: the course's file; without it one is trained on mini/train_labels.csv, where that is there.
+SL_BACKBONE ?= $(or $(wildcard $(DATA)/p1_data/pretrain_model_SL.pt),$(P1_OUT)/sl/pretrain_model_SL.pt)
+
+# A run that was stopped must not feed the next one.
+is_done = grep -qs " done: " "$(P1_OUT)/$(1)/log.txt" || { echo "$(P1_OUT)/$(1) was stopped; the same command goes on"; exit 2; }
+
 # With exit status 1 some inputs could not be used, and all else is there: it goes on.
 p1: $(INSTALLED)
 	@test -d "$$DATA/p1_data/office" && test -d "$$DATA/p1_data/mini/train" || { \
@@ -59,19 +65,18 @@ p1: $(INSTALLED)
 	@echo "== Problem 1, step 1 of 4: BYOL without labels, for settings C and E"
 	@python3 p1_ssl_pretrain.py --images "$$DATA/p1_data/mini/train" --probe-csv "$$DATA/p1_data/office/train.csv" \
 		--output "$(P1_OUT)/ssl" $(P1_FLAGS) $(SSL_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ]
+	@$(call is_done,ssl)
 	@echo "== Problem 1, step 2 of 4: a backbone trained with labels, for settings B and D"
-	@if [ -z "$(OWN_SL)" ] && [ -f "$$DATA/p1_data/pretrain_model_SL.pt" ]; then \
-		echo "the course's pretrain_model_SL.pt"; \
-	elif [ ! -f "$(P1_OUT)/sl/pretrain_model_SL.pt" ]; then \
-		python3 p1_finetune.py --train-images "$$DATA/p1_data/mini/train" --train-csv "$$DATA/p1_data/mini/train_labels.csv" \
-			--output "$(P1_OUT)/sl" $(P1_FLAGS) $(SL_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ] || exit; \
-		python3 -m engine.export "$(P1_OUT)/sl/A-seed0/model.pt" "$(P1_OUT)/sl/pretrain_model_SL.pt"; \
-	fi
+	@if [ "$(SL_BACKBONE)" != "$(P1_OUT)/sl/pretrain_model_SL.pt" ]; then echo "$(SL_BACKBONE)"; exit; fi; \
+	python3 p1_finetune.py --train-images "$$DATA/p1_data/mini/train" --train-csv "$$DATA/p1_data/mini/train_labels.csv" \
+		--output "$(P1_OUT)/sl" $(P1_FLAGS) $(SL_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ] || exit; \
+	$(call is_done,sl/A-seed0); \
+	python3 -m engine.export "$(P1_OUT)/sl/A-seed0/model.pt" "$(SL_BACKBONE)"
 	@echo "== Problem 1, step 3 of 4: settings A to E"
-	@own="$(P1_OUT)/sl/pretrain_model_SL.pt"; test -f "$$own" || own="$$DATA/p1_data/pretrain_model_SL.pt"; \
-	python3 p1_finetune.py --data "$$DATA/p1_data/office" --settings ABCDE --sl-backbone "$$own" \
+	@python3 p1_finetune.py --data "$$DATA/p1_data/office" --settings ABCDE --sl-backbone "$(SL_BACKBONE)" \
 		--ssl-backbone "$(P1_OUT)/ssl/backbone.pt" --output "$(P1_OUT)/settings" \
 		$(P1_FLAGS) $(FINETUNE_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ]
+	@$(call is_done,settings/C-seed0)
 	@echo "== Problem 1, step 4 of 4: t-SNE of setting C"
 	@python3 p1_tsne.py --run "$(P1_OUT)/settings/C-seed0" --data "$$DATA/p1_data/office" --output "$(P1_OUT)/tsne" \
 		$(MACHINE_FLAGS) || [ $$? -eq 1 ]
@@ -105,7 +110,8 @@ else
 	@rm -rf $(OUT)
 endif
 	@echo "== 2 of 7: problem 1 with a ResNet18"
-	@$(MAKE) --no-print-directory p1 P1_OUT="$(OUT)/runs/p1" P1_FLAGS="--model resnet18 --image-size 64" OWN_SL=1 \
+	@$(MAKE) --no-print-directory p1 P1_OUT="$(OUT)/runs/p1" P1_FLAGS="--model resnet18 --image-size 64" \
+		SL_BACKBONE="$(OUT)/runs/p1/sl/pretrain_model_SL.pt" \
 		SSL_FLAGS="--batch-size 64 $(PRETRAINING)" SL_FLAGS="$(PRETRAINING)" FINETUNE_FLAGS="--epochs $(EPOCHS_1)" \
 		MACHINE_FLAGS="--device cpu --cache $(OUT)/cache"
 	@echo "== 3 of 7: training problem 2, the light network from random weights"

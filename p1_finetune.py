@@ -19,8 +19,7 @@ Every setting and seed has a run folder of its own below --output, such as runs/
 all runs lies beside them. The same command goes on after Ctrl-C, a crash or a power cut, and leaves finished runs
 alone. On a CPU a seed gives the same weights bit for bit, on a GPU closely.
 
-Who lacks the course's pretrain_model_SL.pt makes one: setting A with --model resnet50 on --train-images
-hw1_data/p1_data/mini/train --train-csv hw1_data/p1_data/mini/train_labels.csv, then python3 -m engine.export.
+Who lacks the course's pretrain_model_SL.pt: `make p1` shows how to train one on labelled images.
 """
 
 from __future__ import annotations
@@ -55,7 +54,8 @@ RECIPES = {
 }
 PLAIN = {**RECIPES["default"], "augment": "none", "label_smoothing": 0.0, "ema_decay": 0.0}
 ADAM = {"optimizer": "adam", "lr": 1e-4, "weight_decay": 0.0, "schedule": "constant", "warmup_steps": 0}
-UNSAID = ["augment", "label_smoothing", "ema_decay"]  # of which both reports say nothing
+# Both reports say nothing of these; the last two are how our networks and optimisers are made.
+UNSAID = ["augment", "label_smoothing", "ema_decay", "zero-initialised residuals", "no decay of biases and norms"]
 RECIPES["report001"] = {**PLAIN, **ADAM, "model": "resnet50_fc1000", "epochs": 50, "batch_size": 64}
 RECIPES["report001"]["assumed"] = [*UNSAID, *ADAM, "batch_size"]
 RECIPES["report004"] = {**PLAIN, "lr": 1e-4, "epochs": 500, "batch_size": 128, "assumed": [*UNSAID, "model"]}
@@ -65,11 +65,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add_photograph_flags(parser)
-    add("--output", required=True, help="folder of the run folders; given again, the runs go on")
     add("--settings", default="A", help="letters of the settings, such as A or ABCDE (default A)")
     add("--seed", "--seeds", dest="seeds", type=int, nargs="+", default=[0], help="a run each (default 0)")
-    add("--sl-backbone", help="pre-trained with labels: the course's pretrain_model_SL.pt, for B and D")
-    add("--ssl-backbone", help="pre-trained without labels: backbone.pt of p1_ssl_pretrain.py, for C and E")
+    add("--sl-backbone", help="for B and D: the course's pretrain_model_SL.pt")
+    add("--ssl-backbone", help="for C and E: backbone.pt of p1_ssl_pretrain.py")
     add("--weights", help="of setting A: none (what the course asks), imagenet, or a file")
     # how long
     add("--eval-every", type=int, default=1, help="epochs between two scorings of the validation images")
@@ -131,8 +130,6 @@ from report.runs import best_and_last
 def main(args: argparse.Namespace) -> int:
     tune_allocator()
     train, validation = (args.train_images, args.train_csv), (args.val_images, args.val_csv)
-    if args.data:
-        train, validation = ((f"{args.data}/{name}", f"{args.data}/{name}.csv") for name in ("train", "val"))
     data, stopper = load_training_data(train, validation, args.image_size, args.cache), Stopper(args.max_minutes)
     for setting, seed in product(args.settings, args.seeds):
         status = fine_tune(arguments_of_run(args, setting, seed), data, stopper)
@@ -151,7 +148,8 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
     device = choose_device(args.device)
     network = build_network(args.model, CLASSIFIERS, num_classes=len(data.classes))
     origin = start_from(network, args.model, args.weights, args.backbone, args.is_frozen)
-    args.backbone_sha256 = backbone_sha256(network) if args.is_frozen else None
+    is_random = args.backbone is None and args.weights == "none"
+    args.backbone_sha256 = None if is_random else backbone_sha256(network)  # another file under the name is refused
     network = network.to(device, memory_format=torch.channels_last)
     print(f"{args.setting}, seed {args.seed}: {args.model} {origin}; on {device}", file=sys.stderr)
     trained, samples, validation = what_is_trained(args, network, data, device)

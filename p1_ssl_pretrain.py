@@ -26,6 +26,7 @@ from engine.arguments import add_training_flags, fill_in
 STOCK = {"views": "stock", "min_area": None, "target_decay": 0.99, "target_schedule": "constant", "ema_decay": 0}
 ADAM = {"optimizer": "adam", "lr": 1e-4, "weight_decay": 0.0, "schedule": "constant", "warmup_steps": 0}
 ADAMW = {"optimizer": "adamw", "lr": 1e-4, "weight_decay": 0.05, "schedule": "cosine", "warmup_steps": 4000}
+UNSAID = [*STOCK, "zero-initialised residuals", "no decay of biases and norms"]  # how ours are made
 
 # What a flag given by hand overrides.
 RECIPES = {
@@ -43,8 +44,8 @@ RECIPES = {
         "target_schedule": "cosine",
         "ema_decay": 0,  # BYOL's target is its own average
     },
-    "report001": {**STOCK, **ADAM, "epochs": 100, "batch_size": 64, "assumed": ["epochs", *STOCK]},
-    "report004": {**STOCK, **ADAMW, "epochs": 1000, "batch_size": 256, "assumed": [*STOCK]},
+    "report001": {**STOCK, **ADAM, "epochs": 100, "batch_size": 64, "assumed": ["epochs", "weight_decay", *UNSAID]},
+    "report004": {**STOCK, **ADAMW, "epochs": 1000, "batch_size": 256, "assumed": UNSAID},
 }
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl
 COLLAPSED = 0.1  # of embedding_std
@@ -54,7 +55,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--images", required=True, help="folder of images; the course's mini/train")
-    add("--output", required=True, help="the run folder; given again, the run goes on")
     add("--model", default="resnet50", help="name of a ResNet of models/ (default resnet50)")
     add("--weights", default="none", help="none (what the course asks for), imagenet, or a file")
     # how well
@@ -87,6 +87,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from datasets.errors import DataError
 from datasets.labelled import LabelledImages, load_evaluation
 from datasets.unlabelled import load_unlabelled
 from datasets.views import epoch_images, two_views
@@ -109,10 +110,6 @@ from models.weights import load_ready_made
 def main(args: argparse.Namespace) -> int:
     tune_allocator()
     seed_everything(args.seed)
-    images = load_unlabelled(args.images, args.image_size, args.cache)
-    probe = None
-    if args.probe_csv:
-        probe = load_evaluation(args.probe_csv[: -len(".csv")], args.probe_csv, args.image_size, args.cache)
     backbone = build_network(args.model, CLASSIFIERS, num_classes=2)  # however many: the head is dropped at once
     if head_name(backbone) != "fc":
         raise ModelError(f"--model {args.model} is no plain ResNet, whose features BYOL trains; give resnet50")
@@ -120,6 +117,9 @@ def main(args: argparse.Namespace) -> int:
     backbone.fc = nn.Identity()  # what comes out are the pooled features
     byol = BYOL(backbone, args.image_size)  # before the processes join, see there
     device = distributed.join(args.device)
+    with distributed.main_first():
+        images = load_unlabelled(args.images, args.image_size, args.cache)
+        probe = load_probe(args)
     byol = byol.to(device, memory_format=torch.channels_last)
     optimizer = build_optimizer(args.optimizer, parameter_groups(byol, args.lr), args.lr, args.weight_decay)
 
@@ -129,12 +129,11 @@ def main(args: argparse.Namespace) -> int:
     loop = Loop(run, byol, optimizer, args, len(images) // args.batch_size, Stopper(args.max_minutes))
     pixels = torch.from_numpy(images.pixels).to(device)  # a CPU leaves them in the cache's file
     status = pretrain(loop, byol, pixels, probe, args, device)
-    distributed.leave()
-    if status is not None:
-        return status
-    if distributed.is_main():
-        print(f"backbone for settings C and E: {run.folder / 'backbone.pt'}")
-    return 1 if images.left_out or (probe is not None and probe.left_out) else 0
+    if status is None:
+        status = 1 if images.left_out or (probe is not None and probe.left_out) else 0
+        if distributed.is_main():
+            print(f"backbone for settings C and E: {run.folder / 'backbone.pt'}")
+    return distributed.leave(status)
 
 
 def pretrain(
@@ -144,6 +143,7 @@ def pretrain(
     network = distributed.wrap(byol, device)
     if args.compile:
         byol.backbone.compile()
+        byol.target_encoder.net.compile()
     share = distributed.share_of(args.batch_size)
     for epoch in loop.epochs_left():
         byol.train()
@@ -158,7 +158,7 @@ def pretrain(
             decay = target_decay(loop.step, loop.total_steps, args.target_decay, args.target_schedule)
             byol.update_target(decay)
             loop.after_step(loss, args.batch_size)
-            if loop.step % LOG_EVERY == 0:
+            if loop.step % LOG_EVERY == 0 or loop.is_done():
                 log(loop, loss, embedding_std, decay)
             if loop.must_stop():
                 return loop.stop()
@@ -189,7 +189,7 @@ def log(loop: Loop, loss: Tensor, embedding_std: Tensor, decay: float) -> None:
     loop.run.log_metrics(
         loop.step,
         loop.epoch_in_hand,
-        loss=round(distributed.mean_of_all(loss.detach()).item(), 6),
+        step_loss=round(distributed.mean_of_all(loss.detach()).item(), 6),
         embedding_std=round(spread, 4),
         target_decay=round(decay, 6),
         learning_rate=loop.optimizer.param_groups[-1]["lr"],
@@ -200,6 +200,15 @@ def log(loop: Loop, loss: Tensor, embedding_std: Tensor, decay: float) -> None:
             f"warning, step {loop.step}: the network has collapsed, its embeddings hardly differ (embedding_std "
             f"{spread:.3f}, good is above 0.5); start again with a smaller --lr or a larger --batch-size"
         )
+
+
+def load_probe(args: argparse.Namespace) -> LabelledImages | None:
+    if not args.probe_csv:
+        return None
+    probe = load_evaluation(args.probe_csv[: -len(".csv")], args.probe_csv, args.image_size, args.cache)
+    if len(probe) < 2:
+        raise DataError(f"{args.probe_csv}: one image has no neighbours; give more, or leave --probe-csv out")
+    return probe
 
 
 def probe_score(

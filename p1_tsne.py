@@ -161,6 +161,8 @@ def legend_entries(args: argparse.Namespace, classes: list[str]) -> dict[str, st
 def load_images(args: argparse.Namespace, size: int, classes: list[str]) -> LabelledImages:
     """The images as inference sees them, (size, size, 3), with their labels. DataError when they are no picture."""
     folder = args.images or f"{args.data}/{args.split}"
+    if os.path.realpath(args.output) == os.path.realpath(folder):
+        raise DataError(f"{args.output}: is the folder of images; give --output another one")
     images = load_evaluation(folder, f"{folder}.csv" if args.data else args.csv, size, args.cache, classes)
     counts = np.bincount(images.labels)
     if len(images) < LEAST_IMAGES or (counts > 1).sum() < 2:

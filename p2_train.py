@@ -43,7 +43,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", required=True, help="the course's p2_data folder, with train/ and validation/")
-    add("--output", required=True, help="run folder; given again, the run goes on")
     add("--model", default="lite_fpn", help="name of a network of models/ (default: the light one, fit for a CPU)")
     add("--weights", help="none, imagenet (the backbone's), coco, or a file such as another model.pt")
     # how long

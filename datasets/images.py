@@ -29,8 +29,10 @@ class ImageError(DataError):
 
 def natural_key(name: str) -> tuple:
     """Sorts 2.png before 10.png; names that differ in leading zeros alone keep one order."""
-    parts = re.split(r"([0-9]+)", name)  # text and digits in turns; "²" is a digit to isdigit, and none to int
-    return tuple((int(part), "") if index % 2 else (-1, part) for index, part in enumerate(parts)), name
+    parts = re.split(r"([0-9]+)", name)  # text and digits in turns
+    # By length, then digit by digit, which is by value: int refuses thousands of digits.
+    numbers = [part.lstrip("0") if index % 2 else part for index, part in enumerate(parts)]
+    return tuple((len(part), part) if index % 2 else (-1, part) for index, part in enumerate(numbers)), name
 
 
 def list_images(folder: str | Path) -> list[str]:

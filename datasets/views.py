@@ -103,7 +103,9 @@ def _cropped(images: Tensor, draws: dict[str, Tensor], mirror: Tensor, size: int
     rows = y[:, None] + height[:, None] * steps
     shape = (len(images), size, size)
     grid = torch.stack([columns[:, None, :].expand(shape), rows[:, :, None].expand(shape)], dim=3)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    # Not beyond the middle of the outermost pixels: padding by the border, which mps does not have.
+    limit = 1 - 1 / images.shape[3]
+    return F.grid_sample(images, grid.clamp_(-limit, limit), mode="bilinear", align_corners=False)
 
 
 def _coloured(images: Tensor, draws: dict[str, Tensor], jitter: Tensor, grey: Tensor) -> Tensor:

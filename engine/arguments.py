@@ -14,7 +14,6 @@ LEAST = {
     "crop_size": 32,
     "budget_minutes": 0.01,
     "max_minutes": 0,
-    "seed": 0,
     "workers": 0,
     "probe_every": 1,
     "lr": 0,
@@ -25,6 +24,9 @@ LEAST = {
 def add_training_flags(parser: argparse.ArgumentParser, recipes: dict[str, dict[str, Any]]) -> None:
     """The flags that every training script has. Those without a default get their value from the recipe."""
     add = parser.add_argument
+    add(
+        "--output", type=nonempty_path, required=True, help="folder for what a run writes; given again, the run goes on"
+    )
     add("--recipe", default="default", choices=sorted(recipes), help="the arguments not given by hand")
     # how long
     add("--epochs", type=int, help="passes over the training images")
@@ -47,11 +49,15 @@ def add_photograph_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def check_photograph_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with usage where a flag lacks its partner; turn --data into the four others."""
     if bool(args.data) == bool(args.train_images):
         parser.error("say where the photographs are: --data FOLDER, or --train-images FOLDER, one of the two")
     for flag, needed in (("train_csv", "train_images"), ("val_images", "train_images"), ("val_csv", "val_images")):
         if vars(args)[flag] and not vars(args)[needed]:
             parser.error(f"--{flag.replace('_', '-')} goes with --{needed.replace('_', '-')} FOLDER: give both")
+    if args.data:
+        args.train_images, args.train_csv = f"{args.data}/train", f"{args.data}/train.csv"
+        args.val_images, args.val_csv = f"{args.data}/val", f"{args.data}/val.csv"
 
 
 def fill_in(parser: argparse.ArgumentParser, args: argparse.Namespace, recipe: dict[str, Any]) -> None:
@@ -59,10 +65,13 @@ def fill_in(parser: argparse.ArgumentParser, args: argparse.Namespace, recipe: d
     for name, value in recipe.items():
         if vars(args).get(name) is None:
             setattr(args, name, value)
+    for seed in (vars(args).get("seeds") or []) + [vars(args).get("seed") or 0]:
+        if not 0 <= seed < 2**32:
+            parser.error("seeds must be from 0 to 4294967295")
     for name, least in LEAST.items():
         value = vars(args).get(name)
         if value is not None and not least <= value < math.inf:
-            parser.error(f"--{name.replace('_', '-')} must be {least} at least")
+            parser.error(f"--{name.replace('_', '-')} must be {least} at least, and finite")
 
 
 def nonempty_path(text: str) -> str:

@@ -30,11 +30,12 @@ _MODEL_KEYS = {
 def save(path: str | Path, values: dict[str, Any]) -> None:
     """Write `values` with torch.save; the file is whole or the old one stays. RunError when the disk is full."""
     try:
-        with write_atomically(path) as temporary:
-            torch.save(values, temporary)
+        with write_atomically(path) as temporary, open(temporary, "wb") as file:
+            torch.save(values, file)
     except (OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-            raise  # not the disk's fault
+        disk = ("PytorchStreamWriter", "unexpected pos", "iostream error")  # torch's words for it
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in disk):
+            raise
         raise RunError(f"{path}: cannot be written ({error}); make room, then give the same command again") from None
 
 

@@ -7,7 +7,8 @@ The main process alone writes to the run folder.
 from __future__ import annotations
 
 import os
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, Iterator
 
 import torch
 import torch.distributed as dist
@@ -17,12 +18,16 @@ from engine.device import choose_device
 from engine.errors import RunError
 
 
+def is_joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
 def world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return dist.get_world_size() if is_joined() else 1
 
 
 def rank() -> int:
-    return int(os.environ.get("RANK", "0"))
+    return dist.get_rank() if is_joined() else 0
 
 
 def is_main() -> bool:
@@ -30,26 +35,49 @@ def is_main() -> bool:
 
 
 def join(device_name: str | None) -> torch.device:
-    """Meet the other processes, if there are any. Returns this process's device."""
+    """Meet the other processes, if torchrun has started some. Returns this process's device."""
     device = choose_device(device_name)
-    if world_size() == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "MASTER_ADDR" not in os.environ:
         return device
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if device.index >= torch.cuda.device_count():
+            raise RunError(f"torchrun started more processes than the {torch.cuda.device_count()} GPUs here")
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device
 
 
-def leave() -> None:
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+def leave(status: int) -> int:
+    """Wait for the others, and part.
+
+    The main process alone ends with the status: torchrun would take another's for a crash.
+    """
+    if not is_joined():
+        return status
+    is_others = not is_main()
+    dist.barrier()
+    dist.destroy_process_group()
+    return 0 if is_others else status
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """The main process goes through it before the others: it makes the cache that they find."""
+    if is_joined() and not is_main():
+        dist.barrier()
+    yield
+    if is_joined() and is_main():
+        dist.barrier()
 
 
 def share_of(batch_size: int) -> slice:
     """Which samples of a batch are this process's. RunError when they cannot be dealt out evenly."""
     if batch_size % world_size() or batch_size < 2 * world_size():
-        raise RunError(f"a batch of {batch_size} does not divide among {world_size()} processes, two each at least")
+        raise RunError(
+            f"a batch of {batch_size} does not divide among {world_size()} processes: give --batch-size a multiple of "
+            f"{world_size()}, {2 * world_size()} at least"
+        )
     return slice(rank(), batch_size, world_size())
 
 
@@ -61,17 +89,20 @@ def wrap(network: nn.Module, device: torch.device) -> nn.Module:
     if world_size() == 1:
         return network
     synchronise_batch_norm(network)
-    return nn.parallel.DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)
+    own = [device.index] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(network, device_ids=own, broadcast_buffers=False)  # they are equal
 
 
 def synchronise_batch_norm(network: nn.Module) -> None:
-    """Exchange the batch norms below `network` for torch's SyncBatchNorm, which works on GPUs alone."""
+    """Exchange the batch norms below `network` for torch's SyncBatchNorm, which works on GPUs alone (else RunError)."""
+    if next(network.parameters()).device.type != "cuda":
+        raise RunError("several processes need a GPU each; on this machine leave torchrun out")
     nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
 def from_main(value: Any) -> Any:
     """The main process's `value`, in every process."""
-    if not dist.is_available() or not dist.is_initialized():
+    if not is_joined():
         return value
     box = [value]
     dist.broadcast_object_list(box, src=0)
@@ -80,7 +111,7 @@ def from_main(value: Any) -> Any:
 
 def mean_of_all(value: Tensor) -> Tensor:
     """The mean of a tensor over the processes."""
-    if dist.is_available() and dist.is_initialized():
+    if is_joined():
         value = value.clone()
         dist.all_reduce(value)
         value /= world_size()

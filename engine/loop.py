@@ -33,7 +33,7 @@ from engine.ema import update_average
 from engine.errors import RunError
 from engine.progress import Progress, clock
 from engine.run import Run, Stopper, command_to_go_on, random_state, restore_random_state
-from engine.schedule import SCHEDULES, average_decay
+from engine.schedule import SCHEDULES, average_decay, steps_of_warmup
 
 CHECKPOINT_SECONDS = 240  # a kill loses at most five minutes, the step and the scoring in hand included
 WARMING_STEPS, TIMED_STEPS = 5, 25  # --budget-minutes: the steps left out of, and used for, measuring the speed
@@ -70,7 +70,7 @@ class Loop:
         if self.total_steps is None:  # killed between fixing the steps and the checkpoint that knows them
             self.total_steps = run.config.get("total_steps")
         if self.total_steps is not None:
-            run.record_total_steps(self.total_steps)
+            self._record_total_steps()
         self._stopper = stopper
         self._progress = Progress("training", self.step, self.total_steps, is_shown=distributed.is_main())
         self._note, self.images_per_second = "", 0.0
@@ -153,9 +153,15 @@ class Loop:
             self.total_steps = distributed.from_main(self.step + max(0, round(left / seconds_a_step)))
             minutes = self.budget_seconds / 60
             self.run.say(f"{minutes:g} minutes at {seconds_a_step:.2f} s a step: {self.total_steps} steps")
-            self.run.record_total_steps(self.total_steps)
+            self._record_total_steps()
             if not self._epoch_awaits_its_end():
                 self.save()
+
+    def _record_total_steps(self) -> None:
+        warmup_steps = steps_of_warmup(self.warmup_steps, self.total_steps)
+        if warmup_steps < self.warmup_steps and self.step < warmup_steps:
+            self.run.say(f"warm-up of {warmup_steps} steps, a quarter of the run, instead of {self.warmup_steps}")
+        self.run.record_total_steps(self.total_steps)
 
     # -- between epochs, and at the end ------------------------------------------------------------------------------
 

@@ -18,6 +18,8 @@ def nearest_neighbours(features: Tensor, k: int, reference: Tensor | None = None
     They are samples of `reference` (M, D); without it of `features`, where none is its own neighbour. Fewer than k
     where there are no more. RunError when there is none.
     """
+    if not features.isfinite().all():
+        raise RunError("the features are not finite; the training has failed, start it again with a smaller --lr")
     queries = functional.normalize(features.float(), dim=1)
     others = queries if reference is None else functional.normalize(reference.float(), dim=1)
     k = min(k, len(others) - (reference is None))

@@ -225,7 +225,9 @@ class Stopper:
 
     def _ask(self, number: int, frame: Any) -> None:
         self.signal = number
-        signal.signal(number, signal.SIG_DFL)  # the second one ends the process at once
+        if number == signal.SIGINT:  # the second one ends the process at once; torchrun and schedulers repeat SIGTERM
+            signal.signal(number, signal.SIG_DFL)
+            print("\nstopping after this step; Ctrl-C once more ends at once", file=sys.stderr)
 
     def asked(self) -> bool:
         return self.signal is not None or (self.deadline is not None and time.monotonic() >= self.deadline)
@@ -236,7 +238,9 @@ class Stopper:
 
 
 def command_to_go_on() -> str:
-    return shlex.join(["python3", *sys.argv])
+    processes = distributed.world_size()
+    start = ["python3"] if processes == 1 else ["torchrun", "--nproc-per-node", str(processes)]
+    return shlex.join([*start, *sys.argv])
 
 
 def random_state() -> dict[str, Any]:

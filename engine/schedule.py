@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 
 
+def steps_of_warmup(warmup_steps: int, total_steps: int | None) -> int:
+    """A quarter of a run at most."""
+    return warmup_steps if total_steps is None else min(warmup_steps, total_steps // 4)
+
+
 def warmup_cosine(step: int, total_steps: int | None, warmup_steps: int) -> float:
     """Factor on the learning rate: a linear rise over `warmup_steps`, then half a cosine down to 0 at `total_steps`.
 
     Before the number of steps is known (None) there is only the rise.
     """
-    if total_steps is not None:
-        warmup_steps = min(warmup_steps, total_steps // 4)
+    warmup_steps = steps_of_warmup(warmup_steps, total_steps)
     rise = min(1.0, (step + 1) / max(1, warmup_steps))
     if total_steps is None or step < warmup_steps:
         return rise
@@ -21,7 +25,7 @@ def warmup_cosine(step: int, total_steps: int | None, warmup_steps: int) -> floa
 
 def constant(step: int, total_steps: int | None, warmup_steps: int) -> float:
     """Factor on the learning rate: a linear rise over `warmup_steps`, then 1."""
-    return min(1.0, (step + 1) / max(1, warmup_steps))
+    return min(1.0, (step + 1) / max(1, steps_of_warmup(warmup_steps, total_steps)))
 
 
 # (step, total steps or None while they are not known, steps of warm-up) → factor on the learning rate

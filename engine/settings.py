@@ -16,8 +16,8 @@ SETTINGS = {
 
 def check_settings(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Bring --settings and --seeds into order; end with usage where a setting lacks its backbone."""
-    if not args.settings or min(args.seeds) < 0:
-        parser.error("--settings wants at least one letter, --seeds no number below 0")
+    if not args.settings:
+        parser.error("--settings wants at least one letter")
     args.settings = "".join(dict.fromkeys(args.settings.upper()))
     args.seeds = list(dict.fromkeys(args.seeds))
     for setting in args.settings:

@@ -52,6 +52,8 @@ def load_backbone(network: nn.Module, path: str | Path) -> str:
     ]
     if problems:
         raise ModelError(f"{path}: not a backbone of this network: {', '.join(problems)}; is --model the right one?")
+    if not all(value.isfinite().all() for value in state.values()):
+        raise ModelError(f"{path}: holds numbers that are not finite, from a training that failed; give another file")
     network.load_state_dict(state)
     return f"{path}: {len(ours) - len(new)} tensors loaded; new: {', '.join(new)}"
 

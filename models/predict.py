@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Iterable, Sequence
 
 import torch
@@ -25,9 +26,16 @@ VIEWS = {
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(B, 3, H, W) in 0..1 → (images - mean) / std, channel by channel."""
-    mean = torch.tensor(mean, dtype=images.dtype, device=images.device)[:, None, None]
-    std = torch.tensor(std, dtype=images.dtype, device=images.device)[:, None, None]
-    return (images - mean) / std
+    return (images - _channels(tuple(mean), images.dtype, images.device)) / _channels(
+        tuple(std), images.dtype, images.device
+    )
+
+
+@lru_cache(maxsize=16)
+def _channels(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(3, 1, 1), made once: to send numbers to a GPU anew for each batch is to wait for it."""
+    with torch.inference_mode(False):  # a tensor of inference mode could not be used in training
+        return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
 
 @torch.inference_mode()

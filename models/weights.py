@@ -79,8 +79,11 @@ def _torchvision_state(table: dict[str, str], name: str, weights: str) -> dict[s
 def state_of_file(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file of weights") from None
     except Exception as error:  # torch.load raises a dozen kinds for a file that is no checkpoint
-        raise ModelError(f"{path}: cannot be read as weights ({str(error)[:100] or type(error).__name__})") from None
+        reason = str(error).splitlines()[0] if isinstance(error, OSError) else "broken, no checkpoint, or one with code"
+        raise ModelError(f"{path}: cannot be read as weights ({reason}); give a state_dict or a model.pt") from None
     if isinstance(state, dict) and isinstance(state.get("state"), dict):
         state = state["state"]  # a model.pt
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):

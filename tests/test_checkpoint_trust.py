@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 import torch
 
@@ -77,15 +79,15 @@ def test_something_that_is_no_dict_is_refused(value, tmp_path):
         checkpoint.read(tmp_path / "model.pt")
 
 
-def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+@pytest.mark.parametrize("room", [0, 100_000])  # bytes that the disk still takes
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, room):
     checkpoint.save(tmp_path / "last.pt", {"step": 1})
-
-    def full_disk(values, path):
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(RunError, match=r"last\.pt: cannot be written .*No space left"):
-        checkpoint.save(tmp_path / "last.pt", {"step": 2})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        with pytest.raises(RunError, match=r"last\.pt: cannot be written .*make room"):
+            checkpoint.save(tmp_path / "last.pt", {"step": 2, "weights": torch.rand(1000, 1000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
     assert checkpoint.read(tmp_path / "last.pt")["step"] == 1

@@ -148,7 +148,8 @@ def test_first_middle_and_last_epoch_are_kept(finetune, tmp_path):
 def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(finetune, office, tmp_path, capsys):
     assert finetune(output="unbroken") == 0
     where = ("--data", office, "--output", tmp_path / "killed", "--cache", tmp_path / "cache", "--device", "cpu")
-    step = random.SystemRandom().randint(3, STEPS)  # any will do: a failure names it
+    step = random.SystemRandom().randint(3, STEPS)  # any will do
+    print("killed at step", step)
     train_until_killed(step, "p1_finetune.py", *where, *QUICK)
     shutil.copytree(tmp_path / "killed", tmp_path / "truncated")
 
@@ -289,7 +290,8 @@ def test_a_killed_training_on_features_ends_with_the_same_weights(finetune, back
     flags = ("--settings", "D", "--sl-backbone", tmp_path / "backbone.pt", "--ema-decay", average)
     assert finetune(*flags, output="unbroken") == 0
     where = ("--data", office, "--output", tmp_path / "killed", "--cache", tmp_path / "cache", "--device", "cpu")
-    step = random.SystemRandom().randint(2, STEPS)  # any will do: a failure names it
+    step = random.SystemRandom().randint(2, STEPS)  # any will do
+    print("killed at step", step)
     train_until_killed(step, "p1_finetune.py", *where, *QUICK, *flags)
     assert finetune(*flags, output="killed") == 0
     assert_same_end(tmp_path / "unbroken" / "D-seed0", tmp_path / "killed" / "D-seed0")

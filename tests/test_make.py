@@ -62,49 +62,60 @@ def test_problem_1_asks_for_the_courses_data(tmp_path):
     assert done.returncode == 2 and "make p1 DATA=hw1_data" in done.stderr
 
 
-@pytest.mark.parametrize("own", ["", "1"])
-def test_problem_1_takes_the_courses_backbone_unless_told_to_train_one(tmp_path, own):
-    for folder in ("bin", "venv", "data/p1_data/office", "data/p1_data/mini/train"):
-        (tmp_path / folder).mkdir(parents=True)
+PYTHON = """#!/bin/sh
+# Notes the call, leaves a run's log where a training would, and ends with $STATUS.
+echo "$*" >>"$CALLS"
+case "$*" in *contact_sheet*) touch "$OUT/contact_sheet.png";; esac
+for folder in ssl sl/A-seed0 settings/C-seed0; do
+    mkdir -p "$RUNS/$folder"
+    echo "2026-11-21 19:00:00 $LOG" >"$RUNS/$folder/log.txt"
+done
+case "$*" in *contact_sheet*|*p[12]_*.py*) exit "$STATUS";; esac
+"""
+
+
+def make_with_pretended_python(tmp_path, *words, status=0, log="done: 12 steps"):
+    """Run make with a python3 that trains nothing; what it ended with, and the calls of python3."""
+    for folder in ("bin", "venv", "data/p1_data/office", "data/p1_data/mini/train", "data/p2_data/train"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     (tmp_path / "venv" / "installed").touch()
-    (tmp_path / "data/p1_data/pretrain_model_SL.pt").touch()
-    python = tmp_path / "bin" / "python3"
-    python.write_text(
-        '#!/bin/sh\necho "$*" >>"$CALLS"\n[ "$2" = models.export ] && mkdir -p "$OUT/sl" && touch "$4"\nexit 0\n'
-    )
-    python.chmod(0o755)
+    (tmp_path / "bin" / "python3").write_text(PYTHON)
+    (tmp_path / "bin" / "python3").chmod(0o755)
+    (tmp_path / "calls").touch()
+    out = tmp_path / "out"
+    runs = out / "runs" / "p1" if words[0] == "demo" else out
+    pretended = {"CALLS": tmp_path / "calls", "STATUS": status, "LOG": log, "OUT": out, "RUNS": runs}
     path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    command = [
-        "make",
-        "p1",
-        f"DATA={tmp_path / 'data'}",
-        f"VENV={tmp_path / 'venv'}",
-        f"P1_OUT={tmp_path / 'out'}",
-        f"OWN_SL={own}",
-    ]
-    environment = {**os.environ, "PATH": path, "CALLS": str(tmp_path / "calls"), "OUT": str(tmp_path / "out")}
-    subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, capture_output=True)
-    calls = (tmp_path / "calls").read_text().splitlines()
-    assert len(calls) == (5 if own else 3)
-    course = f"--sl-backbone {tmp_path / 'data/p1_data/pretrain_model_SL.pt'} "
-    assert (course in calls[-2]) is (not own)
+    environment = {**os.environ, "PATH": path, **{name: str(value) for name, value in pretended.items()}}
+    # OUT on the command line keeps the repository's own demo/ as it is.
+    command = ["make", *words, f"DATA={tmp_path / 'data'}", f"VENV={tmp_path / 'venv'}", f"OUT={out}"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    return done, (tmp_path / "calls").read_text().splitlines()
+
+
+@pytest.mark.parametrize("has_course_file", [True, False])
+def test_problem_1_takes_the_courses_backbone_or_trains_one(tmp_path, has_course_file):
+    course = tmp_path / "data/p1_data/pretrain_model_SL.pt"
+    if has_course_file:
+        course.parent.mkdir(parents=True)
+        course.touch()
+    done, calls = make_with_pretended_python(tmp_path, "p1", f"P1_OUT={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    assert len(calls) == (3 if has_course_file else 5)
+    own = tmp_path / "out/sl/pretrain_model_SL.pt"
+    assert f"--sl-backbone {course if has_course_file else own} " in calls[-2]
+
+
+def test_problem_1_does_not_go_on_from_a_training_that_was_stopped(tmp_path):
+    done, calls = make_with_pretended_python(
+        tmp_path, "p1", f"P1_OUT={tmp_path / 'out'}", log="stopped at step 3 of 12"
+    )
+    assert done.returncode == 2 and len(calls) == 1
+    assert "the same command goes on" in done.stdout
 
 
 @pytest.mark.parametrize(("status", "goes_on"), [(1, True), (2, False)])
 def test_the_demo_goes_on_where_some_inputs_could_not_be_used(tmp_path, status, goes_on):
-    for folder in ("bin", "venv", "data/p1_data/office", "data/p1_data/mini/train", "data/p2_data/train"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "venv" / "installed").touch()
-    python = tmp_path / "bin" / "python3"  # scripts end with the status, the scores with 0
-    python.write_text(
-        '#!/bin/sh\nmkdir -p "$OUT"\necho "$*" >>"$CALLS"\ncase "$*" in\n'
-        f'*contact_sheet*) touch "$OUT/contact_sheet.png"; exit {status};;\n*p[12]_*.py*) exit {status};;\nesac\n'
-    )
-    python.chmod(0o755)
-    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    # OUT on the command line keeps the repository's own demo/ as it is.
-    command = ["make", "demo", f"DATA={tmp_path / 'data'}", f"VENV={tmp_path / 'venv'}", f"OUT={tmp_path / 'out'}"]
-    environment = {**os.environ, "PATH": path, "CALLS": str(tmp_path / "calls")}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    done, calls = make_with_pretended_python(tmp_path, "demo", status=status)
     assert done.returncode == (0 if goes_on else 2), done.stderr
-    assert len((tmp_path / "calls").read_text().splitlines()) == (11 if goes_on else 1)
+    assert len(calls) == (11 if goes_on else 1)

@@ -37,7 +37,7 @@ def pretrain(images: Path, run: Path, processes: int, *flags: object) -> subproc
 
 def losses(run: Path) -> list[float]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "embedding_std" in line]
+    return [line["step_loss"] for line in lines if "embedding_std" in line]
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def pretrain(where):
 
 def test_the_loss_falls(pretrain, tmp_path):
     assert pretrain("--epochs", 10, "--lr", 1e-3) == 0
-    losses = [line["loss"] for line in scores_of(tmp_path / "run")]
+    losses = [line["loss"] for line in scores_of(tmp_path / "run") if "loss" in line]
     assert len(losses) == 10 and losses[-1] < 0.8 * losses[0]
 
 
@@ -85,7 +85,8 @@ def test_the_reports_recipes_run(pretrain, tmp_path, recipe):
 def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(pretrain, where, tmp_path, recipe, capsys):
     assert pretrain("--recipe", recipe, output="unbroken") == 0
     flags = (*where("killed"), *QUICK, "--recipe", recipe)
-    step = random.SystemRandom().randint(3, STEPS)  # any will do: a failure names it
+    step = random.SystemRandom().randint(3, STEPS)  # any will do
+    print("killed at step", step)
     train_until_killed(step, "p1_ssl_pretrain.py", *flags)
     again = train("p1_ssl_pretrain.py", *flags)
     assert again.returncode == 0, f"killed at step {step}: {again.stderr}"
@@ -95,7 +96,10 @@ def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(pretrai
 
 def test_stopped_by_its_minutes_it_goes_on_to_the_same_end(pretrain, tmp_path):
     assert pretrain(output="unbroken") == 0
-    while not (tmp_path / "run" / "backbone.pt").is_file() or len(scores_of(tmp_path / "run")) < 3:
+    while (
+        not (tmp_path / "run" / "backbone.pt").is_file()
+        or sum("loss" in line for line in scores_of(tmp_path / "run")) < 3
+    ):
         assert pretrain("--max-minutes", 0) == 0  # one step each
     assert_same_end(tmp_path / "unbroken", tmp_path / "run", ("last.pt", "backbone.pt"))
 
@@ -110,11 +114,12 @@ def test_fine_tuning_takes_the_backbone_it_leaves(pretrain, tmp_path, capsys):
     assert str(path) in capsys.readouterr().out
 
 
-def test_labelled_images_say_how_good_the_features_are(pretrain, images, tmp_path):
+def test_labelled_images_say_how_good_the_features_are(pretrain, images, tmp_path, capsys):
     assert pretrain("--probe-csv", f"{images}.csv", "--probe-every", 2, "--epochs", 4) == 0
-    lines = scores_of(tmp_path / "run")
-    assert [line["epoch"] for line in lines if "neighbour_accuracy" in line] == [1, 2, 4]
-    assert all(0 <= line["neighbour_accuracy"] <= 1 for line in lines if "neighbour_accuracy" in line)
+    lines = [line for line in scores_of(tmp_path / "run") if "neighbour_accuracy" in line]
+    assert [line["epoch"] for line in lines] == [1, 2, 4]
+    assert lines[-1]["neighbour_accuracy"] > 0.5  # of three colours
+    assert "collapsed" not in capsys.readouterr().err
 
 
 def test_the_log_has_loss_spread_decay_and_speed(pretrain, tmp_path, monkeypatch):
@@ -122,9 +127,9 @@ def test_the_log_has_loss_spread_decay_and_speed(pretrain, tmp_path, monkeypatch
     assert pretrain() == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if "embedding_std" in line]
-    assert [line["step"] for line in lines] == [2, 4, 6, 8]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 9]
     assert lines[0]["target_decay"] < lines[-1]["target_decay"] < 1
-    assert all({"loss", "learning_rate", "images_per_second"} <= line.keys() for line in lines)
+    assert all({"step_loss", "learning_rate", "images_per_second"} <= line.keys() for line in lines)
 
 
 def test_a_collapse_is_said_in_plain_words(pretrain, monkeypatch, capsys):
