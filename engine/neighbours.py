@@ -12,46 +12,35 @@ CHUNK = 512  # samples compared at a time: 80 MB beside 40,000 others
 
 
 @torch.no_grad()
-def nearest_neighbours(features: Tensor, k: int, reference: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Cosine similarities and indices (N, k) of the k samples nearest to each of (N, D), nearest first.
+def nearest_neighbours(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Cosine similarities and indices (N, k) of the k others nearest to each of (N, D), nearest first.
 
-    They are samples of `reference` (M, D); without it of `features`, where none is its own neighbour. Fewer than k
-    where there are no more. RunError when there is none.
+    Fewer than k where there are no more. RunError when there is none, or features are not finite.
     """
     if not features.isfinite().all():
         raise RunError("the features are not finite; the training has failed, start it again with a smaller --lr")
-    queries = functional.normalize(features.float(), dim=1)
-    others = queries if reference is None else functional.normalize(reference.float(), dim=1)
-    k = min(k, len(others) - (reference is None))
+    units = functional.normalize(features.float(), dim=1)
+    k = min(k, len(units) - 1)
     if k < 1:
-        raise RunError(f"{len(others)} images are too few to look for neighbours among them; give more")
+        raise RunError(f"{len(units)} images are too few to look for neighbours among them; give more")
     found = []
-    for start in range(0, len(queries), CHUNK):
-        similarities = queries[start : start + CHUNK] @ others.T
-        if reference is None:
-            similarities.diagonal(offset=start).fill_(-2)  # below any cosine
+    for start in range(0, len(units), CHUNK):
+        similarities = units[start : start + CHUNK] @ units.T
+        similarities.diagonal(offset=start).fill_(-2)  # none is its own neighbour; below any cosine
         found.append(similarities.topk(k, dim=1))
     return torch.cat([top.values for top in found]), torch.cat([top.indices for top in found])
 
 
-def neighbour_accuracy(
-    features: Tensor,
-    labels: Tensor,
-    reference: tuple[Tensor, Tensor] | None = None,
-    k: int = 20,
-    temperature: float = 0.07,
-) -> float:
+def neighbour_accuracy(features: Tensor, labels: Tensor, k: int = 20, temperature: float = 0.07) -> float:
     """Share of (N, D) samples whose class, of `labels` (N,) from 0 on, their k nearest neighbours vote for.
 
     A neighbour's vote weighs exp(cosine similarity / temperature), as in eval_knn.py of DINO (Caron et al., 2021).
-    Neighbours come from `reference`, (features, labels) of another set; without it all samples but itself are asked.
+    All samples but itself are asked.
     """
     labels = labels.to(features.device)
-    others, known = (None, labels) if reference is None else reference
-    known = known.to(features.device)
-    similarities, indices = nearest_neighbours(features, k, others)
-    weights, voted = (similarities / temperature).exp(), known[indices]
-    num_classes, correct = int(known.max()) + 1, 0
+    similarities, indices = nearest_neighbours(features, k)
+    weights, voted = (similarities / temperature).exp(), labels[indices]
+    num_classes, correct = int(labels.max()) + 1, 0
     for start in range(0, len(labels), CHUNK):
         part = slice(start, start + CHUNK)
         # Sums over a one-hot array: scatter_add_ would sum in any order on a GPU.

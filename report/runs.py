@@ -82,7 +82,7 @@ def is_number(value: Any) -> bool:
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines that can be used, one for each step: of work that was done twice, the later."""
+    """One line for each step: what its lines say together, of work that was done twice the later."""
     try:
         text = path.read_bytes().decode("utf-8", errors="replace")
     except OSError:
@@ -95,7 +95,7 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
             continue  # cut in half by a kill, or being written now
         whole = isinstance(line, dict) and all(_is_count(line.get(name)) for name in ("step", "epoch"))
         if whole:
-            lines[line["step"]] = line
+            lines[line["step"]] = {**lines.get(line["step"], {}), **line}
     return [lines[step] for step in sorted(lines)]
 
 

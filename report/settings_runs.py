@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Sequence
 
 from datasets.errors import DataError
+from datasets.images import natural_key
 from engine.errors import RunError
 from report.predictions import read_predictions
 from report.runs import RunRecord, read_run, series
-from report.text import label_key
 
 STARTS = {"A": "random", "B": "labels", "C": "own SSL", "D": "labels", "E": "own SSL"}
 MOST_CLASSES = 150  # of a confusion matrix; more can't be read on any page
@@ -40,7 +40,7 @@ class Scored:
     @property
     def labels(self) -> list[str]:
         """Every label that is true or predicted, in natural order."""
-        return sorted({label for pair in self.predictions for label in pair}, key=label_key)
+        return sorted({label for pair in self.predictions for label in pair}, key=natural_key)
 
     @property
     def seconds(self) -> float:

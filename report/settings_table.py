@@ -18,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
+from datasets.images import natural_key
 from datasets.tables import write_table
 from engine.cli import run_script
 from engine.errors import RunError
@@ -25,7 +26,7 @@ from engine.files import write_atomically, write_json
 from report.runs import class_names_of
 from report.settings_notes import notes_on
 from report.settings_runs import STARTS, Row, Scored, read_rows
-from report.text import label_key, markdown, one_line
+from report.text import markdown, one_line
 
 MAIN_ARGUMENTS = (
     "model",
@@ -195,7 +196,7 @@ def most_confused(scored: Scored, names: dict[str, str]) -> list[Pair]:
     """At most PAIRS pairs (truth, predicted, count, of), the most frequent first, then the larger share."""
     of = Counter(true for true, _ in scored.predictions)
     wrong = Counter((true, said) for true, said in scored.predictions if true != said)
-    order = sorted(wrong, key=lambda pair: (-wrong[pair], of[pair[0]], label_key(pair[0]), label_key(pair[1])))
+    order = sorted(wrong, key=lambda pair: (-wrong[pair], of[pair[0]], natural_key(pair[0]), natural_key(pair[1])))
     return [(names.get(true, true), names.get(said, said), wrong[true, said], of[true]) for true, said in order[:PAIRS]]
 
 

@@ -30,9 +30,3 @@ def markdown(text: object, width: int = 60) -> str:
         line = line.replace(mark, entity)
     # Inside a word _ is no markup, and file names read better without the backslash.
     return re.sub(r"[\\`*{}\[\]|~$#!]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line)
-
-
-def label_key(label: str) -> tuple:
-    """Sorts numbers by value, before names."""
-    number = int(label) if label.isascii() and label.isdigit() and len(label) < 10 else None
-    return (0, number, label) if number is not None else (1, 0, label)
