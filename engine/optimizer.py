@@ -7,9 +7,7 @@ from torch import nn
 
 
 def build_optimizer(name: str, groups: list[dict], lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """`name` is adamw, adam or sgd (with momentum 0.9)."""
-    if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, weight_decay=weight_decay, momentum=0.9, fused=True)
+    """`name` is adamw or adam."""
     adam = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[name]
     return adam(groups, lr=lr, weight_decay=weight_decay, fused=True)
 
