@@ -175,7 +175,8 @@ class Loop:
             seconds=round(self.seconds, 1),
             **scores,
         )
-        self.loss_sum, self.loss_count = torch.zeros(()), 0
+        # On its device still: NCCL, by which several processes agree on stopping, knows no other.
+        self.loss_sum, self.loss_count = torch.zeros_like(self.loss_sum), 0
         self._ended = self.step
         self.save()
 
