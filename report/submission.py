@@ -26,7 +26,7 @@ from engine.errors import RunError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = ("p[12]_*.py", "mean_iou_evaluate.py", "get_checkpoints.sh", "requirements.txt", "README.md", "LICENSE")
-ROOMS = ("models", "datasets", "engine", "report")
+ROOMS = ("models", "datasets", "engine", "recipes", "report")
 NOT_CODE = shutil.ignore_patterns("__pycache__", "*.pyc", "out", "answers.md", "*.pdf", ".*")
 REPORTS = ("hw[12]_*.pdf", "report/out/hw[12]_*.pdf")
 LARGEST_IN_GIT = 50 * 10**6  # bytes; the course's limit for a file in git

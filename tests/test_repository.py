@@ -13,7 +13,7 @@ from typing import Iterator
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-ROOMS = ("models", "datasets", "engine", "report")
+ROOMS = ("models", "datasets", "engine", "recipes", "report")
 SCRIPTS = [*sorted(REPOSITORY.glob("p[12]_*.py")), REPOSITORY / "mean_iou_evaluate.py"]
 MODULES = [path for room in ROOMS for path in sorted((REPOSITORY / room).rglob("*.py"))]
 COMMANDS = [path for path in MODULES if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")]
@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "engine": {"engine"},
     "models": {"models"},
     "datasets": {"datasets"},
+    "recipes": {"recipes"},
 }
 
 
