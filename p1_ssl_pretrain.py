@@ -80,6 +80,7 @@ from models.builders import CLASSIFIERS, build_network, normalisation
 from models.byol import BYOL
 from models.errors import ModelError
 from models.predict import normalise, predict_images
+from models.small_maps import use_matrix_products
 from models.weights import load_ready_made
 
 
@@ -97,6 +98,8 @@ def main(args: argparse.Namespace) -> int:
         images = load_unlabelled(args.images, args.image_size, args.cache)
         probe = load_probe(args)
     byol = byol.to(device, memory_format=torch.channels_last)
+    if device.type == "cpu":
+        use_matrix_products(byol)
     optimizer = build_optimizer(args.optimizer, parameter_groups(byol, args.lr), args.lr, args.weight_decay)
 
     run = Run(args.output, {**vars(args), "training_images": len(images)}, RECIPES[args.recipe])
