@@ -92,3 +92,10 @@ def backbone_sha256(network: nn.Module, state: Mapping[str, Tensor] | None = Non
             digest.update(f"{key} {tuple(value.shape)} {value.dtype}\n".encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def prove_unchanged(network: nn.Module, model: Path, before: str) -> None:
+    """The backbone's sha256 is still what it was `before` the training, in the network and in the file RUN/model.pt;
+    else ModelError."""
+    if {backbone_sha256(network), backbone_sha256(network, state_of_file(model))} != {before}:
+        raise ModelError(f"{model.parent}: the backbone has changed, which it must not; its scores are worth nothing")

@@ -6,15 +6,24 @@ have torchvision's key names, so that the course's backbones fit them all.
 
 from __future__ import annotations
 
+from typing import Callable
+
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
+from models.errors import ModelError
+
 HIDDEN_UNITS = 4096
 
 
-def resnet18(num_classes: int) -> nn.Module:
-    return torchvision.models.resnet18(weights=None, num_classes=num_classes)
+def published(name: str) -> Callable[[int], nn.Module]:
+    """torchvision's network of that name as it is, with random weights and a last layer for our classes."""
+
+    def build(num_classes: int) -> nn.Module:  # and nothing else: no model.pt may ask for weights to be downloaded
+        return torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+
+    return build
 
 
 def resnet50(num_classes: int) -> nn.Module:
@@ -52,3 +61,58 @@ class ResNet50FC1000(ResNet):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(super().forward(images))
+
+
+class VGG16Pooled(nn.Module):
+    """report003's `vgg16`: VGG16's convolutions, their map averaged to 512 numbers, and two small layers."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.features = torchvision.models.vgg16(weights=None).features
+        self.fc = nn.Sequential(nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.features(images).mean(dim=(2, 3)))
+
+
+# How wide each layer of report003's three VGG19-BN is, and whether dropout follows it.
+VGG19_BN_A, VGG19_BN_B = ((4096, True), (4096, False)), ((4096, True),)
+VGG19_BN_C = ((4096, True), (4096, True), (2048, True))
+
+
+def vgg19_bn(hidden: tuple[tuple[int, bool], ...]) -> Callable[[int], nn.Module]:
+    """VGG19 with batch norm and a classifier of these hidden layers, each a Linear and a ReLU, some with dropout."""
+
+    def build(num_classes: int) -> nn.Module:
+        network = torchvision.models.vgg19_bn(weights=None)
+        layers, width = [], 25088  # 512 channels of 7x7
+        for units, has_dropout in hidden:
+            layers += [nn.Linear(width, units), nn.ReLU(), *([nn.Dropout(0.5)] if has_dropout else [])]
+            width = units
+        network.classifier = nn.Sequential(*layers, nn.Linear(width, num_classes))
+        return network
+
+    return build
+
+
+# How a network begins. torchvision's ResNets, ResNeXts and DenseNets halve an image twice before their first block,
+# which leaves little of one of 32 pixels.
+STEMS = ("7x7", "3x3", "3x3-nopool")
+
+
+def change_stem(network: nn.Module, stem: str) -> None:
+    """`7x7`: as published. `3x3`: the first convolution is 3x3 at stride 1; `3x3-nopool`: nor is there a max-pool.
+
+    A VGG begins with a 3x3 convolution at stride 1 anyway, and its five max-pools stay: ModelError for `3x3-nopool`.
+    """
+    if stem not in STEMS:
+        raise ModelError(f"there is no stem '{stem}'; choose one of {', '.join(STEMS)}")
+    parts, convolution, pool = network, "conv1", "maxpool"
+    if hasattr(network, "features"):
+        parts, convolution, pool = network.features, "conv0", "pool0"
+    if stem == "3x3-nopool" and not hasattr(parts, pool):
+        raise ModelError("a VGG has no max-pool of its stem's to leave out; choose --stem 3x3 or 7x7")
+    if stem != "7x7" and hasattr(parts, convolution):
+        setattr(parts, convolution, nn.Conv2d(3, getattr(parts, convolution).out_channels, 3, padding=1, bias=False))
+    if stem == "3x3-nopool":
+        setattr(parts, pool, nn.Identity())

@@ -1,11 +1,26 @@
-"""Fully convolutional networks (Shelhamer, Long, Darrell, 2017) on VGG16."""
+"""Fully convolutional networks (Shelhamer, Long, Darrell, 2017): an encoder, a head, skips and an upsampler.
+
+The networks of the reports are put together at the end. A transposed convolution from classes to classes starts as
+bilinear interpolation, as in the paper; one that changes the number of channels starts at random.
+"""
 
 from __future__ import annotations
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
+
+from models.encoders import ResNetEncoder, vgg16
+
+
+def pad_to_multiple(images: Tensor, multiple: int, least: int = 0) -> Tensor:
+    """Pad (B, C, H, W) right and below, by repeating the edge, until both sides are multiples and `least` at least."""
+    height, width = (max(side + -side % multiple, least) for side in images.shape[-2:])
+    padding = (0, width - images.shape[-1], 0, height - images.shape[-2])
+    return functional.pad(images, padding, mode="replicate") if any(padding) else images
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
 
 
 def bilinear_kernel(kernel_size: int) -> Tensor:
@@ -16,44 +31,156 @@ def bilinear_kernel(kernel_size: int) -> Tensor:
     return line[:, None] * line[None, :]
 
 
-def upsampler(channels: int, stride: int) -> nn.ConvTranspose2d:
-    """Enlarges `stride` times; trainable, starting as bilinear interpolation of each channel by itself."""
-    layer = nn.ConvTranspose2d(channels, channels, 2 * stride, stride=stride, padding=stride // 2, bias=False)
+def upsampler(channels: int, stride: int, bias: bool = False, is_padded: bool = True) -> nn.ConvTranspose2d:
+    """Enlarges `stride` times; trainable, starting as bilinear interpolation of each channel by itself.
+
+    Without padding the result is wider by one stride: 15x15 becomes what 16x16 would with it.
+    """
+    padding = stride // 2 if is_padded else 0
+    layer = nn.ConvTranspose2d(channels, channels, 2 * stride, stride=stride, padding=padding, bias=bias)
     with torch.no_grad():
         layer.weight.zero_()
         for channel in range(channels):
             layer.weight[channel, channel] = bilinear_kernel(2 * stride)
+        if bias:
+            layer.bias.zero_()
     return layer
 
 
-def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
-    """Pad (B, C, H, W) right and below, by repeating the edge, until both sides are multiples."""
-    height, width = images.shape[-2:]
-    padding = (0, -width % multiple, 0, -height % multiple)
-    return functional.pad(images, padding, mode="replicate") if any(padding) else images
+def convolutions(*channels: int, kernel: int = 1, dropout: type[nn.Module] = nn.Dropout2d) -> list[nn.Module]:
+    """Conv, ReLU, dropout from each of `channels` to the next; the first kernel is `kernel`, the others 1."""
+    layers: list[nn.Module] = []
+    for in_channels, out_channels in zip(channels, channels[1:]):
+        layers += [nn.Conv2d(in_channels, out_channels, kernel), nn.ReLU(inplace=True), dropout(0.5)]
+        kernel = 1
+    return layers
 
 
-class FCN32s(nn.Module):
-    """(B, 3, H, W) → {"out": (B, classes, H, W)}: VGG16's features, three convolutions, one enlargement by 32.
+def scoring_head(*channels: int, kernel: int = 1) -> nn.Sequential:
+    """`convolutions` whose last has neither ReLU nor dropout: its values are scores."""
+    return nn.Sequential(*convolutions(*channels, kernel=kernel)[:-2])
 
-    The paper's first convolution has a kernel of 7; 1 keeps 16x16 without its padding of 100 pixels.
+
+def enlarging_stage(in_channels: int, out_channels: int) -> nn.Sequential:
+    """(B, in, h, w) → (B, out, 2h, 2w)."""
+    return nn.Sequential(
+        nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+class Skip(nn.Module):
+    """Coarse scores are enlarged, and what a finer scale has to say is added."""
+
+    def __init__(self, enlarge: nn.Module, score: nn.Module):
+        super().__init__()
+        self.enlarge, self.score = enlarge, score
+
+    def forward(self, coarse: Tensor, finer: Tensor) -> Tensor:
+        return self.enlarge(coarse) + self.score(finer)
+
+
+class FCN(nn.Module):
+    """(B, 3, H, W) → {"out": logits (B, classes, H, W)}.
+
+    The encoder's features at stride 32 go through the head, then through the skips, each of which adds those at its
+    own stride, then through the upsampler. Images of any size are padded to whole strides, and to `least` pixels.
     """
 
-    def __init__(self, num_classes: int):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        upsample: nn.Module,
+        skips: dict[int, Skip] | None = None,
+        least: int = 32,
+    ):
         super().__init__()
-        self.backbone = torchvision.models.vgg16(weights=None).features
-        self.head = nn.Sequential(
-            nn.Conv2d(512, 4096, 1),
-            nn.ReLU(inplace=True),
-            nn.Dropout2d(0.5),
-            nn.Conv2d(4096, 4096, 1),
-            nn.ReLU(inplace=True),
-            nn.Dropout2d(0.5),
-            nn.Conv2d(4096, num_classes, 1),
-        )
-        self.upsample = upsampler(num_classes, 32)
+        self.backbone, self.head = backbone, head
+        self.skips = nn.ModuleDict({f"stride{stride}": skip for stride, skip in (skips or {}).items()})
+        self.strides, self.upsample, self.least = tuple(skips or ()), upsample, least
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         height, width = images.shape[-2:]
-        logits = self.upsample(self.head(self.backbone(pad_to_multiple(images, 32))))
-        return {"out": logits[..., :height, :width]}
+        features = self.backbone(pad_to_multiple(images, 32, self.least))
+        scores = self.head(features[32])
+        for stride, skip in zip(self.strides, self.skips.values()):
+            scores = skip(scores, features[stride])
+        return {"out": self.upsample(scores)[..., :height, :width]}
+
+
+def skips_of_8s(channels: dict[int, int], num_classes: int) -> dict[int, Skip]:
+    """The paper's two skips: scores by 1x1 convolutions at strides 16 and 8, added to the coarser ones times two."""
+    return {
+        stride: Skip(upsampler(num_classes, 2), nn.Conv2d(channels[stride], num_classes, 1)) for stride in (16, 8)
+    }
+
+
+# -- networks ----------------------------------------------------------------------------------------------------------
+
+
+def fcn32s(num_classes: int) -> nn.Module:
+    """Ours by default: the paper's, whose first kernel is 7; 1 keeps 16x16 without its padding of 100 pixels."""
+    return FCN(vgg16(), scoring_head(512, 4096, 4096, num_classes), upsampler(num_classes, 32))
+
+
+def fcn32s_conv2x2(num_classes: int) -> nn.Module:
+    """report000's: a first kernel of 2 turns 16x16 into 15x15, and an upsampler without padding brings back 512."""
+    head = scoring_head(512, 4096, 4096, num_classes, kernel=2)
+    return FCN(vgg16(), head, upsampler(num_classes, 32, bias=True, is_padded=False), least=64)
+
+
+def fcn32s_staged(num_classes: int) -> nn.Module:
+    """report001's: five learned enlargements by two, with ever fewer channels, then the scores."""
+    channels = (4096, 512, 256, 128, 64, 32)
+    upsample = nn.Sequential(
+        *[enlarging_stage(*pair) for pair in zip(channels, channels[1:])], nn.Conv2d(32, num_classes, 1)
+    )
+    return FCN(vgg16(), nn.Sequential(*convolutions(512, 4096, 4096, dropout=nn.Dropout)), upsample)
+
+
+def fcn32s_vgg16bn(num_classes: int) -> nn.Module:
+    """report002's: VGG16 with batch norm, scores at once."""
+    return FCN(vgg16(batch_norm=True), scoring_head(512, num_classes), upsampler(num_classes, 32, bias=True))
+
+
+def fcn32s_deconv(num_classes: int) -> nn.Module:
+    """report003's: as ours, but for the bias of its upsampler."""
+    return FCN(vgg16(), scoring_head(512, 4096, 4096, num_classes), upsampler(num_classes, 32, bias=True))
+
+
+def fcn32s_bilinear(num_classes: int) -> nn.Module:
+    """report004's, with its flaw: ReLU and dropout on the scores. The enlargement has nothing to learn."""
+    head = nn.Sequential(*convolutions(512, 4096, num_classes))
+    return FCN(vgg16(), head, nn.Upsample(scale_factor=32, mode="bilinear", align_corners=False))
+
+
+def fcn8s(num_classes: int) -> nn.Module:
+    """report003's, after the paper; its first kernel is 1 as in `fcn32s`."""
+    encoder = vgg16()
+    head = scoring_head(512, 4096, 4096, num_classes)
+    return FCN(encoder, head, upsampler(num_classes, 8), skips_of_8s(encoder.channels, num_classes))
+
+
+def fcn8s_conv2x2(num_classes: int) -> nn.Module:
+    """report000's: scores, pool4 and pool3 as it is meet at stride 8 in 256 channels."""
+    skips = {
+        16: Skip(nn.ConvTranspose2d(num_classes, 256, 8, stride=4), nn.ConvTranspose2d(512, 256, 2, stride=2)),
+        8: Skip(nn.Identity(), nn.Identity()),
+    }
+    head = scoring_head(512, 4096, 4096, num_classes, kernel=2)
+    return FCN(vgg16(), head, nn.ConvTranspose2d(256, num_classes, 8, stride=8), skips, least=64)
+
+
+def resnet34_fcn8s(num_classes: int) -> nn.Module:
+    """report002's improved model."""
+    encoder = ResNetEncoder("resnet34")
+    head = scoring_head(encoder.channels[32], num_classes)
+    return FCN(encoder, head, upsampler(num_classes, 8), skips_of_8s(encoder.channels, num_classes))
+
+
+def resnet34_fcn32s(num_classes: int) -> nn.Module:
+    """The control that report002 asks for: the same without skips."""
+    encoder = ResNetEncoder("resnet34")
+    return FCN(encoder, scoring_head(encoder.channels[32], num_classes), upsampler(num_classes, 32))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torchvision.models import segmentation
 
+from models.fcn import pad_to_multiple
+
 
 class WithoutAuxiliaryAtInference(nn.Module):
     """Wraps a torchvision network; in eval mode its auxiliary head and the features that it reads are not computed.
@@ -19,16 +21,19 @@ class WithoutAuxiliaryAtInference(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) → {"out": (B, classes, H, W)}, in training also "aux" where the network has it."""
-        features = self.backbone(images)
-        size = images.shape[-2:]
-        logits = {"out": _enlarge(self.classifier(features["out"]), size)}
+        padded = pad_to_multiple(images, 32)
+        features = self.backbone(padded)
+        # LR-ASPP's head reads two scales.
+        logits = {"out": self.classifier(features["out"] if "out" in features else features)}
         if self.training and self.aux_classifier is not None:
-            logits["aux"] = _enlarge(self.aux_classifier(features["aux"]), size)
-        return logits
+            logits["aux"] = self.aux_classifier(features["aux"])
+        return {name: _enlarge(coarse, padded, images) for name, coarse in logits.items()}
 
 
-def _enlarge(logits: Tensor, size) -> Tensor:
-    return nn.functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+def _enlarge(logits: Tensor, padded: Tensor, images: Tensor) -> Tensor:
+    """Logits of any size → those of the padded images' size, cropped to the images'."""
+    enlarged = nn.functional.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=False)
+    return enlarged[..., : images.shape[-2], : images.shape[-1]]
 
 
 def deeplabv3_resnet101(num_classes: int) -> nn.Module:
@@ -50,5 +55,6 @@ def _deeplabv3(builder, num_classes: int) -> nn.Module:
 
 
 def lraspp_mobilenet_v3_large(num_classes: int) -> nn.Module:
-    """LR-ASPP (Howard et al., 2019); its head reads two scales, so it stays torchvision's own."""
-    return segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=num_classes)
+    """LR-ASPP (Howard et al., 2019)."""
+    network = segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=num_classes)
+    return WithoutAuxiliaryAtInference(network)

