@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -50,14 +51,28 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--model", help="name of a classifier of models/: resnet50, resnet50_bn, resnet50_mlp, resnet50_fc1000 ...")
     add("--image-size", type=int, help="pixels a side of what the network sees at inference (the course's is 128)")
     add("--crop-size", type=int, help="pixels a side of a training crop (default: 7/8 of --image-size)")
-    add("--augment", choices=("all", "unfrozen", "none"), help="random crops and colours in these settings")
+    add(
+        "--stem",
+        choices=("7x7", "3x3", "3x3-nopool"),
+        help="how it begins: as published, or for small images",
+    )
+    add("--augment", choices=("all", "unfrozen", "none"), help="random crops and all below in these settings")
+    add(
+        "--policy",
+        choices=("colours", "trivial"),
+        help="what else changes: colours, or TrivialAugment",
+    )
+    add("--mix", choices=("none", "mixup", "cutmix"), help="two photographs in one, in half of the batches")
     add("--label-smoothing", type=float, help="share of the target that is spread over all classes")
+    add("--edition", help="of the course, for p1_inference.py (default: that of EDITION, else 2024)")
     add("--ema-decay", type=float, help="of the averaged weights that are scored and kept; 0: no average")
     # the machine
     add("--workers", type=int, help="processes that cut crops (default: none on a CPU, up to 8 beside a GPU)")
     add("--dry-run", action="store_true", help="check the data, build everything, run one step, write no run folder")
     add_training_flags(parser, RECIPES)
+    parser.set_defaults(recipe=None)
     args = parser.parse_args(argv)
+    args.recipe = args.recipe or ("default" if args.data or args.train_csv else "small")
     fill_in(parser, args, RECIPES[args.recipe])
     check_arguments(parser, args)
     return args
@@ -69,12 +84,13 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     if not (0 <= args.label_smoothing < 1 and 0 <= args.ema_decay < 1):
         parser.error("--label-smoothing and --ema-decay must be 0 at least and less than 1")
     # Crops enlarge what they show, so the network is trained a little smaller than it is used (Touvron et al., 2019).
-    args.crop_size = args.crop_size or max(32, args.image_size * 7 // 8)
+    args.crop_size = args.crop_size or (args.image_size if args.shift else max(32, args.image_size * 7 // 8))
 
 
 if __name__ == "__main__":
     ARGUMENTS = parse_arguments()  # before torch, which takes two seconds to import: --help and mistakes don't wait
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -82,26 +98,29 @@ from torch.utils.data import Dataset
 
 from datasets.augment import PhotoCrops, jitter_colours
 from datasets.editions import edition
+from datasets.mixing import mix_images
 from datasets.sampling import epoch_loader
 from datasets.score import accuracy
 from datasets.splits import TrainingData, load_training_data
-from engine.checkpoint import read_model
 from engine.cli import run_script
 from engine.device import autocast, choose_device, choose_workers, seed_everything, tune_allocator
-from engine.errors import RunError
 from engine.loop import Loop
 from engine.optimizer import build_optimizer, parameter_groups
 from engine.run import Run, Stopper
-from models.backbone import backbone_sha256, head_of, set_training_mode, start_from, with_other_head
+from models.backbone import backbone_sha256, head_of, prove_unchanged, set_training_mode, start_from, with_other_head
 from models.builders import CLASSIFIERS, build_network, describe_classifier, normalisation
 from models.features import HeadInputs
 from models.predict import normalise, predict_classes
+from models.small_maps import use_matrix_products
 from report.predictions import write_predictions
 from report.runs import best_and_last
 
 
 def main(args: argparse.Namespace) -> int:
     tune_allocator()
+    args.edition = edition(args.edition).name
+    if args.weights != "none":  # what can't be had is told before thousands of images are read
+        start_from(build_network(args.model, CLASSIFIERS, num_classes=2), args.model, args.weights, None, False)
     train, validation = (args.train_images, args.train_csv), (args.val_images, args.val_csv)
     data, stopper = load_training_data(train, validation, args.image_size, args.cache), Stopper(args.max_minutes)
     for setting, seed in product(args.settings, args.seeds):
@@ -119,18 +138,21 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
     """One run. Returns the exit status when it was asked to stop before its end, else None."""
     seed_everything(args.seed)
     device = choose_device(args.device)
-    network = build_network(args.model, CLASSIFIERS, num_classes=len(data.classes))
+    network = build_network(args.model, CLASSIFIERS, num_classes=len(data.classes), stem=args.stem)
     origin = start_from(network, args.model, args.weights, args.backbone, args.is_frozen)
     is_random = args.backbone is None and args.weights == "none"
     args.backbone_sha256 = None if is_random else backbone_sha256(network)  # another file under the name is refused
     network = network.to(device, memory_format=torch.channels_last)
+    if device.type == "cpu":
+        use_matrix_products(network)
     print(f"{args.setting}, seed {args.seed}: {args.model} {origin}; on {device}", file=sys.stderr)
     trained, samples, validation = what_is_trained(args, network, data, device)
     optimizer = build_optimizer(args.optimizer, parameter_groups(trained, args.lr), args.lr, args.weight_decay)
     batch_size, workers = min(args.batch_size, len(samples)), choose_workers(args.workers, device)
     set_training_mode(network, args.is_frozen)
     if args.dry_run:
-        loss = loss_of(trained, next(iter(epoch_loader(samples, args.seed, 0, 0, batch_size, workers))), args, device)
+        batch = next(iter(epoch_loader(samples, args.seed, 0, 0, batch_size, workers)))
+        loss = loss_of(trained, batch, args, device, step=0)
         loss.backward()
         optimizer.step()
         print(f"dry run: {len(samples)} + {len(validation)} photographs, one step, loss {loss.item():.4f}: all is well")
@@ -139,12 +161,12 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
     arguments = {**vars(args), "training_images": len(samples), "num_classes": len(data.classes)}
     run = Run(f"{args.output}/{args.setting}-seed{args.seed}", arguments, RECIPES[args.recipe])
     loop = Loop(run, trained, optimizer, args, len(samples) // batch_size, stopper)
-    description = describe_classifier(args.model, data.classes, args.image_size, edition().name)
+    description = describe_classifier(args.model, data.classes, args.image_size, args.edition, args.stem)
     for epoch in loop.epochs_left():
         set_training_mode(network, args.is_frozen)
         for batch in epoch_loader(samples, args.seed, epoch, loop.batch_in_epoch, batch_size, workers):
             loop.set_learning_rates()
-            loss = loss_of(trained, batch, args, device)
+            loss = loss_of(trained, batch, args, device, loop.step)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -161,7 +183,8 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
         if loop.must_stop():
             return loop.stop()
     if args.is_frozen:
-        prove_unchanged(run, network, args.backbone_sha256)
+        prove_unchanged(network, run.folder / "model.pt", args.backbone_sha256)
+        run.say(f"the backbone did not change: sha256 {args.backbone_sha256} before and after, statistics included")
     loop.close()
     print(f"{args.setting}, seed {args.seed}: {best_and_last(run.folder)}: {run.folder / 'model.pt'}")
     return None
@@ -172,7 +195,8 @@ def what_is_trained(
 ) -> tuple[nn.Module, Dataset, Any]:
     """The network, or the head of a frozen one; and what it is given to train on and to be scored on."""
     if args.is_augmented:
-        crops = PhotoCrops(data.photographs, args.crop_size, args.min_area, args.jitter, args.seed)
+        changes = (args.min_area, args.shift, args.policy, args.jitter)
+        crops = PhotoCrops(data.photographs, args.crop_size, args.seed, *changes)
         return network, crops, data.validation
     if not args.is_frozen:
         return network, data.as_inference_sees, data.validation
@@ -196,24 +220,23 @@ def predict(
     return {"accuracy": share}, predicted
 
 
-def prove_unchanged(run: Run, network: nn.Module, before: str) -> None:
-    """The backbone's sha256 is still what it was `before` the training, in the network and in model.pt, or RunError."""
-    kept = read_model(run.folder / "model.pt")["state"]
-    if {backbone_sha256(network), backbone_sha256(network, kept)} != {before}:
-        raise RunError(f"{run.folder}: the backbone has changed, which it must not; its scores are worth nothing")
-    run.say(f"the backbone did not change: sha256 {before} before and after, over all its parameters and statistics")
-
-
-def loss_of(network: nn.Module, batch: list[Tensor], args: argparse.Namespace, device: torch.device) -> Tensor:
+def loss_of(
+    network: nn.Module, batch: list[Tensor], args: argparse.Namespace, device: torch.device, step: int
+) -> Tensor:
     """Of bytes (B, 3, S, S), labels (B) and, with augmentation, colour factors (B, 3); or of features (B, C)."""
     inputs, labels, *colours = (part.to(device, non_blocking=True) for part in batch)
+    criterion = partial(functional.cross_entropy, label_smoothing=args.label_smoothing)
     if inputs.dtype != torch.uint8:  # features, for a head alone
-        return functional.cross_entropy(network(inputs), labels, label_smoothing=args.label_smoothing)
+        return criterion(network(inputs), labels)
     images = jitter_colours(inputs.float() / 255, *colours) if colours else inputs.float() / 255
+    mix = args.mix if args.is_augmented else "none"
+    images, partners, share = mix_images(images, mix, np.random.default_rng((args.seed, step, 2)))
     images = normalise(images, *normalisation(args.model)).contiguous(memory_format=torch.channels_last)
     with autocast(device):
-        logits = network(images)
-    return functional.cross_entropy(logits.float(), labels, label_smoothing=args.label_smoothing)
+        logits = network(images).float()
+    if share == 1:
+        return criterion(logits, labels)
+    return share * criterion(logits, labels) + (1 - share) * criterion(logits, labels[partners])
 
 
 if __name__ == "__main__":

@@ -3,8 +3,13 @@
     python3 p1_inference.py --csv hw1_data/p1_data/office/val.csv --images hw1_data/p1_data/office/val \\
         --output predictions.csv --checkpoint runs/p1/A-seed0/model.pt
 
-Without --csv every image of the folder is classified (the editions with 50 classes). Labels in the CSV are never read.
-An image that can't be read keeps its row, with the class that the network gives to a mean image.
+Without --csv every image of the folder is classified (the editions with 50 classes: --edition 2020 to 2023):
+
+    python3 p1_inference.py --images val_50 --output predictions.csv --edition 2022 \\
+        --checkpoint runs/resnet34/A-seed0/model.pt runs/vgg16/A-seed0/model.pt
+
+Several checkpoints vote by the mean of their probabilities; only one of them is in memory at a time. Labels in the CSV
+are never read. An image that can't be read keeps its row, with the class that the network gives to a mean image.
 
 Exit status: 0 all done; 1 some images could not be read (named on stderr), all rows are there; 2 nothing was written.
 """
@@ -16,7 +21,7 @@ import os
 from typing import Any, Iterator, Sequence
 
 from engine import inference
-from engine.arguments import nonempty_path, positive_count
+from engine.arguments import nonempty_path, positive_count, positive_number
 
 BATCH_SIZE = 32
 
@@ -27,22 +32,33 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--csv", type=nonempty_path, help="the images to classify, in its column filename")
-    add("--images", type=nonempty_path, required=True, help="the folder of these images")
-    add("--output", type=nonempty_path, required=True, help="the CSV to write")
+    add("--images", type=nonempty_path, help="the folder of these images")
+    add("--output", type=nonempty_path, help="the CSV to write")
     add(
         "--checkpoint",
         type=nonempty_path,
         nargs="+",
         default=[],
-        help="model.pt, several are averaged (default: those of P1_CHECKPOINT, else the published one)",
+        help="model.pt, several are averaged (default: those of P1_CHECKPOINT, without --csv of P1_50_CHECKPOINT; else "
+        "the published one)",
     )
+    add(
+        "--vote-weights",
+        type=positive_number,
+        nargs="+",
+        help="of several checkpoints, in their order (default: equal)",
+    )
+    add("--print-architecture", action="store_true", help="print the checkpoints' networks and classify nothing")
     add("--tta", choices=("none", "flip"), help="flip: mean with the mirrored image (default: as published, or none)")
     add("--edition", help="year whose form the CSV has (default: that of EDITION, else 2024)")
     # the machine
     add("--device", help="cuda, mps or cpu (default: the best there is)")
     add("--batch-size", type=positive_count, default=BATCH_SIZE, help="images at a time (default %(default)s)")
     add("--workers", type=positive_count, default=inference.default_workers(), help="threads that read images")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not args.print_architecture and not (args.images and args.output):
+        parser.error("the following arguments are required: --images, --output")
+    return args
 
 
 if __name__ == "__main__":
@@ -69,19 +85,25 @@ from models.predict import PHOTO_VIEWS, predict_images
 
 def main(args: argparse.Namespace) -> int:
     tune_allocator()
+    if args.print_architecture:
+        return print_architecture(args)
     header, rows = listed_rows(args)
     names = list(dict.fromkeys(row["filename"] for row in rows))
     output = check_paths(args, names)
 
-    models = inference.read_models("p1", args.checkpoint)
+    models = inference.read_models("p1_50" if args.csv is None else "p1", args.checkpoint, with_states=False)
     classes = models[0]["classes"]
     if any(model["classes"] != classes for model in models):
         raise RunError("the checkpoints know different classes; give those of one training set")
+    weights = args.vote_weights or [1.0] * len(models)
+    if len(weights) != len(models):
+        raise RunError(f"{len(weights)} --vote-weights for {len(models)} checkpoints; give one for each")
     device = choose_device(args.device)
     probabilities, unreadable = {}, set()
-    for model in models if names else ():  # one network in memory at a time
-        found, failed = probabilities_of(model, names, device, args)
-        probabilities = {name: probabilities.get(name, 0) + found[name] for name in names}
+    for model, weight in zip(models, weights) if names else ():  # one network in memory at a time
+        found, failed = probabilities_of(inference.with_state(model), names, device, args)
+        share = weight / max(weights)  # equal weights leave the probabilities as they are, to the last bit
+        probabilities = {name: probabilities.get(name, 0) + share * found[name] for name in names}
         unreadable |= failed
 
     label_of = int if models[0].get("integer_labels") else str
@@ -97,6 +119,15 @@ def main(args: argparse.Namespace) -> int:
         say(f"{args.csv}: no row below its header, so the header alone is written")
     say(f"{len(rows)} rows in {args.output}" + (f", {len(unreadable)} images unread" if unreadable else ""))
     return 1 if unreadable else 0
+
+
+def print_architecture(args: argparse.Namespace) -> int:
+    of_folder = args.csv is None and (args.images or edition(args.edition).table_header is None)
+    for model in inference.read_models("p1_50" if of_folder else "p1", args.checkpoint, with_states=False):
+        network = load_trained(inference.with_state(model))
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        print(f"{model['network']}, {parameters:,} parameters, for images of {model['image_size']} pixels\n{network}")
+    return 0
 
 
 def listed_rows(args: argparse.Namespace) -> tuple[tuple[str, ...], list[dict[str, str]]]:

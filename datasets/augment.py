@@ -14,16 +14,31 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.labelled import LabelledImages
+from datasets.trivial_augment import trivial_augment
 
 ASPECTS = (3 / 4, 4 / 3)  # of a crop's width over its height, in the photograph
 
 
 class PhotoCrops(torch.utils.data.Dataset):
-    """Random crops of `min_area` to all of a photograph, squeezed to a square, half of them mirrored."""
+    """Random crops, squeezed to a square, half of them mirrored: `min_area` to all of a photograph; or with a `shift`
+    all of it, moved by up to so many of its pixels.
 
-    def __init__(self, photographs: LabelledImages, crop_size: int, min_area: float, jitter: float, seed: int):
-        self.photographs, self.crop_size, self.min_area = photographs, crop_size, min_area
-        self.jitter, self.seed = jitter, seed
+    `policy` is "colours", which change by up to `jitter`, or "trivial", TrivialAugment.
+    """
+
+    def __init__(
+        self,
+        photographs: LabelledImages,
+        crop_size: int,
+        seed: int,
+        min_area: float = 1.0,
+        shift: int = 0,
+        policy: str = "colours",
+        jitter: float = 0.0,
+    ):
+        self.photographs, self.crop_size, self.seed = photographs, crop_size, seed
+        self.min_area, self.shift, self.policy = min_area, shift, policy
+        self.jitter = jitter if policy == "colours" else 0.0
 
     def __len__(self) -> int:
         return len(self.photographs)
@@ -33,8 +48,15 @@ class PhotoCrops(torch.utils.data.Dataset):
         epoch, position, index = key
         generator = np.random.default_rng((self.seed, epoch, position, 1))
         rgb = self.photographs.image(index)
-        box = random_box(generator, *rgb.shape[:2], self.min_area)
+        if self.shift:
+            x, y = (int(moved) for moved in generator.integers(2 * self.shift + 1, size=2))
+            box = (x, y, x + rgb.shape[1], y + rgb.shape[0])
+            rgb = np.pad(rgb, ((self.shift, self.shift), (self.shift, self.shift), (0, 0)), mode="reflect")
+        else:
+            box = random_box(generator, *rgb.shape[:2], self.min_area)
         crop = Image.fromarray(rgb).resize((self.crop_size, self.crop_size), Image.BILINEAR, box=box)
+        if self.policy == "trivial":
+            crop = trivial_augment(crop, generator)
         image = torch.from_numpy(np.array(crop)).permute(2, 0, 1)
         if generator.integers(2) == 1:
             image = image.flip(2)

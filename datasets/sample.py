@@ -4,6 +4,7 @@
 
     sample/hw1_data/p1_data/mini/train/*.jpg     unlabelled images, 84x84; train_labels.csv and classes.txt beside them
                             office/train/*.jpg   labelled images; val/, train.csv, val.csv, classes.txt beside them
+                    train_50/*.png       labelled images of 2020 to 2023, 32x32, named {label}_{k}.png; val_50/
                     p2_data/train/               0000_sat.jpg, 0000_mask.png ...; validation/ beside it
 
 Objects differ in shape, paint and pattern, land cover in colour and texture: networks learn both in minutes on a CPU.
@@ -34,7 +35,8 @@ from datasets.palette import NUM_CLASSES, save_mask
 MINI_CLASSES = 20  # none of them is a class of office
 MINI_SIZE = (84, 84)
 JPEG_QUALITY = 90
-_OFFICE, _MINI, _TRAIN_TILES, _VALIDATION_TILES = range(4)  # streams of the random generator
+FIFTY_CLASSES, FIFTY_IMAGES, FIFTY_SIZE = 50, {"train_50": 10, "val_50": 2}, (32, 32)  # images of a class
+_OFFICE, _MINI, _TRAIN_TILES, _VALIDATION_TILES, _FIFTY = range(5)  # streams of the random generator
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,9 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
+    fifty = FIFTY_CLASSES * sum(FIFTY_IMAGES.values())
     print(
         f"{args.folder / 'hw1_data'}: {args.train_images} + {args.val_images} images of {args.classes} classes, "
-        f"{args.mini_images} of mini, {args.train_tiles} + {args.val_tiles} tiles in {time.monotonic() - start:.1f} s"
+        f"{args.mini_images} of mini, {fifty} of 50 classes, {args.train_tiles} + {args.val_tiles} tiles in "
+        f"{time.monotonic() - start:.1f} s"
     )
     return 0
 
@@ -96,6 +100,7 @@ def write_sample(args: argparse.Namespace) -> None:
         try:
             _write_office(args, temporary / "p1_data" / "office")
             _write_mini(args, temporary / "p1_data" / "mini")
+            _write_fifty(args, temporary / "p1_data")
             _write_tiles(args, temporary / "p2_data" / "train", args.train_tiles, _TRAIN_TILES)
             _write_tiles(args, temporary / "p2_data" / "validation", args.val_tiles, _VALIDATION_TILES)
             temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
@@ -145,6 +150,21 @@ def _write_mini(args: argparse.Namespace, folder: Path) -> None:
     _for_each(draw, args.mini_images)
     _write_table(folder / "train_labels.csv", [(f"{index}.jpg", label) for index, label in enumerate(labels)])
     _write_names(folder / "classes.txt", range(first, OBJECT_CLASSES))
+
+
+def _write_fifty(args: argparse.Namespace, folder: Path) -> None:
+    """The editions with 50 classes: small images, a class's numbers going on from one split to the other."""
+    first = 0
+    for split, count in FIFTY_IMAGES.items():
+        (folder / split).mkdir()
+
+        def draw(index: int, split: str = split, count: int = count, first: int = first) -> None:
+            label, number = index // count, first + index % count
+            rng = np.random.default_rng([args.seed, _FIFTY, label, number])
+            draw_object(rng, label, FIFTY_SIZE).save(folder / split / f"{label}_{number}.png")
+
+        _for_each(draw, FIFTY_CLASSES * count)
+        first += count
 
 
 def _write_tiles(args: argparse.Namespace, folder: Path, count: int, stream: int) -> None:

@@ -1,6 +1,7 @@
 """Accuracy of predicted labels: overall and a class, each with its standard error.
 
     python3 -m datasets.score predictions.csv hw1_data/p1_data/office/val.csv
+    python3 -m datasets.score predictions.csv hw1_data/p1_data/val_50             # labels in the names of the images
 
 Rows are matched by file name (`filename`, or `image_id` in early editions), and by `id` where both files have it; their
 order may differ. Labels are compared as text, so numbers and class names both work.
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Iterable, Sequence
 
 from datasets.errors import DataError
-from datasets.images import natural_key
+from datasets.images import list_images, natural_key
 from datasets.tables import NO_LABEL, read_labels
 
 Key = tuple  # (filename,) or (id, filename)
@@ -31,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("predictions", metavar="PRED.csv", type=Path, help="the CSV that inference wrote")
-    parser.add_argument("truth", metavar="TRUTH.csv", type=Path, help="the CSV with the true labels")
+    parser.add_argument(
+        "truth", metavar="TRUTH.csv", type=Path, help="the true labels: a CSV, or a folder of 7_123.png"
+    )
     args = parser.parse_args(argv)
     try:
         print(describe(matched_labels(args.predictions, args.truth)))
@@ -43,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def matched_labels(predictions: str | Path, truth: str | Path) -> list[tuple[str, str]]:
     """(predicted, true) labels of each row of `truth`. DataError when a row of either has no partner, or no truth."""
-    predicted_rows, true_rows = read_labels(predictions), read_labels(truth)
+    predicted_rows = read_labels(predictions)
+    true_rows = labels_in_names(truth) if Path(truth).is_dir() else read_labels(truth)
     with_id = all("id" in rows[0] for rows in (predicted_rows, true_rows))
     predicted, true = _labels_by_row(predicted_rows, with_id), _labels_by_row(true_rows, with_id)
     for path, keys, others, other_path in (
@@ -61,6 +65,14 @@ def matched_labels(predictions: str | Path, truth: str | Path) -> list[tuple[str
     if unlabelled:
         raise DataError(f"{truth}: {unlabelled} of {len(pairs)} rows have no label; give a CSV with the true labels")
     return pairs
+
+
+def labels_in_names(folder: str | Path) -> list[dict[str, str]]:
+    """As read_labels, of every image {label}_{number}.png in the folder; an empty label where a name has none."""
+    rows = [{"filename": name, "label": name.rpartition("_")[0]} for name in list_images(folder)]
+    if not rows:
+        raise DataError(f"{folder}: no image in it; give a folder of labelled images, or a CSV")
+    return rows
 
 
 def _labels_by_row(rows: Iterable[dict[str, str]], with_id: bool) -> dict[Key, list[str]]:

@@ -18,6 +18,7 @@ from engine.errors import RunError
 
 PACKAGES = ("numpy", "PIL", "torch", "torchvision")
 TRAINING = {
+    "p1_50": "python3 p1_finetune.py --train-images train_50 --val-images val_50 --output runs/p1",
     "p1": "python3 p1_finetune.py --data hw1_data/p1_data/office --settings A --output runs/p1",
     "p2": "python3 p2_train.py --data hw1_data/p2_data --weights imagenet --output runs/p2",
 }
@@ -40,23 +41,27 @@ def install_command() -> str:
     return f"python3 -m pip install -r '{Path(__file__).resolve().parent.parent / 'requirements.txt'}'"
 
 
-def read_models(problem: str, given: Sequence[str]) -> list[dict[str, Any]]:
+def read_models(problem: str, given: Sequence[str], with_states: bool = True) -> list[dict[str, Any]]:
     """The `model.pt` dicts of the checkpoints to use, several to be averaged; named in one line on stderr.
 
-    Those `given`; else those of P1_CHECKPOINT or P2_CHECKPOINT, separated by ':'; else the manifest's default, which
-    is fetched when it is missing and has a URL. RunError when there is none, or one is broken or for the other problem.
+    `problem` is p1, p1_50 (the editions with 50 classes) or p2. Those `given`; else those of P1_CHECKPOINT, or
+    P1_50_CHECKPOINT or P2_CHECKPOINT, separated by ':'; else the manifest's default, which is fetched when it is not
+    there and has a URL. RunError when there is none, or one is broken or for the other problem.
+
+    Not `with_states`, several come without their weights, for which `with_state` reads each file when its turn comes.
     """
     from engine import checkpoint  # imports torch
 
-    variable = f"{problem.upper()}_CHECKPOINT"
-    paths = list(given) or [path for path in os.environ.get(variable, "").split(":") if path]
+    kind, variable = problem[:2], f"{problem[:2].upper()}_CHECKPOINT"
+    listed = os.environ.get(f"{problem.upper()}_CHECKPOINT") or os.environ.get(variable, "")
+    paths = list(given) or [path for path in listed.split(":") if path]
     is_named = False
     if not paths:
-        entry = manifest.default_checkpoint(problem)
+        entry = manifest.default_checkpoint(problem) or manifest.default_checkpoint(kind)
         if entry is None:
             raise RunError(
                 f"no checkpoint for {problem}; train one: {TRAINING[problem]}; then set {variable}="
-                f"{TRAINED[problem]}, or publish it: python3 -m engine.publish {TRAINED[problem]} --name NAME "
+                f"{TRAINED[kind]}, or publish it: python3 -m engine.publish {TRAINED[kind]} --name NAME "
                 f"--problem {problem} --default"
             )
         paths = [str(manifest.entry_path(entry))]
@@ -72,15 +77,25 @@ def read_models(problem: str, given: Sequence[str]) -> list[dict[str, Any]]:
     for path in paths:
         if not os.path.isfile(path):
             raise RunError(f"{path}: no such checkpoint; give --checkpoint or {variable} a model.pt, or leave both out")
-        models.append(checkpoint.read_model(path))
-        if models[-1]["problem"] != problem:
-            raise RunError(f"{path}: a checkpoint for {models[-1]['problem']}, not for {problem}; give another one")
-        size = "image_size" if problem == "p1" else "scale"
-        if not isinstance(models[-1].get(size), (int, float)):
+        model = {**checkpoint.read_model(path), "path": path}
+        if model["problem"] != kind:
+            raise RunError(f"{path}: a checkpoint for {model['problem']}, not for {kind}; give another one")
+        size = "image_size" if kind == "p1" else "scale"
+        if not isinstance(model.get(size), (int, float)):
             raise RunError(f"{path}: broken model.pt, '{size}' is no number; train or download it again")
+        if not with_states and len(paths) > 1:
+            model["state"] = None
+        models.append(model)
     if not is_named:
         say("checkpoint " + "; ".join(_description(path, model) for path, model in zip(paths, models)))
     return models
+
+
+def with_state(model: dict[str, Any]) -> dict[str, Any]:
+    """The same `model.pt` with its weights, read now if they were left out."""
+    from engine import checkpoint  # imports torch
+
+    return model if model["state"] is not None else checkpoint.read_model(model["path"])
 
 
 def _description(path: str, model: dict[str, Any]) -> str:

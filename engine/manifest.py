@@ -17,7 +17,7 @@ from engine.errors import RunError
 from engine.files import write_json
 
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
-PROBLEMS = ("p1", "p2", "sam")
+PROBLEMS = ("p1", "p1_50", "p2", "sam")  # p1_50: problem 1 of the editions with 50 classes
 
 _KEYS = ("name", "problem", "default", "file", "sha256", "bytes", "urls", "network", "score")  # in the file's order
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -58,7 +58,7 @@ def write(entries: list[dict[str, Any]]) -> None:
 
 
 def default_checkpoint(problem: str) -> dict[str, Any] | None:
-    """The entry that `problem` ("p1" or "p2") uses when the user names no checkpoint; None when there is none."""
+    """The entry that `problem` uses when the user names no checkpoint; None when there is none."""
     return next((entry for entry in read() if entry["problem"] == problem and entry["default"]), None)
 
 
@@ -147,7 +147,7 @@ def _checked_entry(entry: Any) -> dict[str, Any]:
     entry = {**{key: optional.get(key) for key in _KEYS}, **entry}
     check_name(entry.get("name"))
     wanted = {
-        "problem": (entry.get("problem") in PROBLEMS, "must be p1, p2 or sam"),
+        "problem": (entry.get("problem") in PROBLEMS, "must be one of " + ", ".join(PROBLEMS)),
         "file": (_matches(_FILE, entry.get("file")), "must be a plain file name that ends in .pt or .pth"),
         "sha256": (_matches(_SHA256, entry.get("sha256")), "must be 64 small hexadecimal digits"),
         "bytes": (type(entry.get("bytes")) is int and 0 < entry["bytes"] < 1 << 50, "must be a positive whole number"),

@@ -7,7 +7,9 @@ from torch import nn
 
 
 def build_optimizer(name: str, groups: list[dict], lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """`name` is adamw or adam."""
+    """`name` is adamw, adam or sgd (with Nesterov's momentum of 0.9)."""
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, weight_decay=weight_decay, fused=True)
     adam = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[name]
     return adam(groups, lr=lr, weight_decay=weight_decay, fused=True)
 

@@ -19,6 +19,7 @@ from engine.errors import RunError
 from engine.files import write_atomically
 from engine.links import direct_url
 
+KINDS = {"p1": "p1", "p1_50": "p1", "p2": "p2"}  # what the model.pt for each problem says that it was trained for
 VIEWS = {"p1": ("none", "flip"), "p2": ("none", "flip", "d4")}  # of test-time augmentation
 SCORES = {"p1": "accuracy", "p2": "mean_iou"}
 GIT_SIZE = 25e6  # bytes of weights that a repository carries well; the course takes files up to 50 MB
@@ -45,12 +46,11 @@ def publish(
     for url in urls:
         manifest.check_url(url)
         direct_url(url)  # refuses a link to a folder
-    if tta not in (None, *VIEWS[problem]):
-        raise RunError(f"--tta {tta} is not for {problem}; choose one of {', '.join(VIEWS[problem])}")
+    kind = KINDS[problem]
+    if tta not in (None, *VIEWS[kind]):
+        raise RunError(f"--tta {tta} is not for {problem}; choose one of {', '.join(VIEWS[kind])}")
     if (tta is None) != (score is None):
-        raise RunError(
-            f"--tta and --score go together: measure the {SCORES[problem]} that {problem}_inference.py --tta reaches"
-        )
+        raise RunError(f"--tta and --score go together: measure the {SCORES[kind]} of {kind}_inference.py --tta")
     entries = manifest.read()
     old = next((entry for entry in entries if entry["name"].lower() == name.lower()), None)
     if old is not None and old["problem"] != problem:
@@ -60,7 +60,7 @@ def publish(
 
     source = source / "model.pt" if source.is_dir() else source
     model = read_model(source)
-    if model["problem"] != problem:
+    if model["problem"] != kind:
         raise RunError(f"{source} was trained for {model['problem']}, not for {problem}")
     # New weights under the name of the default stay the default: a wrapper must not lose its checkpoint that way.
     default = default or (old is not None and old["default"])
@@ -140,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m engine.publish", description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, metavar="RUN/model.pt", help="a trained model.pt, or its run folder")
     parser.add_argument("--name", required=True, help="the file will be checkpoints/NAME.pt; the same name replaces")
-    parser.add_argument("--problem", required=True, choices=("p1", "p2"))
+    parser.add_argument("--problem", required=True, choices=KINDS, help="p1_50: the editions with 50 classes")
     parser.add_argument("--default", action="store_true", help="what the problem's wrapper uses from now on")
     parser.add_argument("--fp16", action="store_true", help="half the size: weights in half precision")
     parser.add_argument("--tta", choices=VIEWS["p2"], help="test-time augmentation to use at inference (p1: no d4)")

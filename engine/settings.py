@@ -28,6 +28,8 @@ def check_settings(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
             parser.error(f"setting {setting} starts from a backbone: give --{source.replace('_', '-')} FILE")
         if source is not None and args.weights != "none":
             parser.error(f"--weights is for setting A alone; {setting} starts from its backbone")
+    if args.weights == "imagenet" and args.stem != "7x7":
+        parser.error("ImageNet's weights are for the published stem: give --stem 7x7 too")
 
 
 def arguments_of_run(args: argparse.Namespace, setting: str, seed: int) -> argparse.Namespace:

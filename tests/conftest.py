@@ -16,7 +16,7 @@ from tests import grader
 
 @pytest.fixture(autouse=True)
 def nothing_from_the_environment(monkeypatch):
-    for name in ("P1_CHECKPOINT", "P2_CHECKPOINT", "EDITION"):
+    for name in ("P1_CHECKPOINT", "P1_50_CHECKPOINT", "P2_CHECKPOINT", "EDITION"):
         monkeypatch.delenv(name, raising=False)
 
 

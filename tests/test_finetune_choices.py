@@ -12,6 +12,7 @@ from datasets.augment import PhotoCrops
 from datasets.errors import DataError
 from datasets.labelled import LabelledImages
 from datasets.splits import load_training_data
+from engine.cli import run_script
 from models.backbone import head_of, load_backbone, with_other_head
 from models.builders import build_network
 from models.errors import ModelError
@@ -92,6 +93,8 @@ def test_a_name_without_a_label_is_named(load, folder):
         (("--train-images", "a", "--val-csv", "b"), "--val-csv goes with --val-images FOLDER"),
         (("--data", "a", "--label-smoothing", 1), "--label-smoothing and --ema-decay must be"),
         (("--data", "a", "--ema-decay", -0.1), "--label-smoothing and --ema-decay must be"),
+        (("--data", "a", "--stem", "5x5"), "invalid choice: '5x5'"),
+        (("--data", "a", "--mix", "blend"), "invalid choice: 'blend'"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(flags, complaint, capsys):
@@ -116,6 +119,22 @@ def test_augmentation_is_for_the_settings_that_it_is_asked_for(load, folder, tmp
 # -- recipes -----------------------------------------------------------------------------------------------------------
 
 
+def test_images_with_labels_in_their_names_are_taken_for_small_ones_and_others_are_not():
+    named = parse("--train-images", "train_50", "--val-images", "val_50")
+    assert (named.recipe, named.model, named.image_size, named.crop_size, named.stem) == (
+        "small", "resnet34", 32, 32, "3x3",
+    )  # fmt: skip
+    assert (named.weights, named.augment) == ("none", "unfrozen") and named.shift > 0
+    for flags in (("--data", "x"), ("--train-images", "x", "--train-csv", "x.csv")):
+        listed = parse(*flags)
+        assert (listed.recipe, listed.model, listed.image_size, listed.crop_size, listed.stem) == (
+            "default", "resnet50", 128, 112, "7x7",
+        )  # fmt: skip
+        assert (listed.shift, listed.policy, listed.mix) == (0, "colours", "none")
+    assert parse("--train-images", "x", "--recipe", "default").recipe == "default"
+    assert parse("--data", "x", "--recipe", "small").image_size == 32
+
+
 def test_a_report_s_recipe_is_what_the_report_says():
     args = parse("--data", "x", "--recipe", "report001")
     assert (args.model, args.epochs, args.optimizer, args.lr, args.batch_size) == (
@@ -129,10 +148,49 @@ def test_a_report_s_recipe_is_what_the_report_says():
     assert args.schedule == "cosine" and "augment" in args.assumed
 
 
-@pytest.mark.parametrize("recipe", ["report001", "report004"])
+@pytest.mark.parametrize(
+    "recipe, model, says_its_weights",
+    [("report000", "resnet34", True), ("report002", "vgg16_bn", False), ("report003", "vgg16", False)],
+)
+def test_of_a_report_on_50_classes_all_but_the_network_is_assumed(recipe, model, says_its_weights):
+    args = parse("--train-images", "x", "--recipe", recipe)
+    assert (args.model, args.weights, args.stem) == (model, "imagenet", "7x7")
+    chosen = {"optimizer", "lr", "weight_decay", "schedule", "warmup_steps", "epochs", "batch_size", "image_size"}
+    assert chosen | {"augment", "label_smoothing", "ema_decay"} <= set(args.assumed)
+    assert "model" not in args.assumed and ("weights" in args.assumed) is not says_its_weights
+    assert all(hasattr(args, name) for name in args.assumed)
+
+
+REPORTS = sorted(name for name in p1_finetune.RECIPES if name.startswith("report"))
+
+
+def test_every_report_has_its_recipe():
+    assert REPORTS == ["report000", "report001", "report002", "report003", "report004"]
+
+
+@pytest.mark.parametrize("recipe", REPORTS)
 def test_a_report_s_recipe_has_nothing_of_ours(recipe):
     args = parse("--data", "x", "--recipe", recipe)
     assert (args.augment, args.label_smoothing, args.ema_decay) == ("none", 0, 0)
+    assert (args.mix, args.policy, args.shift, args.stem) == ("none", "colours", 0, "7x7")
+
+
+def test_weights_that_cannot_be_had_end_a_report_s_recipe_in_one_line_with_the_way_out(
+    folder, tmp_path, monkeypatch, capsys
+):
+    def no_network(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
+    flags = ("--train-images", folder, "--recipe", "report000", "--image-size", 32, "--cache", tmp_path / "cache")
+    args = parse(*flags, "--device", "cpu", "--output", tmp_path / "runs")
+    with pytest.raises(SystemExit) as end:
+        run_script(lambda: p1_finetune.main(args))
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and "Traceback" not in said
+    (line,) = [line for line in said.splitlines() if "no route to host" in line]
+    assert line == said.splitlines()[-1] and "--weights none" in line
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_flag_overrides_the_recipe():

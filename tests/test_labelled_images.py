@@ -178,16 +178,16 @@ def test_the_same_numbers_give_the_same_crop_and_others_another(folder, load):
     noise = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "0.png")
     data = load(("0.png", "0"))
-    first, again = (PhotoCrops(data, 24, 0.3, 0.3, seed=3)[1, 2, 0] for _ in range(2))
+    first, again = (PhotoCrops(data, 24, seed=3, min_area=0.3, jitter=0.3)[1, 2, 0] for _ in range(2))
     assert torch.equal(first[0], again[0]) and torch.equal(first[2], again[2])
     for seed, key in ((4, (1, 2, 0)), (3, (2, 2, 0)), (3, (1, 3, 0))):
-        image, _, colours = PhotoCrops(data, 24, 0.3, 0.3, seed)[key]
+        image, _, colours = PhotoCrops(data, 24, seed, min_area=0.3, jitter=0.3)[key]
         assert not torch.equal(image, first[0]) and not torch.equal(colours, first[2])
 
 
 def test_workers_change_nothing_in_the_batches(load):
     data = load(*((f"{i}.jpg", str(i % 3)) for i in range(9)))
-    crops = PhotoCrops(data, 16, 0.3, 0.3, seed=0)
+    crops = PhotoCrops(data, 16, seed=0, min_area=0.3, jitter=0.3)
     alone, helped = (list(epoch_loader(crops, 0, 5, 1, 2, workers)) for workers in (0, 2))
     assert len(alone) == len(helped) == 3  # four batches of two, the first is done, the ninth photograph left
     for ours, theirs in zip(alone, helped):
@@ -196,7 +196,7 @@ def test_workers_change_nothing_in_the_batches(load):
 
 def test_a_crop_brings_its_photograph_and_label(load):
     data = load(*((f"{i}.jpg", str(i % 3)) for i in range(9)))
-    image, label, colours = PhotoCrops(data, 16, 0.3, 0.3, seed=0)[0, 0, 5]
+    image, label, colours = PhotoCrops(data, 16, seed=0, min_area=0.3, jitter=0.3)[0, 0, 5]
     assert image.shape == (3, 16, 16) and image.dtype == torch.uint8 and colours.shape == (3,)
     assert label == 2
     assert np.abs(image.numpy().mean(axis=(1, 2)) - COLOURS[2]).max() < 12

@@ -47,10 +47,17 @@ def pixels(path: Path) -> np.ndarray:
 
 def test_the_tree_is_the_courses(data):
     assert names(data) == ["p1_data", "p2_data"]
-    assert names(data / "p1_data") == ["mini", "office"]
+    assert names(data / "p1_data") == ["mini", "office", "train_50", "val_50"]
     assert names(data / "p1_data" / "mini") == ["classes.txt", "train", "train_labels.csv"]
     assert names(data / "p1_data" / "office") == ["classes.txt", "train", "train.csv", "val", "val.csv"]
     assert names(data / "p2_data") == ["train", "validation"]
+
+
+@pytest.mark.parametrize(("split", "count"), [("train_50", 500), ("val_50", 100)])
+def test_the_older_editions_have_small_images_of_50_classes_with_labels_in_their_names(data, split, count):
+    files = names(data / "p1_data" / split)
+    assert len(files) == count and {name.split("_")[0] for name in files} == {str(label) for label in range(50)}
+    assert all(pixels(data / "p1_data" / split / name).shape == (32, 32, 3) for name in files[:50])
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 60), ("val", 30)])
@@ -106,7 +113,7 @@ def test_tiles_have_masks_of_their_size_with_all_seven_colours_and_no_other(data
 def test_the_same_seed_gives_the_same_bytes_and_another_other_pictures(data, tmp_path):
     again, other = make(tmp_path / "again"), make(tmp_path / "other", "--seed=1")
     files = [path.relative_to(data) for path in sorted(data.rglob("*")) if path.is_file()]
-    assert len(files) == 60 + 30 + 25 + 2 * (8 + 2) + 3 + 2
+    assert len(files) == 60 + 30 + 25 + 600 + 2 * (8 + 2) + 3 + 2
     assert all((again / file).read_bytes() == (data / file).read_bytes() for file in files)
     tile = Path("p2_data") / "train" / "0000_sat.jpg"
     assert (other / tile).read_bytes() != (data / tile).read_bytes()

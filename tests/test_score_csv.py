@@ -112,6 +112,18 @@ def test_an_error_is_one_line_on_stderr_with_status_2(tmp_path):
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
+def test_a_folder_of_images_is_a_truth_by_their_names(tmp_path):
+    (tmp_path / "val").mkdir()
+    for name in ("7_1.png", "7_2.png", "12_3.png"):
+        write(tmp_path / "val" / name, "an image")
+    predictions = write(tmp_path / "p.csv", "filename,label\n12_3.png,12\n7_1.png,7\n7_2.png,3\n")
+    assert sorted(score.matched_labels(predictions, tmp_path / "val")) == [("12", "12"), ("3", "7"), ("7", "7")]
+    write(tmp_path / "val" / "unnamed.png", "an image")
+    write(predictions, predictions.read_text() + "unnamed.png,1\n")
+    with pytest.raises(DataError, match="1 of 4 rows have no label"):
+        score.matched_labels(predictions, tmp_path / "val")
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"nowhere\.csv: No such file"):
         score.matched_labels(tmp_path / "nowhere.csv", tmp_path / "nowhere.csv")
