@@ -1,6 +1,8 @@
 # make demo                       train, predict, score and picture both problems on made-up data: minutes on a CPU
 # make demo DATA=hw1_data         the same on the course's data
 # make p1 DATA=hw1_data           problem 1 whole: pre-training, settings A to E, their table, t-SNE; goes on if stopped
+# make p2 DATA=hw1_data            problem 2 whole: training, masks, score, pictures; goes on if stopped
+# make p1-50 DATA=hw1_data_2022   problem 1 of the editions with 50 classes: three networks, their vote, t-SNE
 # make test                       style, then every test; needs no data
 # make test-real DATA=hw1_data    what only the course's data can show
 # make submission [EDITION=2023]  what is handed in, under the course's names, in submission/
@@ -16,7 +18,7 @@ INSTALLED := $(VENV)/installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DATA EDITION
 
-.PHONY: help demo p1 test test-real submission clean setup
+.PHONY: help demo p1 p1-50 p2 test test-real submission clean setup
 
 help:
 	@sed -n '/^[^#]/q; /^$$/q; s/^# \{0,1\}//p' Makefile
@@ -55,7 +57,7 @@ MACHINE_FLAGS ?=
 SL_BACKBONE ?= $(or $(wildcard $(DATA)/p1_data/pretrain_model_SL.pt),$(P1_OUT)/sl/pretrain_model_SL.pt)
 
 # A run that was stopped must not feed the next one.
-is_done = grep -qs " done: " "$(P1_OUT)/$(1)/log.txt" || { echo "$(P1_OUT)/$(1) was stopped; the same command goes on"; exit 2; }
+is_done = grep -qs " done: " "$(1)/log.txt" || { echo "$(1) was stopped; the same command goes on"; exit 2; }
 
 # With exit status 1 some inputs could not be used, and all else is there: it goes on.
 p1: $(INSTALLED)
@@ -65,22 +67,68 @@ p1: $(INSTALLED)
 	@echo "== Problem 1, step 1 of 4: BYOL without labels, for settings C and E"
 	@python3 p1_ssl_pretrain.py --images "$$DATA/p1_data/mini/train" --probe-csv "$$DATA/p1_data/office/train.csv" \
 		--output "$(P1_OUT)/ssl" $(P1_FLAGS) $(SSL_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ]
-	@$(call is_done,ssl)
+	@$(call is_done,$(P1_OUT)/ssl)
 	@echo "== Problem 1, step 2 of 4: a backbone trained with labels, for settings B and D"
 	@if [ "$(SL_BACKBONE)" != "$(P1_OUT)/sl/pretrain_model_SL.pt" ]; then echo "$(SL_BACKBONE)"; exit; fi; \
 	python3 p1_finetune.py --train-images "$$DATA/p1_data/mini/train" --train-csv "$$DATA/p1_data/mini/train_labels.csv" \
 		--output "$(P1_OUT)/sl" $(P1_FLAGS) $(SL_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ] || exit; \
-	$(call is_done,sl/A-seed0); \
+	$(call is_done,$(P1_OUT)/sl/A-seed0); \
 	python3 -m engine.export "$(P1_OUT)/sl/A-seed0/model.pt" "$(SL_BACKBONE)"
 	@echo "== Problem 1, step 3 of 4: settings A to E"
 	@python3 p1_finetune.py --data "$$DATA/p1_data/office" --settings ABCDE --sl-backbone "$(SL_BACKBONE)" \
 		--ssl-backbone "$(P1_OUT)/ssl/backbone.pt" --output "$(P1_OUT)/settings" \
 		$(P1_FLAGS) $(FINETUNE_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ]
-	@$(call is_done,settings/C-seed0)
+	@$(call is_done,$(P1_OUT)/settings/C-seed0)
 	@echo "== Problem 1, step 4 of 4: t-SNE of setting C"
 	@python3 p1_tsne.py --run "$(P1_OUT)/settings/C-seed0" --data "$$DATA/p1_data/office" --output "$(P1_OUT)/tsne" \
 		$(MACHINE_FLAGS) || [ $$? -eq 1 ]
 	@echo "settings A to E: $(P1_OUT)/settings/table.md; t-SNE: $(P1_OUT)/tsne/tsne.png"
+
+# The editions of 2020 to 2023: 50 classes of small images, with their labels in their names. Shorter, such as
+# FIFTY_FLAGS="--budget-minutes 10"; other networks: FIFTY_MODELS="resnet34 densenet169 vgg19_bn_b".
+FIFTY_OUT ?= runs/fifty
+FIFTY_MODELS ?= resnet34 vgg16_bn vgg16
+FIFTY_FLAGS ?=
+
+p1-50: $(INSTALLED)
+	@test -d "$$DATA/p1_data/train_50" && test -d "$$DATA/p1_data/val_50" || { \
+		echo "error: there is no p1_data/train_50 or no p1_data/val_50 in '$$DATA'; say where the data of 2020 to 2023 are: make p1-50 DATA=hw1_data_2022" >&2; \
+		exit 2; }
+	@for model in $(FIFTY_MODELS); do \
+		echo "== 50 classes, step 1 of 3: $$model"; \
+		python3 p1_finetune.py --train-images "$$DATA/p1_data/train_50" --val-images "$$DATA/p1_data/val_50" --edition 2022 \
+			--model $$model --output "$(FIFTY_OUT)/$$model" $(FIFTY_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ] || exit; \
+		$(call is_done,$(FIFTY_OUT)/$$model/A-seed0); \
+	done
+	@echo "== 50 classes, step 2 of 3: their vote"
+	@python3 p1_inference.py --images "$$DATA/p1_data/val_50" --edition 2022 --output "$(FIFTY_OUT)/predictions.csv" \
+		--checkpoint $(foreach model,$(FIFTY_MODELS),"$(FIFTY_OUT)/$(model)/A-seed0/model.pt") || [ $$? -eq 1 ]
+	@python3 -m datasets.score "$(FIFTY_OUT)/predictions.csv" "$$DATA/p1_data/val_50" >"$(FIFTY_OUT)/score.txt"
+	@tail -n 1 "$(FIFTY_OUT)/score.txt"
+	@echo "== 50 classes, step 3 of 3: t-SNE of the validation images"
+	@python3 p1_tsne.py --run "$(FIFTY_OUT)/$(firstword $(FIFTY_MODELS))/A-seed0" --images "$$DATA/p1_data/val_50" \
+		--output "$(FIFTY_OUT)/tsne" $(MACHINE_FLAGS) || [ $$? -eq 1 ]
+	@echo "the vote: $(FIFTY_OUT)/predictions.csv, score.txt; t-SNE: $(FIFTY_OUT)/tsne/tsne.png"
+
+# -- problem 2 ---------------------------------------------------------------------------------------------------------
+
+# The light network from ImageNet's weights; a GPU has time for P2_FLAGS="--model deeplabv3_resnet101 --weights coco".
+P2_OUT ?= runs/problem2
+P2_FLAGS ?= --weights imagenet
+
+p2: $(INSTALLED)
+	@test -d "$$DATA/p2_data/train" && test -d "$$DATA/p2_data/validation" || { \
+		echo "error: there is no p2_data/train or no p2_data/validation in '$$DATA'; say where the course's data are: make p2 DATA=hw1_data" >&2; \
+		exit 2; }
+	@echo "== Problem 2, step 1 of 3: training"
+	@python3 p2_train.py --data "$$DATA/p2_data" --output "$(P2_OUT)/run" $(P2_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ]
+	@$(call is_done,$(P2_OUT)/run)
+	@echo "== Problem 2, step 2 of 3: hw1_2.sh"
+	@P2_CHECKPOINT="$(P2_OUT)/run/model.pt" bash hw1_2.sh "$$DATA/p2_data/validation" "$(P2_OUT)/masks" || [ $$? -eq 1 ]
+	@echo "== Problem 2, step 3 of 3: the score"
+	@python3 mean_iou_evaluate.py -g "$$DATA/p2_data/validation" -p "$(P2_OUT)/masks" >"$(P2_OUT)/score.txt"
+	@cat "$(P2_OUT)/score.txt"
+	@echo "masks: $(P2_OUT)/masks; stages of the training: $(P2_OUT)/run/stages.png"
 
 # -- demo --------------------------------------------------------------------------------------------------------------
 
@@ -100,44 +148,41 @@ endif
 
 demo: $(INSTALLED)
 ifeq ($(DATA),)
-	@echo "== 1 of 7: made-up data"
+	@echo "== 1 of 6: made-up data"
 	@rm -rf $(OUT)
 	@python3 -m datasets.sample $(OUT)
 else
-	@echo "== 1 of 7: the data in $$DATA"
+	@echo "== 1 of 6: the data in $$DATA"
 	@test -d "$$DATA/p1_data/office" && test -d "$$DATA/p2_data/train" \
 	|| { echo "error: $$DATA is no hw1_data: it lacks p1_data/office or p2_data/train" >&2; exit 2; }
 	@rm -rf $(OUT)
 endif
-	@echo "== 2 of 7: problem 1 with a ResNet18"
+	@echo "== 2 of 6: problem 1 with a ResNet18"
 	@$(MAKE) --no-print-directory p1 P1_OUT="$(OUT)/runs/p1" P1_FLAGS="--model resnet18 --image-size 64" \
 		SL_BACKBONE="$(OUT)/runs/p1/sl/pretrain_model_SL.pt" \
 		SSL_FLAGS="--batch-size 64 $(PRETRAINING)" SL_FLAGS="$(PRETRAINING)" FINETUNE_FLAGS="--epochs $(EPOCHS_1)" \
 		MACHINE_FLAGS="--device cpu --cache $(OUT)/cache"
-	@echo "== 3 of 7: training problem 2, the light network from random weights"
-	@python3 p2_train.py --data "$$DATA/p2_data" --model lite_fpn --weights none --scale 0.25 \
-		--epochs $(EPOCHS_2) --device cpu --cache $(OUT)/cache --output $(OUT)/runs/p2 || [ $$? -eq 1 ]
-	@echo "== 4 of 7: hw1_1.sh"
+	@echo "== 3 of 6: problem 2 with the light network, from random weights"
+	@$(MAKE) --no-print-directory p2 P2_OUT="$(OUT)/runs/p2" P2_FLAGS="--scale 0.25 --epochs $(EPOCHS_2)" \
+		MACHINE_FLAGS="--device cpu --cache $(OUT)/cache"
+	@echo "== 4 of 6: hw1_1.sh"
 	@P1_CHECKPOINT=$(OUT)/runs/p1/settings/C-seed0/model.pt bash hw1_1.sh \
 		"$$DATA/p1_data/office/val.csv" "$$DATA/p1_data/office/val" $(OUT)/predictions.csv || [ $$? -eq 1 ]
-	@echo "== 5 of 7: hw1_2.sh"
-	@P2_CHECKPOINT=$(OUT)/runs/p2/model.pt bash hw1_2.sh "$$DATA/p2_data/validation" $(OUT)/masks || [ $$? -eq 1 ]
-	@echo "== 6 of 7: the scores"
+	@echo "== 5 of 6: its score"
 	@python3 -m datasets.score $(OUT)/predictions.csv "$$DATA/p1_data/office/val.csv" >$(OUT)/score_p1.txt
-	@python3 mean_iou_evaluate.py -g "$$DATA/p2_data/validation" -p $(OUT)/masks >$(OUT)/score_p2.txt
 	@tail -n 1 $(OUT)/score_p1.txt
-	@cat $(OUT)/score_p2.txt
-	@echo "== 7 of 7: the contact sheet"
-	@python3 -m report.contact_sheet --data "$$DATA" --labels $(OUT)/predictions.csv --masks $(OUT)/masks \
+	@echo "== 6 of 6: the contact sheet"
+	@python3 -m report.contact_sheet --data "$$DATA" --labels $(OUT)/predictions.csv --masks $(OUT)/runs/p2/masks \
 		--output $(OUT)/contact_sheet.png || [ $$? -eq 1 ]
 	@test -f $(OUT)/contact_sheet.png
 	@echo
 	@echo "Done. Everything lies in $(OUT):"
 	@echo "  contact_sheet.png             images, truths and predictions of both problems"
-	@echo "  score_p1.txt, score_p2.txt    the scores, class by class"
-	@echo "  predictions.csv, masks/       what hw1_1.sh and hw1_2.sh wrote"
+	@echo "  predictions.csv               what hw1_1.sh wrote; score_p1.txt: its score, class by class"
 	@echo "  runs/p1/settings/table.md     settings A to E; curves and confusion matrices beside it"
 	@echo "  runs/p1/tsne/tsne.png         features of setting C after its first and its last epoch"
+	@echo "  runs/p2/masks/, score.txt     what hw1_2.sh wrote, and its score"
+	@echo "  runs/p2/run/stages.png        tiles at the first, middle and last stage of the training"
 	@echo "  runs/p1, runs/p2              the runs: model.pt, metrics.jsonl, curves for tensorboard --logdir $(OUT)/runs"
 
 # -- tests -------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,11 @@ Try it in a minute on any machine:
     python3 p2_train.py --data sample/hw1_data/p2_data --output runs/try --scale 0.25 --epochs 2
 
 The same command goes on after Ctrl-C, a crash or a power cut. RUN/model.pt holds the best weights (chosen on the
-validation tiles) for p2_inference.py; RUN/metrics.jsonl every class's IoU after each epoch.
+validation tiles) for p2_inference.py; RUN/metrics.jsonl every class's IoU after each epoch; RUN/stages.png what named
+tiles looked like at the first, middle and last epoch. A DeepLabV3-ResNet50 can start from one's own BYOL:
+--model deeplabv3_resnet50 --weights runs/ssl/backbone.pt.
+
+On several GPUs: torchrun --nproc-per-node 4 p2_train.py ... ; --batch-size is that of all of them together.
 """
 
 from __future__ import annotations
@@ -16,25 +20,39 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from functools import partial
+from typing import Callable, Iterable
 
 from engine.arguments import add_training_flags, fill_in
 from recipes.p2_train import RECIPES
+
+AUXILIARY_WEIGHT = 0.4  # of the loss of a head on earlier features, as torchvision trains its own
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", required=True, help="the course's p2_data folder, with train/ and validation/")
-    add("--model", default="lite_fpn", help="name of a network of models/ (default: the light one, fit for a CPU)")
+    add("--model", help="name of a network of models/ (default: lite_fpn, fit for a CPU)")
     add("--weights", help="none, imagenet (the backbone's), coco, or a file such as another model.pt")
     # how long
     add("--eval-every", type=int, default=1, help="epochs between two scorings of the validation tiles")
     add("--snapshot-epochs", type=int, nargs="+", help="epochs kept in snapshots/ (default: first, middle and last)")
+    add("--pictures", nargs="+", metavar="NNNN", help="validation tiles of stages.png (default: the edition's three)")
+    add("--edition", help="of the course (default: that of EDITION, else 2024)")
     # what the recipe says otherwise
     add("--backbone-lr", type=float, help="learning rate of ready-made weights")
     add("--scale", type=float, help="scale of the tiles at inference, 1 = as they are; smaller is faster")
     add("--crop-size", type=int, help="pixels a side of a training crop (default: 3/4 of the scaled tile)")
     add("--min-crop", type=float, help="smallest share of a tile's side that a crop covers")
+    add("--augment", choices=("all", "flips", "none"), help="all: crops, turns, colours; flips: three times the tiles")
+    add("--balanced", action=argparse.BooleanOptionalAction, help="draw tiles with rare classes more often")
+    add("--gamma", type=float, help="of the focal loss; 0: cross-entropy")
+    add("--alpha", type=float, nargs="+", help="weight of every class in the loss: one number, or six")
+    add("--soft-iou", type=float, help="weight of the soft-IoU loss beside it")
+    add("--optimizer", choices=("adamw", "adam", "sgd"))
+    add("--schedule", choices=("cosine", "poly", "constant"), help="of the learning rate, after its warm-up")
+    add("--ema-decay", type=float, help="of the averaged weights that are scored and kept; 0: no average")
     # the machine
     add("--seed", type=int, default=0, help="fixes every random choice; bit for bit on a CPU, closely on a GPU")
     add("--workers", type=int, help="processes that cut crops (default: none on a CPU, up to 8 beside a GPU)")
@@ -44,6 +62,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     fill_in(parser, args, RECIPES[args.recipe])
     if not (0 < args.scale <= 4 and 0 < args.min_crop <= 1):
         parser.error("--scale must lie above 0 and up to 4, --min-crop above 0 and up to 1")
+    if not (0 <= args.ema_decay < 1 and 0 <= args.gamma <= 10 and 0 <= args.soft_iou <= 100):
+        parser.error("--ema-decay must lie below 1, --gamma up to 10, --soft-iou up to 100, none of them below 0")
+    if len(args.alpha) not in (1, 6) or not all(0 < weight <= 100 for weight in args.alpha):
+        parser.error("--alpha wants one number or six, above 0 and up to 100")
     return args
 
 
@@ -55,17 +77,19 @@ from torch import Tensor, nn
 
 from datasets.augment import jitter_colours
 from datasets.editions import edition
-from datasets.palette import CLASS_NAMES, NUM_CLASSES, SCORED_CLASSES, UNCLAIMED
+from datasets.palette import CLASS_NAMES, NUM_CLASSES, SCORED_CLASSES, UNCLAIMED, save_mask
 from datasets.sampling import epoch_loader
 from datasets.tile_pairs import IGNORED, TileCrops, TilePairs, load_pairs, rare_class_weights
+from engine import distributed
 from engine.cli import run_script
-from engine.device import autocast_dtype, choose_device, choose_workers, seed_everything, tune_allocator
+from engine.device import autocast_dtype, choose_workers, seed_everything, tune_allocator
+from engine.files import write_atomically
 from engine.loop import Loop
 from engine.metrics import confusion_matrix, iou_per_class, mean_iou
-from engine.optimizer import parameter_groups
+from engine.optimizer import build_optimizer, parameter_groups
 from engine.run import Run, Stopper
-from models.builders import SEGMENTERS, build_network, normalisation
-from models.losses import segmentation_loss
+from models.builders import SEGMENTERS, build_network, describe_segmenter, normalisation
+from models.losses import pixel_loss, soft_iou_loss
 from models.predict import normalise, predict_tiles
 from models.weights import load_ready_made
 
@@ -73,71 +97,105 @@ from models.weights import load_ready_made
 def main(args: argparse.Namespace) -> int:
     tune_allocator()
     seed_everything(args.seed)
-    device = choose_device(args.device)
-
-    train = load_pairs(f"{args.data}/train", args.cache, least=2)  # as batch norm needs
-    validation = load_pairs(f"{args.data}/validation", args.cache)
-    crops = TileCrops(train, args.crop_size or default_crop_size(train, args.scale), args.min_crop, args.seed)
-    batch_size, workers = min(args.batch_size, len(train)), choose_workers(args.workers, device)
-    tile_weights = rare_class_weights(train) if args.balanced else None
+    args.edition = edition(args.edition).name
+    device = distributed.join(args.device)
+    with distributed.main_first():
+        train = load_pairs(f"{args.data}/train", args.cache, least=2)  # as batch norm needs
+        validation = load_pairs(f"{args.data}/validation", args.cache)
+    crop_size = args.crop_size or default_crop_size(train, args.scale, args.augment)
+    crops = TileCrops(train, crop_size, args.min_crop, args.seed, args.augment)
 
     network = build_network(args.model, SEGMENTERS, num_classes=NUM_CLASSES)
     origin = load_ready_made(network, args.model, args.weights)
     network = network.to(device, memory_format=torch.channels_last)
     groups = parameter_groups(network, args.lr, args.backbone_lr if args.weights != "none" else None)
-    optimizer = torch.optim.AdamW(groups, lr=args.lr, weight_decay=args.weight_decay)
-    print(f"{args.model} {origin}; {len(train)} tiles, crops of {crops.crop_size} px, on {device}", file=sys.stderr)
+    optimizer = build_optimizer(args.optimizer, groups, args.lr, args.weight_decay)
+    print(f"{args.model} {origin}; {len(train)} tiles, crops of {crop_size} px, on {device}", file=sys.stderr)
+    batch_size = min(args.batch_size, len(crops))
+    loader = partial(
+        epoch_loader,
+        crops,
+        args.seed,
+        batch_size=batch_size,
+        workers=choose_workers(args.workers, device),
+        weights=rare_class_weights(train) if args.balanced else None,
+        share=distributed.share_of(batch_size),
+    )
     if args.dry_run:
-        loss = loss_of(network, next(iter(epoch_loader(crops, args.seed, 0, 0, batch_size, workers))), args, device)
+        loss = loss_of(network, next(iter(loader(epoch=0, first_batch=0))), args, device)
         loss.backward()
         optimizer.step()
         print(f"dry run: {len(train)} + {len(validation)} tiles, one step, loss {loss.item():.4f}: all is well")
-        return 0
+        return distributed.leave(0)
 
     run = Run(args.output, {**vars(args), "training_tiles": len(train)}, RECIPES[args.recipe])
-    loop = Loop(run, network, optimizer, args, len(train) // batch_size, Stopper(args.max_minutes))
+    loop = Loop(run, network, optimizer, args, len(crops) // batch_size, Stopper(args.max_minutes))
+    status = fit(loop, loader, validation, args, device)
+    if status is None:
+        status = 1 if train.left_out or validation.left_out else 0
+        if distributed.is_main():
+            from report.stages import write_stages  # imports matplotlib, which takes a second
+
+            write_stages(run.folder, f"{args.data}/validation")
+            print(f"best mIoU {loop.best:.6f} on {len(validation)} validation tiles: {run.folder / 'model.pt'}")
+    return distributed.leave(status)
+
+
+def fit(
+    loop: Loop, loader: Callable[..., Iterable], validation: TilePairs, args: argparse.Namespace, device: torch.device
+) -> int | None:
+    """The loop. Returns the exit status when it was asked to stop before its end, else None."""
+    network = distributed.wrap(loop.network, device)
+    description = describe_segmenter(args.model, list(CLASS_NAMES), args.scale, args.edition)
     for epoch in loop.epochs_left():
         network.train()
-        for batch in epoch_loader(crops, args.seed, epoch, loop.batch_in_epoch, batch_size, workers, tile_weights):
+        for batch in loader(epoch=epoch, first_batch=loop.batch_in_epoch):
             loop.set_learning_rates()
             loss = loss_of(network, batch, args, device)
-            optimizer.zero_grad(set_to_none=True)
+            loop.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            optimizer.step()
-            loop.after_step(loss, batch_size)
+            loop.optimizer.step()
+            loop.after_step(loss, len(batch[0]) * distributed.world_size())
             if loop.must_stop():
                 return loop.stop()
             if loop.is_done():
                 break
         scores = score(loop, epoch + 1, validation, args, device)
-        loop.keep_weights(description(args), scores, args.snapshot_epochs)
+        loop.keep_weights(description, scores, args.snapshot_epochs)
+        if loop.is_snapshot_epoch(args.snapshot_epochs) and distributed.is_main():
+            keep_masks(loop, validation, args, device)
         loop.end_epoch(**scores)
         if loop.must_stop():
             return loop.stop()
-
     loop.close()
-    print(f"best mIoU {loop.best:.6f} on {len(validation)} validation tiles: {run.folder / 'model.pt'}")
-    return 1 if train.left_out or validation.left_out else 0
+    return None
 
 
-def default_crop_size(pairs: TilePairs, scale: float) -> int:
-    """Three quarters of a scaled tile, in whole strides of 32. Crops zoom in, so tiles are scored at a larger scale."""
-    return 32 * max(2, round(0.75 * scale * min(pairs.tile(0).shape[:2]) / 32))
+def default_crop_size(pairs: TilePairs, scale: float, augment: str) -> int:
+    """Three quarters of a scaled tile, in whole strides of 32: crops zoom in, so tiles are scored at a larger scale.
+    All of it where there are no crops."""
+    share = 0.75 if augment == "all" else 1.0
+    return 32 * max(2, round(share * scale * min(pairs.tile(0).shape[:2]) / 32))
 
 
 def loss_of(network: nn.Module, batch: list[Tensor], args: argparse.Namespace, device: torch.device) -> Tensor:
     """The loss of one batch of crops: bytes (B, 3, S, S), targets (B, S, S), colour factors (B, 3)."""
     images, targets, colours = (part.to(device, non_blocking=True) for part in batch)
+    targets = targets.long()
     images = normalise(jitter_colours(images.float() / 255, colours), *normalisation(args.model))
     # Not on a CPU: its depthwise convolutions in bfloat16 are five times slower backwards.
     dtype = autocast_dtype(device) if device.type == "cuda" else None
     with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-        logits = network(images.contiguous(memory_format=torch.channels_last))
-    losses = {
-        name: segmentation_loss(values.float(), targets.long(), IGNORED, SCORED_CLASSES, args.soft_iou)
-        for name, values in logits.items()
-    }
-    return losses["out"] + 0.4 * losses.get("aux", 0)
+        outputs = network(images.contiguous(memory_format=torch.channels_last))
+    known = distributed.mean_of_all((targets != IGNORED).sum().float()).clamp(min=1)  # a process's, on average
+    alpha = args.alpha if len(args.alpha) == 1 else [*args.alpha, 1.0]  # unknown, the seventh, is no target
+    loss = 0.0
+    for name, logits in outputs.items():
+        of_output = pixel_loss(logits.float(), targets, IGNORED, args.gamma, alpha) / known
+        if args.soft_iou:
+            of_output = of_output + args.soft_iou * soft_iou_loss(logits.float(), targets, IGNORED, SCORED_CLASSES)
+        loss = loss + (1.0 if name == "out" else AUXILIARY_WEIGHT) * of_output
+    return loss
 
 
 def score(
@@ -154,19 +212,16 @@ def score(
     return scores
 
 
-def description(args: argparse.Namespace) -> dict:
-    """What inference needs to know beside the weights."""
-    mean, std = normalisation(args.model)
-    return {
-        "problem": "p2",
-        "network": args.model,
-        "arguments": {"num_classes": NUM_CLASSES},
-        "classes": list(CLASS_NAMES),
-        "scale": args.scale,
-        "mean": mean,
-        "std": std,
-        "edition": edition().name,
-    }
+def keep_masks(loop: Loop, validation: TilePairs, args: argparse.Namespace, device: torch.device) -> None:
+    """What the averaged weights see in the tiles to be pictured, as masks beside the epoch's snapshot."""
+    folder = loop.run.folder / "snapshots" / f"epoch_{loop.epoch_in_hand:04d}"
+    folder.mkdir(exist_ok=True)
+    wanted = args.pictures or edition(args.edition).report_images
+    for name in [name for name in wanted if name in validation.names] or validation.names[:3]:
+        tile = torch.from_numpy(validation.tile(validation.names.index(name)).copy()).permute(2, 0, 1)[None].to(device)
+        predicted = predict_tiles([loop.average], tile, args.scale, *normalisation(args.model)).argmax(dim=1)
+        with write_atomically(folder / f"{name}_mask.png") as temporary:
+            save_mask(predicted[0].cpu().numpy(), temporary)
 
 
 def evaluate(
@@ -174,12 +229,12 @@ def evaluate(
 ) -> list[float]:
     """IoU of the six scored classes, counted as mean_iou_evaluate.py counts: red as urban, unknown not left out."""
     confusion = torch.zeros(NUM_CLASSES, NUM_CLASSES, dtype=torch.int64, device=device)
-    for index in range(len(pairs)):
+    for index in range(distributed.rank(), len(pairs), distributed.world_size()):
         tile = torch.from_numpy(pairs.tile(index).copy()).permute(2, 0, 1)[None].to(device)
         predicted = predict_tiles([network], tile, scale, mean, std).argmax(dim=1)
         target = torch.from_numpy(pairs.mask(index).astype("int64"))[None].to(device)
         confusion += confusion_matrix(predicted, target.where(target != UNCLAIMED, 0), NUM_CLASSES)
-    return iou_per_class(confusion, SCORED_CLASSES)
+    return iou_per_class(distributed.sum_of_all(confusion), SCORED_CLASSES)
 
 
 if __name__ == "__main__":

@@ -30,12 +30,16 @@ def epoch_loader(
     batch_size: int,
     workers: int,
     weights: np.ndarray | None = None,
+    share: slice = slice(None),
 ) -> torch.utils.data.DataLoader:
-    """The batches of an epoch from the `first_batch` on; `dataset` is asked for (epoch, position, sample)."""
+    """The batches of an epoch from the `first_batch` on; `dataset` is asked for (epoch, position, sample).
+
+    Of each batch only the `share`, where several processes train together.
+    """
     order = epoch_order(len(dataset), seed, epoch, weights)
     return torch.utils.data.DataLoader(
         dataset,
-        batch_sampler=list(batches(order, epoch, batch_size, first_batch)),
+        batch_sampler=[batch[share] for batch in batches(order, epoch, batch_size, first_batch)],
         num_workers=workers,
         generator=torch.Generator(),  # its own: drawing the workers' seed from torch's would make a resumed run differ
     )

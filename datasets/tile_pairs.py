@@ -106,18 +106,39 @@ def rare_class_weights(pairs: TilePairs) -> np.ndarray:
 
 
 class TileCrops(torch.utils.data.Dataset):
-    """Random crops, scaled to one size, turned and flipped; drawn from (seed, epoch, position) and nothing else."""
+    """What training sees of the tiles; what is random is drawn from (seed, epoch, position) and nothing else.
 
-    def __init__(self, pairs: TilePairs, crop_size: int, min_crop: float, seed: int):
-        self.pairs, self.crop_size, self.min_crop, self.seed = pairs, crop_size, min_crop, seed
+    `augment` "all": crops of `min_crop` to all of a tile's side, scaled to one size, turned, mirrored, recoloured;
+    "flips": whole tiles as they are, mirrored, and upside down, so three times as many; "none": whole tiles.
+    """
+
+    def __init__(self, pairs: TilePairs, crop_size: int, min_crop: float, seed: int, augment: str = "all"):
+        self.pairs, self.crop_size, self.seed, self.augment = pairs, crop_size, seed, augment
+        self.min_crop = min_crop if augment == "all" else 1.0
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.pairs) * (3 if self.augment == "flips" else 1)
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """→ tile (3, S, S) uint8, target (S, S) uint8 with IGNORED, and its three colour factors (float32)."""
         epoch, position, index = key
+        copy, index = divmod(index, len(self.pairs))
         generator = np.random.default_rng((self.seed, epoch, position, 1))
+        image, target = self._crop(generator, index)
+        colours = torch.tensor([0.0, 1.0, 1.0])
+        if self.augment == "flips" and copy:
+            image, target = image.flip(3 - copy), target.flip(2 - copy)
+        elif self.augment == "all":
+            turns, is_flipped = int(generator.integers(4)), generator.integers(2) == 1
+            image, target = torch.rot90(image, turns, (1, 2)), torch.rot90(target, turns, (0, 1))
+            if is_flipped:
+                image, target = image.flip(2), target.flip(1)
+            brightness, contrast, saturation = generator.uniform(-0.12, 0.12), *generator.uniform(0.75, 1.25, size=2)
+            colours = torch.tensor([brightness, contrast, saturation], dtype=torch.float32)
+        return image.contiguous(), target.contiguous(), colours
+
+    def _crop(self, generator: np.random.Generator, index: int) -> tuple[Tensor, Tensor]:
+        """A square of the tile (3, S, S) and of its target (S, S)."""
         tile, mask = self.pairs.tile(index), self.pairs.mask(index)
         height, width = mask.shape
         side = max(1, round(min(height, width) * generator.uniform(self.min_crop, 1.0)))
@@ -127,11 +148,4 @@ class TileCrops(torch.utils.data.Dataset):
         target = torch.from_numpy(np.where(mask[box] >= UNKNOWN, IGNORED, mask[box]).astype(np.uint8))[None, None]
         size = (self.crop_size, self.crop_size)
         image = functional.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)[0]
-        target = functional.interpolate(target, size, mode="nearest-exact")[0, 0]
-        turns, is_flipped = int(generator.integers(4)), generator.integers(2) == 1
-        image, target = torch.rot90(image, turns, (1, 2)), torch.rot90(target, turns, (0, 1))
-        if is_flipped:
-            image, target = image.flip(2), target.flip(1)
-        brightness, contrast, saturation = generator.uniform(-0.12, 0.12), *generator.uniform(0.75, 1.25, size=2)
-        colours = torch.tensor([brightness, contrast, saturation], dtype=torch.float32)
-        return image.contiguous(), target.contiguous(), colours
+        return image, functional.interpolate(target, size, mode="nearest-exact")[0, 0]

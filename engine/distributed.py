@@ -109,13 +109,17 @@ def from_main(value: Any) -> Any:
     return box[0]
 
 
-def mean_of_all(value: Tensor) -> Tensor:
-    """The mean of a tensor over the processes."""
+def sum_of_all(value: Tensor) -> Tensor:
+    """The sum of a tensor over the processes."""
     if is_joined():
         value = value.clone()
         dist.all_reduce(value)
-        value /= world_size()
     return value
+
+
+def mean_of_all(value: Tensor) -> Tensor:
+    """The mean of a tensor over the processes."""
+    return sum_of_all(value) / world_size()
 
 
 def any_says(flag: bool, device: torch.device) -> bool:

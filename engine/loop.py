@@ -202,10 +202,13 @@ class Loop:
         if is_best:
             self.best = score
             self.run.save("model.pt", model)
-        epoch = self.epoch_in_hand
-        if epoch in (snapshot_epochs or (1, max(1, (self.total_epochs or 2) // 2), self.total_epochs)):
-            self.run.save(f"snapshots/epoch_{epoch:04d}.pt", model)
+        if self.is_snapshot_epoch(snapshot_epochs):
+            self.run.save(f"snapshots/epoch_{self.epoch_in_hand:04d}.pt", model)
         return is_best
+
+    def is_snapshot_epoch(self, named: list[int] | None) -> bool:
+        """Whether the epoch just done is one of the `named`, or without names the first, middle or last."""
+        return self.epoch_in_hand in (named or (1, max(1, (self.total_epochs or 2) // 2), self.total_epochs))
 
     def _epoch_awaits_its_end(self) -> bool:
         """Saved now, a run that goes on would not score the epoch that was just finished."""

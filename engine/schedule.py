@@ -23,13 +23,22 @@ def warmup_cosine(step: int, total_steps: int | None, warmup_steps: int) -> floa
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+def poly(step: int, total_steps: int | None, warmup_steps: int) -> float:
+    """Factor on the learning rate: a linear rise, then (1 - progress)^0.9 (Chen et al., 2017, section 3.3)."""
+    warmup_steps = steps_of_warmup(warmup_steps, total_steps)
+    rise = min(1.0, (step + 1) / max(1, warmup_steps))
+    if total_steps is None or step < warmup_steps:
+        return rise
+    return max(0.0, 1 - (step - warmup_steps) / max(1, total_steps - warmup_steps)) ** 0.9
+
+
 def constant(step: int, total_steps: int | None, warmup_steps: int) -> float:
     """Factor on the learning rate: a linear rise over `warmup_steps`, then 1."""
     return min(1.0, (step + 1) / max(1, steps_of_warmup(warmup_steps, total_steps)))
 
 
 # (step, total steps or None while they are not known, steps of warm-up) → factor on the learning rate
-SCHEDULES = {"cosine": warmup_cosine, "constant": constant}
+SCHEDULES = {"cosine": warmup_cosine, "poly": poly, "constant": constant}
 
 
 def target_decay(step: int, total_steps: int | None, start: float, schedule: str) -> float:

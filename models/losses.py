@@ -1,32 +1,37 @@
-"""Losses for segmentation."""
+"""Losses for segmentation: over single pixels, and over the shapes that they make."""
 
 from __future__ import annotations
+
+from typing import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 
-def segmentation_loss(
-    logits: Tensor, targets: Tensor, ignored: int, scored_classes: int, soft_iou_weight: float
+def pixel_loss(
+    logits: Tensor, targets: Tensor, ignored: int, gamma: float = 0.0, alpha: Sequence[float] = (1.0,)
 ) -> Tensor:
-    """Cross-entropy plus, weighted, 1 - the soft IoU over the batch (Rahman and Wang, 2016, equations 3 to 5).
+    """The focal loss (Lin et al., 2017, equation 5), summed over the pixels that are not `ignored`.
 
-    logits (B, C, H, W), targets (B, H, W) with `ignored` where nothing is known; the soft IoU is the mean over those
-    of the first `scored_classes` that the batch holds.
+    logits (B, C, H, W), targets (B, H, W). `alpha` weighs every class alike (one number) or each by itself. With gamma
+    0 and alpha 1 it is cross-entropy.
     """
     log_probabilities = logits.log_softmax(dim=1)
-    known = targets != ignored
-    # By hand: the mean over no known pixel would be nan.
-    loss = functional.nll_loss(log_probabilities, targets, ignore_index=ignored, reduction="sum")
-    loss = loss / known.sum().clamp(min=1)
-    if not soft_iou_weight:
-        return loss
-    probabilities = log_probabilities.exp() * known.unsqueeze(1)
+    if gamma:
+        log_probabilities = (1 - log_probabilities.exp()).pow(gamma) * log_probabilities
+    weights = logits.new_tensor(alpha).expand(logits.shape[1]) if len(alpha) == 1 else logits.new_tensor(alpha)
+    return functional.nll_loss(log_probabilities, targets, weights, ignore_index=ignored, reduction="sum")
+
+
+def soft_iou_loss(logits: Tensor, targets: Tensor, ignored: int, scored_classes: int) -> Tensor:
+    """1 - the soft IoU over the batch (Rahman and Wang, 2016, equations 3 to 5), a mean over those of the first
+    `scored_classes` that the batch holds; 0 when it holds none. logits (B, C, H, W), targets (B, H, W)."""
+    probabilities = logits.softmax(dim=1) * (targets != ignored).unsqueeze(1)
     soft_ious = []
     for number in range(scored_classes):
         truth = targets == number
         if truth.any():
             both = (probabilities[:, number] * truth).sum()
             soft_ious.append(both / (probabilities[:, number].sum() + truth.sum() - both))
-    return loss + soft_iou_weight * (1 - torch.stack(soft_ious).mean()) if soft_ious else loss
+    return 1 - torch.stack(soft_ious).mean() if soft_ious else logits.sum() * 0

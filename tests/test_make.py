@@ -42,7 +42,7 @@ def test_without_venv_it_says_what_to_install(tmp_path):
 
 def test_make_alone_lists_what_there_is():
     done = subprocess.run(["make", "-s"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    for target in ("demo", "p1", "test", "test-real", "submission"):
+    for target in ("demo", "p1", "p1-50", "p2", "test", "test-real", "submission"):
         assert f"make {target}" in done.stdout
 
 
@@ -54,19 +54,20 @@ def test_the_demo_refuses_a_folder_that_is_no_data(tmp_path):
     assert done.returncode == 2 and f"{tmp_path} is no hw1_data" in done.stderr
 
 
-def test_problem_1_asks_for_the_courses_data(tmp_path):
+@pytest.mark.parametrize(("target", "advice"), [("p1", "hw1_data"), ("p2", "hw1_data"), ("p1-50", "hw1_data_2022")])
+def test_each_problem_asks_for_the_courses_data(tmp_path, target, advice):
     (tmp_path / "venv").mkdir()
     (tmp_path / "venv" / "installed").touch()
-    command = ["make", "p1", f"DATA={tmp_path}", f"VENV={tmp_path / 'venv'}"]
+    command = ["make", target, f"DATA={tmp_path}", f"VENV={tmp_path / 'venv'}"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 2 and "make p1 DATA=hw1_data" in done.stderr
+    assert done.returncode == 2 and f"make {target} DATA={advice}" in done.stderr
 
 
 PYTHON = """#!/bin/sh
 # Notes the call, leaves a run's log where a training would, and ends with $STATUS.
 echo "$*" >>"$CALLS"
 case "$*" in *contact_sheet*) touch "$OUT/contact_sheet.png";; esac
-for folder in ssl sl/A-seed0 settings/C-seed0; do
+for folder in ssl sl/A-seed0 settings/C-seed0 ../p2/run run resnet34/A-seed0 vgg16/A-seed0; do
     mkdir -p "$RUNS/$folder"
     echo "2026-11-21 19:00:00 $LOG" >"$RUNS/$folder/log.txt"
 done
@@ -74,9 +75,20 @@ case "$*" in *contact_sheet*|*p[12]_*.py*) exit "$STATUS";; esac
 """
 
 
+FIFTY = ("data/p1_data/train_50", "data/p1_data/val_50")
+
+
 def make_with_pretended_python(tmp_path, *words, status=0, log="done: 12 steps"):
     """Run make with a python3 that trains nothing; what it ended with, and the calls of python3."""
-    for folder in ("bin", "venv", "data/p1_data/office", "data/p1_data/mini/train", "data/p2_data/train"):
+    for folder in (
+        "bin",
+        "venv",
+        "data/p1_data/office",
+        "data/p1_data/mini/train",
+        "data/p2_data/train",
+        "data/p2_data/validation",
+        *FIFTY,
+    ):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     (tmp_path / "venv" / "installed").touch()
     (tmp_path / "bin" / "python3").write_text(PYTHON)
@@ -112,6 +124,40 @@ def test_problem_1_does_not_go_on_from_a_training_that_was_stopped(tmp_path):
     )
     assert done.returncode == 2 and len(calls) == 1
     assert "the same command goes on" in done.stdout
+
+
+def test_the_50_classes_are_trained_by_each_network_and_predicted_by_all_of_them(tmp_path):
+    out = tmp_path / "out"
+    words = ("p1-50", f"FIFTY_OUT={out}", "FIFTY_MODELS=resnet34 vgg16", "FIFTY_FLAGS=--epochs 3")
+    done, calls = make_with_pretended_python(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    assert [call.split()[0] for call in calls] == ["p1_finetune.py"] * 2 + ["p1_inference.py", "-m", "p1_tsne.py"]
+    assert all("--epochs 3" in call for call in calls[:2]) and "--model vgg16 " in calls[1]
+    assert f"--checkpoint {out}/resnet34/A-seed0/model.pt {out}/vgg16/A-seed0/model.pt" in calls[2]
+
+
+def test_a_vote_waits_for_trainings_that_were_stopped(tmp_path):
+    done, calls = make_with_pretended_python(
+        tmp_path, "p1-50", f"FIFTY_OUT={tmp_path / 'out'}", log="stopped at step 3"
+    )
+    assert done.returncode == 2 and len(calls) == 1 and "the same command goes on" in done.stdout
+
+
+def test_problem_2_is_trained_predicted_and_scored(tmp_path):
+    out = tmp_path / "out"
+    done, calls = make_with_pretended_python(tmp_path, "p2", f"P2_OUT={out}", "P2_FLAGS=--epochs 3")
+    assert done.returncode == 0, done.stderr
+    assert [call.split()[0].split("/")[-1] for call in calls] == [
+        "p2_train.py",
+        "p2_inference.py",
+        "mean_iou_evaluate.py",
+    ]
+    assert "--epochs 3" in calls[0] and f"--output {out}/run" in calls[0]
+
+
+def test_masks_wait_for_a_training_that_was_stopped(tmp_path):
+    done, calls = make_with_pretended_python(tmp_path, "p2", f"P2_OUT={tmp_path / 'out'}", log="stopped at step 3")
+    assert done.returncode == 2 and len(calls) == 1 and "the same command goes on" in done.stdout
 
 
 @pytest.mark.parametrize(("status", "goes_on"), [(1, True), (2, False)])

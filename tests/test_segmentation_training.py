@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import p2_inference
 import p2_train
 from datasets.palette import COLOURS, mask_image
 from engine import checkpoint
@@ -63,10 +64,79 @@ def test_the_best_weights_describe_themselves(flags, tmp_path, capsys):
 
 def test_first_middle_and_last_epoch_are_kept_or_those_asked_for(flags, tmp_path):
     assert call(p2_train, *flags("run", "--epochs", 4)) == 0
-    kept = sorted(path.name for path in (tmp_path / "run" / "snapshots").iterdir())
+    kept = sorted(path.name for path in (tmp_path / "run" / "snapshots").glob("*.pt"))
     assert kept == ["epoch_0001.pt", "epoch_0002.pt", "epoch_0004.pt"]
     assert call(p2_train, *flags("other", "--snapshot-epochs", 3)) == 0
-    assert [path.name for path in (tmp_path / "other" / "snapshots").iterdir()] == ["epoch_0003.pt"]
+    assert [path.name for path in (tmp_path / "other" / "snapshots").glob("*.pt")] == ["epoch_0003.pt"]
+
+
+def test_a_snapshot_lies_beside_the_masks_that_inference_makes_with_it(flags, data, tmp_path):
+    assert call(p2_train, *flags("run", "--pictures", "0002", "0001", "7777")) == 0
+    folder = tmp_path / "run" / "snapshots"
+    for epoch in ("epoch_0001", "epoch_0003"):
+        call(p2_inference, "--images", data / "validation", "--output", tmp_path / epoch, "--device", "cpu",
+             "--checkpoint", folder / f"{epoch}.pt")  # fmt: skip
+        pictured = sorted(path.name for path in (folder / epoch).iterdir())
+        assert pictured == ["0001_mask.png", "0002_mask.png"]
+        for name in pictured:
+            assert (folder / epoch / name).read_bytes() == (tmp_path / epoch / name).read_bytes()
+    for name in ("stages.png", "stages.pdf"):
+        assert (tmp_path / "run" / name).stat().st_size > 5000
+
+
+def test_without_the_named_tiles_the_first_three_are_pictured(flags, tmp_path):
+    assert call(p2_train, *flags("run", "--pictures", "7777")) == 0
+    pictured = sorted(path.name for path in (tmp_path / "run" / "snapshots" / "epoch_0001").iterdir())
+    assert pictured == ["0000_mask.png", "0001_mask.png", "0002_mask.png"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "complaint"),
+    [
+        (("--alpha", 1, 2, 3), "--alpha wants one number or six"),
+        (("--alpha", -1), "--alpha wants one number or six"),
+        (("--gamma", -1), "none of them below 0"),
+        (("--ema-decay", 1), "--ema-decay must lie below 1"),
+    ],
+)
+def test_absurd_numbers_are_refused_before_anything_is_read(flags, flag, complaint, capsys):
+    assert call(p2_train, *flags("run", *flag)) == 2
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "ways",
+    [
+        ("--gamma", 2, "--alpha", 1, 1, 2, 1, 1, 1, "--schedule", "poly", "--optimizer", "sgd", "--lr", 0.1),
+        ("--augment", "flips", "--no-balanced", "--soft-iou", 0, "--schedule", "constant", "--optimizer", "adam"),
+        ("--augment", "none", "--ema-decay", 0),
+    ],
+)
+def test_every_way_of_training_learns(flags, tmp_path, ways):
+    assert call(p2_train, *flags("run", "--epochs", 12, "--lr", 0.02, *ways)) == 0
+    scores = scores_of(tmp_path / "run")
+    assert scores[-1]["loss"] < 0.8 * scores[0]["loss"]
+
+
+def test_the_recipes_are_those_of_the_reports():
+    recipes = p2_train.RECIPES
+    assert len({frozenset({*recipe, "assumed"}) for recipe in recipes.values()}) == 1
+    focal = recipes["report004"]
+    assert (focal["optimizer"], focal["lr"], focal["weight_decay"], focal["schedule"], focal["warmup_steps"]) == (
+        "adamw", 1e-4, 0.05, "cosine", 500,
+    )  # fmt: skip
+    assert (focal["model"], focal["batch_size"], focal["augment"], focal["gamma"], focal["alpha"]) == (
+        "deeplabv3_resnet101", 8, "flips", 2.0, [0.25],
+    )  # fmt: skip
+    plain = recipes["report004_a"]
+    assert (plain["model"], plain["batch_size"], plain["augment"], plain["gamma"]) == ("fcn32s_bilinear", 16, "none", 0)
+    models = {"report000": "fcn8s_conv2x2", "report001": "deeplabv3_resnet101", "report002": "resnet34_fcn8s"}
+    for name, model in {**models, "report003": "fcn8s"}.items():
+        recipe = recipes[name]
+        assert (recipe["model"], recipe["optimizer"], recipe["lr"], recipe["augment"]) == (model, "adam", 1e-4, "none")
+        assert (recipe["soft_iou"], recipe["balanced"], recipe["ema_decay"]) == (0, False, 0)
+        assert {"optimizer", "lr", "augment", "batch_size"} <= set(recipe["assumed"])
+    assert recipes["report000"]["epochs"] == 30 and recipes["report002"]["epochs"] == 50
 
 
 def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(flags, tmp_path):

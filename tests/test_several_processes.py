@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets.palette import COLOURS, mask_image
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 STEPS = 20
 
@@ -28,10 +30,14 @@ def images(tmp_path_factory):
 
 
 def pretrain(images: Path, run: Path, processes: int, *flags: object) -> subprocess.CompletedProcess:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     words = ["--images", images, "--output", run, "--cache", images.parent / "cache", "--device", "cpu"]
     words += ["--model", "tiny_classifier", "--image-size", 32, "--batch-size", 8, "--epochs", 4, "--lr", 0.02, *flags]
-    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "tests.two_processes", "p1_ssl_pretrain.py"]
+    return start("p1_ssl_pretrain.py", processes, *words)
+
+
+def start(script: str, processes: int, *words: object) -> subprocess.CompletedProcess:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "tests.two_processes", script]
     return subprocess.run([*command, *map(str, words)], cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
 
 
@@ -80,3 +86,46 @@ def test_the_main_process_alone_speaks(together):
 def test_a_batch_that_cannot_be_dealt_out_is_refused(images, tmp_path):
     done = pretrain(images, tmp_path / "run", 3)
     assert done.returncode != 0 and "a batch of 8 does not divide among 3 processes" in done.stderr
+
+
+# -- segmentation ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory):
+    """Tiles whose every pixel is known: so many in each process's share as in the other's."""
+    folder = tmp_path_factory.mktemp("tiles") / "p2_data"
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 8), ("validation", 3)):
+        (folder / split).mkdir(parents=True)
+        for number in range(count):
+            classes = generator.integers(0, 6, (4, 4), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+            Image.fromarray(COLOURS[classes]).save(folder / split / f"{number:04d}_sat.png")
+            mask_image(classes).save(folder / split / f"{number:04d}_mask.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def segmentations(tiles, tmp_path_factory):
+    runs = []
+    for processes in (1, 2):
+        runs.append(tmp_path_factory.mktemp("segmentation") / "run")
+        words = ["--data", tiles, "--output", runs[-1], "--cache", tiles.parent / "cache", "--device", "cpu"]
+        words += ["--model", "tiny_segmenter", "--scale", 1, "--crop-size", 32, "--batch-size", 4, "--epochs", 10]
+        done = start("p2_train.py", processes, *words, "--soft-iou", 0, "--lr", 0.05, "--no-balanced")
+        assert done.returncode == 0, done.stderr
+    return runs
+
+
+def test_two_processes_segment_as_one_does(segmentations):
+    ours, theirs = (list(map(json.loads, (run / "metrics.jsonl").read_text().splitlines())) for run in segmentations)
+    assert len(ours) == 10 and ours[-1]["loss"] < ours[0]["loss"]
+    for line, other in zip(ours, theirs):
+        assert other["loss"] == pytest.approx(line["loss"], abs=1e-4)
+        assert other["mean_iou"] == pytest.approx(line["mean_iou"], abs=1e-4)
+
+
+def test_two_processes_end_with_the_segmenter_of_one(segmentations):
+    ours, theirs = (torch.load(run / "last.pt", weights_only=True)["network"] for run in segmentations)
+    for key in ours:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=0, atol=1e-6)

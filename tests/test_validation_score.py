@@ -17,7 +17,7 @@ from datasets.tile_pairs import load_pairs
 from engine import checkpoint
 from engine.metrics import confusion_matrix, iou_per_class, mean_iou
 from models.builders import build_network, normalisation
-from models.losses import segmentation_loss
+from models.losses import pixel_loss, soft_iou_loss
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_class_on_neither_side_is_nan_and_so_is_the_mean():
     assert np.isnan(ious[3]) and np.isnan(mean_iou(ious))
 
 
-def test_the_loss_is_cross_entropy_plus_one_minus_the_soft_iou_of_known_pixels():
+def test_the_losses_are_cross_entropy_and_one_minus_the_soft_iou_of_known_pixels():
     torch.manual_seed(0)
     logits = torch.randn(2, 7, 4, 4)
     targets = torch.randint(0, 3, (2, 4, 4))
@@ -78,14 +78,30 @@ def test_the_loss_is_cross_entropy_plus_one_minus_the_soft_iou_of_known_pixels()
         known = targets != 255
         p, t = probabilities[:, number][known], (targets[known] == number).float()
         ious.append((p * t).sum() / (p + t - p * t).sum())
-    wanted = torch.stack(entropies).mean() + 0.5 * (1 - torch.stack(ious).mean())
-    torch.testing.assert_close(segmentation_loss(logits, targets, 255, 6, 0.5), wanted)
+    torch.testing.assert_close(pixel_loss(logits, targets, 255), torch.stack(entropies).sum())
+    torch.testing.assert_close(soft_iou_loss(logits, targets, 255, 6), 1 - torch.stack(ious).mean())
 
 
 def test_a_batch_without_a_known_pixel_gives_no_gradient_through_the_soft_iou():
     logits = torch.randn(1, 7, 2, 2, requires_grad=True)
     targets = torch.full((1, 2, 2), 255)
     targets[0, 0, 0] = 6  # nothing that is scored
-    segmentation_loss(logits, targets, 255, 6, 0.5).backward()
-    assert torch.isfinite(logits.grad).all()
-    assert segmentation_loss(logits, torch.full((1, 2, 2), 255), 255, 6, 0.5) == 0
+    soft_iou_loss(logits, targets, 255, 6).backward()
+    assert not logits.grad.any()
+    assert pixel_loss(logits, torch.full((1, 2, 2), 255), 255) == 0
+
+
+@pytest.mark.parametrize("alpha", [[0.25], [1.0, 1.0, 3.0, 1.0, 0.5, 1.0, 1.0]])
+def test_the_focal_loss_is_the_papers_equation_5(alpha):
+    torch.manual_seed(0)
+    logits, targets = torch.randn(2, 7, 3, 3), torch.randint(0, 6, (2, 3, 3))
+    targets[0, 1] = 255
+    wanted = 0.0
+    for b, y, x in (targets != 255).nonzero().tolist():
+        p = logits.softmax(1)[b, targets[b, y, x], y, x]
+        wanted -= (
+            (alpha * 7)[targets[b, y, x]] * (1 - p) ** 2 * p.log()
+            if len(alpha) == 1
+            else (alpha[targets[b, y, x]] * (1 - p) ** 2 * p.log())
+        )
+    torch.testing.assert_close(pixel_loss(logits, targets, 255, 2.0, alpha), wanted)

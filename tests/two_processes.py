@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from engine import device, distributed
 from engine.cli import run_script
 from models import builders
-from tests.killing import TinyClassifier
+from tests.killing import TinyClassifier, TinySegmenter
 
 
 class GatheredBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -59,13 +59,25 @@ class TinyClassifierWithoutDropout(TinyClassifier):
         self.layer2[-1].p = 0.0
 
 
+class TinySegmenterWithoutDropout(TinySegmenter):
+    def __init__(self, num_classes: int):
+        super().__init__(num_classes)
+        self.head[0].p = 0.0
+        self.double()
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return super().forward(images.double())
+
+
 def train_precisely(script: str, argv: list[str]) -> None:
     builders.CLASSIFIERS["tiny_classifier"] = TinyClassifierWithoutDropout
     distributed.synchronise_batch_norm = gather_batch_norm
     module = importlib.import_module(Path(script).stem)
-    build_byol = module.BYOL
-    module.BYOL = lambda *arguments: build_byol(*arguments).double()
-    module.LOG_EVERY = 1
+    builders.SEGMENTERS["tiny_segmenter"] = TinySegmenterWithoutDropout
+    if hasattr(module, "BYOL"):
+        build_byol = module.BYOL
+        module.BYOL = lambda *arguments: build_byol(*arguments).double()
+        module.LOG_EVERY = 1
     device.autocast_dtype = lambda of_device: None
     module.normalise = lambda images, mean, std: images.double() - 0.5
     module.build_optimizer = lambda name, groups, lr, weight_decay: torch.optim.SGD(groups, lr=lr, momentum=0.9)

@@ -1,0 +1,76 @@
+"""The report's picture of a segmentation run: what named tiles looked like at an early, a middle and the final stage.
+
+A row for each tile: the image, the truth, the predictions of the run's snapshots, and the last of them over the image.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from datasets.errors import DataError
+from datasets.images import list_images, read_rgb
+from datasets.palette import CLASS_NAMES, COLOURS, classes_of_colours
+from datasets.tiles import satellite_masks
+from report.style import GREY, save_figure, styled
+
+CELL = 1.9  # inches across a picture
+OPACITY = 0.45  # of the mask over the image
+
+
+def write_stages(run: str | Path, tiles: str | Path) -> None:
+    """Draw RUN/stages.png and .pdf from the masks beside the run's snapshots; `tiles` is the folder of validation.
+
+    DataError when the run has no such masks, or a picture cannot be read.
+    """
+    stages = sorted(path for path in Path(run).glob("snapshots/epoch_*") if path.is_dir() and any(path.glob("*.png")))
+    if not stages:
+        raise DataError(
+            f"{run}: no masks in its snapshots/; give the run folder of a p2_train.py that has ended an epoch"
+        )
+    tile_of_mask = {mask: name for name, mask in satellite_masks(list_images(tiles))}
+    names = sorted(path.name for path in stages[-1].glob("*_mask.png") if path.name in tile_of_mask)
+    stages = [stage for stage in stages if all((stage / name).is_file() for name in names)]
+    if not names:
+        raise DataError(f"{tiles}: none of the tiles pictured in {stages[-1]} is there; give the run's own data")
+    rows = [
+        (
+            name[: -len("_mask.png")],
+            *(read_rgb(path, apply_exif=False) for path in (Path(tiles) / tile_of_mask[name], Path(tiles) / name)),
+            [read_rgb(stage / name, apply_exif=False) for stage in stages],
+        )
+        for name in names
+    ]
+    titles = [f"epoch {int(re.sub('[^0-9]', '', stage.name) or 0)}" for stage in stages]
+    save_figure(draw(rows, titles), Path(run) / "stages")
+
+
+def draw(rows: Sequence[tuple[str, np.ndarray, np.ndarray, list[np.ndarray]]], stages: Sequence[str]) -> Figure:
+    """Rows of (name, tile, truth, masks at each stage), all (H, W, 3) uint8."""
+    headings = ["image", "truth", *stages, f"{stages[-1]} over the image"]
+    with styled():
+        figure = Figure(figsize=(CELL * len(headings), CELL * len(rows) + 0.7))
+        axes = figure.subplots(len(rows), len(headings), squeeze=False)
+        for line, (name, tile, truth, masks) in zip(axes, rows):
+            over = (tile * (1 - OPACITY) + masks[-1] * OPACITY).astype(np.uint8)
+            for axis, picture in zip(line, (tile, truth, *masks, over)):
+                axis.imshow(picture, interpolation="nearest")
+                axis.set(xticks=[], yticks=[])
+                for spine in axis.spines.values():  # white is a class: without an edge it would be the paper
+                    spine.set(visible=True, color=GREY, linewidth=0.6)
+            line[0].set_ylabel(name, fontweight="bold")
+            for axis, mask in zip(line[2:-1], masks):
+                agreeing = (classes_of_colours(mask) == classes_of_colours(truth)).mean()
+                axis.set_xlabel(f"{agreeing:.1%} agree", fontsize=8)
+        for axis, heading in zip(axes[0], headings):
+            axis.set_title(heading, loc="center", fontsize=9)
+        patches = [
+            Patch(facecolor=colour / 255, edgecolor=GREY, label=name) for name, colour in zip(CLASS_NAMES, COLOURS)
+        ]
+        figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=8)
+    return figure
