@@ -12,6 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
+from models.encoders import vgg16
 from models.errors import ModelError
 
 HIDDEN_UNITS = 4096
@@ -68,7 +69,7 @@ class VGG16Pooled(nn.Module):
 
     def __init__(self, num_classes: int):
         super().__init__()
-        self.features = torchvision.models.vgg16(weights=None).features
+        self.features = nn.Sequential(*vgg16())
         self.fc = nn.Sequential(nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, num_classes))
 
     def forward(self, images: Tensor) -> Tensor:

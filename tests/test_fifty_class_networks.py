@@ -195,8 +195,21 @@ def test_weights_of_another_stem_are_refused():
 @pytest.mark.parametrize("name", HEADS)
 def test_a_model_file_cannot_ask_for_a_download(name):
     arguments = {"num_classes": 1000, "weights": "DEFAULT"}
-    with torch.device("meta"), pytest.raises(ModelError, match=f"network {name}: .*weights"):
+    with torch.device("meta"), pytest.raises(ModelError, match="no network is built from .*weights"):
         load_trained({"network": name, "arguments": arguments, "state": {}})
+    with torch.device("meta"), pytest.raises(ModelError, match=f"network {name}: .*weights"):
+        build_network(name, **arguments)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"num_classes": -1}, {"num_classes": True}, {1: 2}, {"num_classes": 9**9}])
+def test_absurd_arguments_of_a_model_file_are_one_line(arguments):
+    with pytest.raises(ModelError, match="no network is built from"):
+        load_trained({"network": "resnet34", "arguments": arguments, "state": {}})
+
+
+def test_a_segmenter_has_no_stem_to_choose():
+    with torch.device("meta"), pytest.raises(ModelError, match="has no stem"):
+        build_network("lite_fpn", num_classes=7, stem="3x3")
 
 
 # -- ready-made weights ------------------------------------------------------------------------------------------------
