@@ -33,7 +33,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=[],
         help="model.pt, several are averaged (default: those of P2_CHECKPOINT, else the published one)",
     )
-    add("--scale", type=positive_number, help="scale at which the networks see the tiles (default: as trained)")
+    add(
+        "--scale",
+        type=positive_number,
+        nargs="+",
+        help="scale of the tiles, several are averaged (default: as trained)",
+    )
     add(
         "--tta",
         choices=("none", "flip", "d4"),
@@ -131,8 +136,9 @@ def segmenter(models: list[dict[str, Any]], device: torch.device, batch_size: in
 
     def forward(tiles: Tensor) -> Tensor:
         logits = [
-            predict_tiles([network], tiles, args.scale or model["scale"], model["mean"], model["std"], tta)
+            predict_tiles([network], tiles, scale, model["mean"], model["std"], tta)
             for network, model, tta in zip(networks, models, views)
+            for scale in args.scale or [model["scale"]]
         ]
         mean = logits[0] if len(logits) == 1 else log_mean_probability(logits)
         return mean.argmax(dim=1).to(torch.uint8)

@@ -266,6 +266,15 @@ def test_a_scale_given_by_hand_overrides_the_trained_one(segment, tiles, masks, 
     assert (logits_by_hand(network, picture)[0, :6].argmax(0) != logits.argmax(0)).any()
 
 
+def test_several_scales_are_averaged_in_probability(segment, tiles, masks, network):
+    picture = photograph(9, 64, 64)
+    save(picture, tiles / "9_sat.png")
+    assert segment("--scale", 0.5, 1) == 0
+    told = [logits_by_hand(network, picture, scale)[:, :6].softmax(1) for scale in (0.5, 1.0)]
+    assert (classes_in(masks / "9_mask.png") == sum(told)[0].argmax(0).numpy()).mean() > 0.999
+    assert (sum(told)[0].argmax(0) != told[0][0].argmax(0)).any()
+
+
 def test_published_test_time_augmentation_is_used_unless_another_is_asked_for(segment, tiles, masks, p2_model, capsys):
     save(photograph(9, 64, 64), tiles / "9_sat.png")
     published = {**checkpoint.read(p2_model), "tta": "d4"}
