@@ -109,6 +109,7 @@ from engine.optimizer import build_optimizer, parameter_groups
 from engine.run import Run, Stopper
 from models.backbone import backbone_sha256, head_of, prove_unchanged, set_training_mode, start_from, with_other_head
 from models.builders import CLASSIFIERS, build_network, describe_classifier, normalisation
+from models.describe import describe, write_architecture
 from models.features import HeadInputs
 from models.predict import normalise, predict_classes
 from models.small_maps import use_matrix_products
@@ -160,6 +161,7 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
 
     arguments = {**vars(args), "training_images": len(samples), "num_classes": len(data.classes)}
     run = Run(f"{args.output}/{args.setting}-seed{args.seed}", arguments, RECIPES[args.recipe])
+    write_architecture(describe(network, args.model, args.image_size), run.folder)
     loop = Loop(run, trained, optimizer, args, len(samples) // batch_size, stopper)
     description = describe_classifier(args.model, data.classes, args.image_size, args.edition, args.stem)
     for epoch in loop.epochs_left():

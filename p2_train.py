@@ -89,6 +89,7 @@ from engine.metrics import confusion_matrix, iou_per_class, mean_iou
 from engine.optimizer import build_optimizer, parameter_groups
 from engine.run import Run, Stopper
 from models.builders import SEGMENTERS, build_network, describe_segmenter, normalisation
+from models.describe import describe, write_architecture
 from models.losses import pixel_loss, soft_iou_loss
 from models.predict import normalise, predict_tiles
 from models.weights import load_ready_made
@@ -129,6 +130,8 @@ def main(args: argparse.Namespace) -> int:
         return distributed.leave(0)
 
     run = Run(args.output, {**vars(args), "training_tiles": len(train)}, RECIPES[args.recipe])
+    if distributed.is_main():
+        write_architecture(describe(network, args.model, round(args.scale * min(train.tile(0).shape[:2]))), run.folder)
     loop = Loop(run, network, optimizer, args, len(crops) // batch_size, Stopper(args.max_minutes))
     status = fit(loop, loader, validation, args, device)
     if status is None:

@@ -24,7 +24,7 @@ class WithoutAuxiliaryAtInference(nn.Module):
         padded = pad_to_multiple(images, 32)
         features = self.backbone(padded)
         # LR-ASPP's head reads two scales.
-        logits = {"out": self.classifier(features["out"] if "out" in features else features)}
+        logits = {"out": self.classifier(features.get("out", features))}
         if self.training and self.aux_classifier is not None:
             logits["aux"] = self.aux_classifier(features["aux"])
         return {name: _enlarge(coarse, padded, images) for name, coarse in logits.items()}

@@ -10,7 +10,6 @@ from torch.nn import functional
 from models.builders import CLASSIFIERS, SEGMENTERS, build_network, load_trained, normalisation
 from models.efficientnet_lite import EfficientNetLite0
 from models.errors import ModelError
-from models.fcn import FCN32s, upsampler
 from models.lite_fpn import bin_averages
 
 
@@ -57,21 +56,6 @@ def test_the_encoder_has_the_key_names_of_the_published_weights():
     for key in ("_conv_stem.weight", "_bn0.running_mean", "_blocks.15._project_conv.weight", "_blocks.1._bn2.bias"):
         assert key in keys
     assert keys["_blocks.3._depthwise_conv.weight"].shape == (144, 1, 5, 5)
-
-
-def test_fcn32s_enlarges_bilinearly_before_any_training():
-    layer = upsampler(2, 4)
-    coarse = torch.rand(1, 2, 5, 6)
-    wanted = functional.interpolate(coarse, scale_factor=4, mode="bilinear", align_corners=False)
-    inner = (..., slice(4, -4), slice(4, -4))  # at the border the transposed convolution fades out
-    torch.testing.assert_close(layer(coarse)[inner], wanted[inner])
-
-
-def test_fcn32s_has_the_layers_of_its_report():
-    with torch.device("meta"):
-        convolutions = [m for m in FCN32s(7).modules() if isinstance(m, torch.nn.Conv2d)]
-    assert [c.out_channels for c in convolutions[-3:]] == [4096, 4096, 7]
-    assert len(convolutions) == 13 + 3
 
 
 def test_on_apples_mps_the_light_network_averages_on_the_cpu(monkeypatch):

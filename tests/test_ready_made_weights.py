@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchvision
+from torchvision.models._api import WeightsEnum
 
-from models.builders import build_network
+from models.builders import SEGMENTERS, build_network
 from models.errors import ModelError
 from models.weights import load_ready_made
 
@@ -61,6 +63,50 @@ def test_vgg16_weights_with_torchvisions_names_fill_fcn32s(tmp_path):
     torch.save(state, tmp_path / "vgg16.pt")
     load_ready_made(network, "fcn32s", str(tmp_path / "vgg16.pt"))
     assert network.backbone[28].weight.unique().tolist() == [0.5]
+
+
+# What of torchvision's each network sees with.
+ENCODERS = {
+    **{name: "vgg16" for name in SEGMENTERS if name.startswith(("fcn32s", "fcn8s"))},
+    **{name: name.partition("_")[2] for name in SEGMENTERS if name.startswith(("deeplabv3", "lraspp"))},
+    "fcn32s_vgg16bn": "vgg16_bn",
+    "resnet34_fcn8s": "resnet34",
+    "resnet34_fcn32s": "resnet34",
+}
+
+
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
+@pytest.mark.parametrize("name", [name for name in SEGMENTERS if name != "lite_fpn"])
+def test_torchvisions_imagenet_weights_fill_the_whole_backbone_of_every_segmenter(name, monkeypatch):
+    asked = []
+    with torch.device("meta"):  # shapes alone
+        network = build_network(name, SEGMENTERS, num_classes=7)
+        published = torchvision.models.get_model(ENCODERS[name], weights=None).state_dict()
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda weights, **_: asked.append(weights) or published)
+    said = load_ready_made(network, name, "imagenet")
+    in_backbone = [key for key in network.state_dict() if key.startswith("backbone.")]
+    assert said.startswith(f"imagenet: {len(in_backbone)} tensors loaded; new: ") and "backbone" not in said
+    assert asked == [torchvision.models.get_model_weights(ENCODERS[name]).DEFAULT]
+
+
+def test_the_backbone_of_a_pre_training_without_labels_fills_deeplabv3_resnet50(tmp_path):
+    pretrained = torchvision.models.resnet50(weights=None)
+    state = {key: value for key, value in pretrained.state_dict().items() if not key.startswith("fc.")}
+    torch.save(state, tmp_path / "backbone.pt")
+    network = build_network("deeplabv3_resnet50", num_classes=7)
+    said = load_ready_made(network, "deeplabv3_resnet50", str(tmp_path / "backbone.pt"))
+    assert said.endswith(f"{len(state)} tensors loaded; new: aux_classifier, classifier")
+    assert all(torch.equal(network.backbone.state_dict()[key], value) for key, value in state.items())
+
+
+@pytest.mark.parametrize("name", ["deeplabv3_resnet101", "fcn32s", "resnet34_fcn8s"])
+def test_the_backbone_of_a_pre_training_is_refused_by_other_networks(name, tmp_path):
+    with torch.device("meta"):
+        network = build_network(name, num_classes=7)
+    state = torchvision.models.resnet50(weights=None).state_dict()
+    torch.save(state, tmp_path / "backbone.pt")
+    with pytest.raises(ModelError, match=f"no weights of {name}"):
+        load_ready_made(network, name, str(tmp_path / "backbone.pt"))
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>no</html>", None])

@@ -1,0 +1,244 @@
+"""Print the architecture of a network of models/, its parameters and operations, and draw it.
+
+    python3 -m models.describe fcn8s
+    python3 -m models.describe deeplabv3_resnet101 --output deeplab
+
+The table has a line a block, in the order of computing: what it is made of, what it gives (channels x height x width),
+how many input pixels one of its pixels is wide, and parameters. With --output DIR the same is written to
+DIR/architecture.json and drawn in DIR/architecture.svg and .png. Nothing is computed, so any size is quick.
+
+GFLOPs count a multiplication and an addition as two operations, those of convolutions and linear layers alone, for one
+image at inference; torchvision's tables call the multiply-adds GFLOPS, which are half of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Sequence
+
+from models.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from models.dataflow import Node
+
+TILE_SIZE, TILE_CLASSES = 512, 7
+PHOTO_SIZE, PHOTO_CLASSES = 224, 65
+_ENCODER = re.compile(r"(backbone|features)\.")
+
+
+def describe(network: nn.Module, name: str, size: int) -> dict[str, Any]:
+    """What `network`, known as `name`, is made of, for an image of 3 x size x size; plain values, fit for JSON.
+
+    The network and the random state stay as they are. A block's `inputs` are names of blocks, its `shape` is (C, H, W)
+    or (C), its `stride` how many input pixels it is wide; `is_auxiliary` is what inference does not compute.
+    ModelError when the network cannot see such an image.
+    """
+    from models.dataflow import trace  # imports torch: two seconds, which --help does without
+
+    nodes = trace(network, size)
+    groups = _groups(nodes)
+    names = _names([[nodes[index] for index in group] for group in groups])
+    group_of = {index: number for number, group in enumerate(groups) for index in group}
+    needed = _needed(nodes)
+    blocks = []
+    for name_of_block, group in zip(names, groups):
+        first, last = nodes[group[0]], nodes[group[-1]]
+        inputs = [names[group_of[index]] for index in first.inputs]
+        text = " · ".join(first.layers)
+        times = f"{len(group)} × " if len(group) > 1 else ""
+        blocks.append(
+            {
+                "name": name_of_block,
+                "role": first.role,
+                "layers": times + (f"({text})" if times and " · " in text else text),
+                "modules": [path for index in group for path in nodes[index].modules],
+                "inputs": inputs,
+                "shape": list(last.shape),
+                "stride": size / last.shape[1] if len(last.shape) == 3 else None,
+                "parameters": sum(nodes[index].parameters for index in group),
+                "multiply_adds": sum(nodes[index].multiply_adds for index in group),
+                "is_auxiliary": group[0] not in needed,
+            }
+        )
+    multiply_adds = sum(block["multiply_adds"] for block in blocks if not block["is_auxiliary"])
+    return {
+        "network": name,
+        "input": [3, size, size],
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "auxiliary_parameters": sum(block["parameters"] for block in blocks if block["is_auxiliary"]),
+        "multiply_adds": multiply_adds,
+        "gflops": 2 * multiply_adds / 1e9,
+        "blocks": blocks,
+    }
+
+
+def draw(description: dict[str, Any], kind: str = "svg") -> bytes:
+    """A picture of a description, as the bytes of a file of that kind (svg, png, pdf): the same bytes each time."""
+    from models.diagram import figure_of, save  # imports matplotlib, which takes a second
+
+    file = io.BytesIO()
+    save(figure_of(description), file, kind)
+    return file.getvalue()
+
+
+def _needed(nodes: list[Node]) -> set[int]:
+    """The nodes on whose work the first output depends."""
+    waiting = [next(index for index, node in enumerate(nodes) if node.role == "output")]
+    needed: set[int] = set()
+    while waiting:
+        index = waiting.pop()
+        if index not in needed:
+            needed.add(index)
+            waiting += nodes[index].inputs
+    return needed
+
+
+def _groups(nodes: list[Node]) -> list[list[int]]:
+    """Numbers of nodes that are told as one: like layers of an encoder in a row, such as VGG's convolutions."""
+    consumers = [sum(index in node.inputs for node in nodes) for index in range(len(nodes))]
+    groups: list[list[int]] = []
+    for index, node in enumerate(nodes):
+        before = groups[-1][-1] if groups else None
+        if (
+            before is not None
+            and node.inputs == [before]
+            and consumers[before] == 1
+            and node.modules
+            and _ENCODER.match(node.name)
+            and (node.role, node.layers, node.shape) == (nodes[before].role, nodes[before].layers, nodes[before].shape)
+        ):
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def _names(groups: list[list[Node]]) -> list[str]:
+    """A name for each group of nodes, short and its own. VGG's layers are called as in its paper, conv1 to pool5."""
+    taken: dict[str, int] = {}
+    names, pools = [], 0
+    for group in groups:
+        first, last = group[0], group[-1]
+        if re.fullmatch(r"(backbone|features)\.\d+", first.name) and re.match("Conv|MaxPool", first.layers[0]):
+            name = f"{'pool' if first.role == 'pooling' else 'conv'}{pools + 1}"
+            pools += first.role == "pooling"
+        elif first.role in ("input", "output"):
+            name = {"output out": "output"}.get(first.name, first.name)
+        else:
+            name = _short(first, groups)
+            number = re.search(r"\d+$", _short(last, groups))
+            name += f"–{number.group()}" if len(group) > 1 and number else ""
+        taken[name] = taken.get(name, 0) + 1
+        names.append(f"{name} {taken[name]}" if taken[name] > 1 else name)
+    return names
+
+
+def _short(node: Node, groups: list[list[Node]]) -> str:
+    """A module's path without what says nothing: classifier.0.convs.1.0 is ASPP.convs.1 if nothing else is there."""
+    path, parent = node.name, node.name.rpartition(".")[0]
+    siblings = {other.name for group in groups for other in group if other.name.startswith(parent + ".")}
+    if parent and path.endswith(".0") and siblings == {path}:
+        path = parent
+    path = re.sub(r"^classifier\.0\.(convs|project)", r"ASPP.\1", path)
+    path = _ENCODER.sub("", path).lstrip("_")
+    return re.sub(r"^(?:blocks\.)?(\d+)\b", r"block \1", path)
+
+
+def as_text(description: dict[str, Any]) -> str:
+    """The description as a table and two lines about the whole."""
+    blocks, rows = description["blocks"], [("block", "layers", "gives", "stride", "parameters", "from")]
+    for number, block in enumerate(blocks):
+        before = [blocks[number - 1]["name"]] if number else []
+        rows.append(
+            (
+                block["name"] + (" *" if block["is_auxiliary"] else ""),
+                block["layers"],
+                " x ".join(map(str, block["shape"])),
+                f"{block['stride']:g}" if block["stride"] else "",
+                f"{block['parameters']:,}" if block["parameters"] else "",
+                "" if block["inputs"] == before else ", ".join(block["inputs"]),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column in (3, 4) else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths))
+        ]
+        lines.append("  ".join([*cells, row[5]]).rstrip())
+    return "\n".join([*lines, "", *summary(description)])
+
+
+def summary(description: dict[str, Any]) -> list[str]:
+    size, auxiliary = description["input"][1], description["auxiliary_parameters"]
+    lines = [
+        f"{description['network']}: {description['parameters']:,} parameters, {description['gflops']:.2f} GFLOPs "
+        f"({description['multiply_adds'] / 1e9:.2f} G multiply-adds) at {size} x {size}"
+    ]
+    if auxiliary:
+        lines.append(f"* the auxiliary head works in training alone: {auxiliary:,} of the parameters, no GFLOPs")
+    return lines
+
+
+def write_architecture(description: dict[str, Any], folder: Path) -> None:
+    """Write FOLDER/architecture.json, .svg and .png, each whole or not at all. ModelError when that fails."""
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    contents = {"json": text.encode(), "svg": draw(description, "svg"), "png": draw(description, "png")}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind, content in contents.items():
+            path = folder / f"architecture.{kind}"
+            temporary = path.with_name(f".{path.name}.part")
+            temporary.write_bytes(content)
+            os.replace(str(temporary), str(path))
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python3 -m models.describe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("network", metavar="NAME", help="a network's name in models/builders.py")
+    parser.add_argument(
+        "--size", type=int, help=f"pixels a side (default {TILE_SIZE}, of classifiers of photographs {PHOTO_SIZE})"
+    )
+    parser.add_argument("--classes", type=int, help=f"(default {TILE_CLASSES}, of classifiers {PHOTO_CLASSES})")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="folder for architecture.json, .svg and .png")
+    args = parser.parse_args(argv)
+    if min(args.size or 1, args.classes or 1) < 1:
+        parser.error("--size and --classes must be 1 at least")
+    try:
+        description = described(args.network, args.size, args.classes)
+        if args.output:
+            write_architecture(description, args.output)
+    except ModelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    print(as_text(description))
+    return 0
+
+
+def described(name: str, size: int | None = None, classes: int | None = None) -> dict[str, Any]:
+    """`describe` for a network of models.builders by its name, built without weights or memory."""
+    import torch
+
+    from models.builders import SEGMENTERS, build_network
+
+    is_segmenter = name in SEGMENTERS
+    with torch.device("meta"):
+        network = build_network(name, num_classes=classes or (TILE_CLASSES if is_segmenter else PHOTO_CLASSES))
+    return describe(network, name, size or (TILE_SIZE if is_segmenter else PHOTO_SIZE))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
