@@ -1,0 +1,171 @@
+"""models.sam_masks against segment-anything's SamAutomaticMaskGenerator: time and peak memory, in turns, in one run.
+
+    python3 -m benchmarks.bench_sam
+    python3 -m benchmarks.bench_sam --checkpoint sam_vit_b_01ec64.pth --image 0013_sat.jpg --points-per-side 32
+
+Without a file of weights it makes a small network with random ones that keeps masks: the real classes and decoder, 1024
+pixels, a narrow image encoder. Masks must be equal before anything is timed: same number, order and points, boxes
+within a pixel, each mask's IoU at least 0.999.
+
+Each side runs in processes of its own with its own settings: ours with p2_sam.py's batch for a CPU and its setting of
+the allocator, the other with its default batch of 64 and the allocator as it is. Loading is not timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+NARROW = {"image_size": 1024, "grid": 64, "width": 192, "depth": 4, "heads": 3, "global_blocks": [1, 3]}
+BATCH = {"ours": 16, "official": 64}  # ours: POINTS_PER_BATCH of p2_sam.py on a CPU
+MAX_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in a unit of ru_maxrss
+
+
+def run_side(side: str, folder: str) -> None:
+    """In a process of its own: the masks into `folder`/`side`.json, (wall seconds, CPU seconds, peak MiB) to stdout."""
+    import numpy as np
+    import torch
+
+    from engine.device import tune_allocator
+    from models.sam import load_sam
+
+    if side == "ours":
+        tune_allocator()
+    with open(os.path.join(folder, "settings.json"), encoding="utf-8") as file:
+        given = json.load(file)
+    if given["threads"]:
+        torch.set_num_threads(given["threads"])
+    sam = load_sam(given["checkpoint"])
+    sam.mask_threshold = given["mask_threshold"]
+    image = np.load(os.path.join(folder, "image.npy"))
+    if side == "ours":
+        from models.sam_masks import MaskGenerator
+
+        generator = MaskGenerator(sam, points_per_batch=BATCH[side], **given["settings"])
+    else:
+        from segment_anything import SamAutomaticMaskGenerator
+
+        generator = SamAutomaticMaskGenerator(
+            sam, points_per_batch=BATCH[side], output_mode="uncompressed_rle", **given["settings"]
+        )
+    start, cpu = time.perf_counter(), time.process_time()
+    masks = generator.generate(image)
+    wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+    with open(os.path.join(folder, f"{side}.json"), "w", encoding="utf-8") as file:
+        json.dump(masks, file)
+    print(json.dumps([wall, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAX_RSS_UNIT / 2**20]))
+
+
+def make_inputs(folder: str, args: argparse.Namespace) -> None:
+    """Write the image, the weights where none are given, and the settings of both sides."""
+    import numpy as np
+    import torch
+
+    from benchmarks.random_sam import lively_sam
+    from datasets.drawings import draw_tile
+    from datasets.images import read_rgb
+
+    if args.image:
+        image = read_rgb(args.image, apply_exif=False)
+    else:
+        image = np.array(draw_tile(np.random.default_rng(0), 512, [])[0])
+    np.save(os.path.join(folder, "image.npy"), image)
+    settings: dict[str, Any] = {"points_per_side": args.points_per_side}
+    checkpoint, cut = args.checkpoint, 0.0
+    if not checkpoint:
+        sam = lively_sam(image, seed=0, points_per_side=args.points_per_side, **NARROW)
+        checkpoint, cut = os.path.join(folder, "sam.pth"), sam.mask_threshold
+        torch.save(sam.state_dict(), checkpoint)
+        settings.update(stability_score_thresh=0.9, box_nms_thresh=1.0)  # random boxes are much alike
+    values = {"checkpoint": checkpoint, "mask_threshold": cut, "threads": args.threads, "settings": settings}
+    with open(os.path.join(folder, "settings.json"), "w", encoding="utf-8") as file:
+        json.dump(values, file)
+
+
+def call(*arguments: str) -> str:
+    """The stdout of this module in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.bench_sam", *arguments]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def check_equal(folder: str) -> str:
+    """What is equal, in words; leaves where anything differs by more than it may."""
+    from datasets.rle import mask_of_runs
+
+    sides = []
+    for side in BATCH:
+        with open(os.path.join(folder, f"{side}.json"), encoding="utf-8") as file:
+            sides.append(json.load(file))
+    ours, official = sides
+    if len(ours) != len(official) or not ours:
+        sys.exit(f"not equal: {len(ours)} masks, the official generator makes {len(official)}")
+    least, same = 1.0, 0
+    for number, (mine, theirs) in enumerate(zip(ours, official)):
+        one, other = mask_of_runs(mine["segmentation"]), mask_of_runs(theirs["segmentation"])
+        iou = (one & other).sum() / max((one | other).sum(), 1)
+        is_near = all(abs(a - b) <= 1 for a, b in zip(mine["bbox"], theirs["bbox"]))
+        if iou < 0.999 or not is_near or mine["point_coords"] != theirs["point_coords"]:
+            sys.exit(f"not equal: mask {number}, IoU {iou:.5f}, boxes {mine['bbox']} and {theirs['bbox']}")
+        least, same = min(least, iou), same + (iou == 1)
+    areas = sorted(mask["area"] for mask in ours)
+    return (
+        f"{len(ours)} masks in one order, {same} identical, least IoU {least:.6f}; "
+        f"areas {areas[0]} to {areas[-1]}, median {areas[len(areas) // 2]} pixels"
+    )
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def compare(folder: str, rounds: int) -> None:
+    for side in BATCH:  # these runs also bring the files into the system's cache for both
+        call("--side", side, "--folder", folder)
+    print(f"{check_equal(folder)}; {rounds} rounds in turns, median (min to max)", flush=True)
+    measured: dict[str, list[list[float]]] = {side: [] for side in BATCH}
+    for turn in range(rounds):
+        for side in list(BATCH)[:: 1 if turn % 2 == 0 else -1]:
+            measured[side].append(json.loads(call("--side", side, "--folder", folder)))
+    print(f"\n{'':10}{'ours':>29}{'official':>31}{'official / ours':>27}")
+    for column, quantity in enumerate(("wall s", "CPU s", "peak MiB")):
+        ours, official = ([values[column] for values in measured[side]] for side in BATCH)
+        ratios = [theirs / mine for mine, theirs in zip(ours, official)]
+        print(f"{quantity:10}{spread(ours):>29}{spread(official):>31}{spread(ratios):>27}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", help="an official file of weights (default: random ones)")
+    parser.add_argument("--image", help="the image (default: a made-up tile of 512 pixels)")
+    parser.add_argument("--points-per-side", type=int, default=8, help="points of the grid along a side")
+    parser.add_argument("--rounds", type=int, default=3, help="times that each side is timed")
+    parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
+    parser.add_argument("--side", choices=list(BATCH), help=argparse.SUPPRESS)  # one timed run
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        run_side(args.side, args.folder)
+    elif args.make:
+        make_inputs(args.folder, args)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            # In a process of its own: Linux hands a parent's peak memory on to its children, so this one stays small.
+            given = [f"--points-per-side={args.points_per_side}"]
+            given += [f"--{name}={value}" for name, value in vars(args).items() if value and name in PASSED]
+            call("--make", "--folder", folder, *given)
+            compare(folder, args.rounds)
+
+
+PASSED = ("checkpoint", "image", "threads")
+
+if __name__ == "__main__":
+    main()

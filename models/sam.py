@@ -1,0 +1,130 @@
+"""Segment Anything (Kirillov et al., 2023) from a file of weights: the official package's network, sized by the shapes.
+
+The three official files are told apart by their shapes alone: vit_b, vit_l, vit_h. Any other size of the same layout is
+built too. The weights come from elsewhere (bash get_checkpoints.sh vit_b); segment-anything itself brings none.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from torch import Tensor, nn
+
+from models.errors import ModelError
+from models.weights import state_of_file
+
+PIXEL_MEAN, PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # of bytes, ImageNet's
+_TYPES = {(768, 12): "vit_b", (1024, 24): "vit_l", (1280, 32): "vit_h"}  # (width, blocks) of the image encoder
+_DECODER_HEADS = 8  # of every official file; the one size that no shape tells
+
+
+def load_sam(path: str | Path) -> Sam:
+    """The network of an official file (or of another size in its layout), in eval mode, float32, on the CPU.
+
+    Nothing in the file is run. ModelError when it cannot be read, or is no Segment Anything.
+    """
+    state = {key: value.float() for key, value in state_of_file(Path(path)).items()}
+    try:
+        with torch.device("meta"):  # shapes without memory: the file's own tensors take their place
+            sam = build_sam(**sizes_of(state))
+        sam.load_state_dict(state, assign=True)
+    except KeyError as error:
+        raise _no_sam(path, f"it lacks {error.args[0]}") from None
+    except (RuntimeError, ValueError, TypeError, IndexError, ZeroDivisionError, AssertionError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise _no_sam(path, (lines[1] if len(lines) > 1 else "its shapes fit no such network")[:150]) from None
+    sam.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(-1, 1, 1), False)  # in no file
+    sam.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(-1, 1, 1), False)
+    return sam.eval().requires_grad_(False)
+
+
+def _no_sam(path: str | Path, reason: str) -> ModelError:
+    return ModelError(
+        f"{path}: no weights of Segment Anything ({reason}); give an official file: bash get_checkpoints.sh vit_b"
+    )
+
+
+def type_of(sam: Sam) -> str:
+    """vit_b, vit_l or vit_h; for any other size its width and blocks, such as vit_32x2."""
+    encoder = sam.image_encoder
+    size = (encoder.pos_embed.shape[3], len(encoder.blocks))
+    return _TYPES.get(size, "vit_{}x{}".format(*size))
+
+
+def sizes_of(state: dict[str, Tensor]) -> dict[str, Any]:
+    """The arguments of `build_sam` that these weights were made with. KeyError names what they lack."""
+    _, grid, _, width = state["image_encoder.pos_embed"].shape
+    blocks = {int(found[1]) for found in (re.match(r"image_encoder\.blocks\.(\d+)\.", key) for key in state) if found}
+    # A table of relative positions has 2 s - 1 rows for attention over s x s: the whole grid, or a window.
+    tables = [state[f"image_encoder.blocks.{index}.attn.rel_pos_h"].shape for index in range(len(blocks))]
+    sides = [(rows + 1) // 2 for rows, _ in tables]
+    return {
+        "image_size": grid * state["image_encoder.patch_embed.proj.weight"].shape[2],
+        "grid": grid,
+        "width": width,
+        "heads": width // tables[0][1] if tables else 1,
+        "mlp_ratio": state["image_encoder.blocks.0.mlp.lin1.weight"].shape[0] / width,
+        "global_blocks": [index for index, side in enumerate(sides) if side == grid],
+        "window": min(sides),
+        "depth": len(blocks),
+        "embedding": state["image_encoder.neck.0.weight"].shape[0],
+        "mask_channels": state["prompt_encoder.mask_downscaling.3.weight"].shape[0],
+        "decoder_mlp": state["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape[0],
+        "iou_hidden": state["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0],
+    }
+
+
+def build_sam(
+    image_size: int,
+    grid: int,
+    width: int,
+    depth: int,
+    heads: int,
+    global_blocks: list[int],
+    window: int = 14,
+    mlp_ratio: float = 4,
+    embedding: int = 256,
+    mask_channels: int = 16,
+    decoder_mlp: int = 2048,
+    iou_hidden: int = 256,
+) -> Sam:
+    """A SAM with random weights as segment_anything.build_sam puts it together: `image_size` pixels a side seen as
+    `grid` x `grid` patches; blocks attend within windows, `global_blocks` over the whole image."""
+    return Sam(
+        image_encoder=ImageEncoderViT(
+            depth=depth,
+            embed_dim=width,
+            img_size=image_size,
+            mlp_ratio=mlp_ratio,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            num_heads=heads,
+            patch_size=image_size // grid,
+            qkv_bias=True,
+            use_rel_pos=True,
+            global_attn_indexes=tuple(global_blocks),
+            window_size=window,
+            out_chans=embedding,
+        ),
+        prompt_encoder=PromptEncoder(
+            embed_dim=embedding,
+            image_embedding_size=(grid, grid),
+            input_image_size=(image_size, image_size),
+            mask_in_chans=mask_channels,
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(
+                depth=2, embedding_dim=embedding, mlp_dim=decoder_mlp, num_heads=_DECODER_HEADS
+            ),
+            transformer_dim=embedding,
+            iou_head_depth=3,
+            iou_head_hidden_dim=iou_hidden,
+        ),
+        pixel_mean=PIXEL_MEAN,
+        pixel_std=PIXEL_STD,
+    )
