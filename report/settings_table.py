@@ -112,7 +112,9 @@ def _write(folder: Path, rows: list[Row]) -> str:
 
 
 def _table_lines(rows: Sequence[Row]) -> Iterator[str]:
-    """A Markdown table, a line a setting."""
+    """A Markdown table, a line a setting; where one alone has runs, it alone."""
+    ran = [row for row in rows if row.runs]
+    rows = ran if len(ran) == 1 else rows
     yield (
         "| setting | backbone starts from | fine-tuned | seeds | best accuracy | last-epoch accuracy | "
         "best at epoch | minutes a run | standard error |"

@@ -99,7 +99,14 @@ def test_one_seed_has_no_spread_and_says_so(tmp_path, no_pictures):
     make_run(tmp_path, "C-seed4", [0.25, None, 0.5], backbone="pre/backbone.pt")
     cells = row_of(write_settings_table(tmp_path), "C")
     assert cells[1] == "own SSL (backbone.pt)" and cells[4:6] == ["0.5000 (one seed)", "0.5000 (one seed)"]
-    assert row_of((tmp_path / "table.md").read_text(), "E")[3:5] == ["no run", "–"]
+    make_run(tmp_path, "D-seed4", [0.25])
+    assert row_of(write_settings_table(tmp_path), "E")[3:5] == ["no run", "–"]
+
+
+def test_where_one_setting_alone_has_runs_the_others_are_not_listed(tmp_path, no_pictures):
+    make_run(tmp_path, "A-seed0", [0.5])
+    table = write_settings_table(tmp_path)
+    assert "| A |" in table and "no run" not in table
 
 
 def test_the_best_is_said_to_be_chosen_on_validation(tmp_path, no_pictures):
