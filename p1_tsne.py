@@ -230,7 +230,7 @@ def draw(
     panels = list(zip(titles, planes))
     method = {"tsne": "t-SNE", "pca": "PCA"}[args.method]
     whose = Path(args.run).resolve().name if args.run else "the checkpoints"
-    what = f"{method} of {whose}, {len(labels)} images of {args.images or args.split}"
+    what = f"{method} of {whose}, {len(labels)} images of {Path(args.images or args.split).name}"
     digits = max(2, len(str(len(entries) - 1)))
     try:
         save_figure(draw_all_classes(panels, labels, entries, what), f"{args.output}/{args.method}")
