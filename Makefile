@@ -1,7 +1,7 @@
 # make demo                       train, predict, score and picture both problems on made-up data: minutes on a CPU
 # make demo DATA=hw1_data         the same on the course's data
 # make p1 DATA=hw1_data           problem 1 whole: pre-training, settings A to E, their table, t-SNE; goes on if stopped
-# make p2 DATA=hw1_data            problem 2 whole: training, masks, score, pictures; goes on if stopped
+# make p2 DATA=hw1_data           problem 2 whole: training, masks, score, pictures; goes on if stopped
 # make p1-50 DATA=hw1_data_2022   problem 1 of the editions with 50 classes: three networks, their vote, t-SNE
 # make test                       style, then every test; needs no data
 # make test-real DATA=hw1_data    what only the course's data can show
@@ -96,12 +96,12 @@ p1-50: $(INSTALLED)
 		exit 2; }
 	@for model in $(FIFTY_MODELS); do \
 		echo "== 50 classes, step 1 of 3: $$model"; \
-		python3 p1_finetune.py --train-images "$$DATA/p1_data/train_50" --val-images "$$DATA/p1_data/val_50" --edition 2022 \
+		python3 p1_finetune.py --train-images "$$DATA/p1_data/train_50" --val-images "$$DATA/p1_data/val_50" --edition $(or $(EDITION),2022) \
 			--model $$model --output "$(FIFTY_OUT)/$$model" $(FIFTY_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ] || exit; \
 		$(call is_done,$(FIFTY_OUT)/$$model/A-seed0); \
 	done
 	@echo "== 50 classes, step 2 of 3: their vote"
-	@python3 p1_inference.py --images "$$DATA/p1_data/val_50" --edition 2022 --output "$(FIFTY_OUT)/predictions.csv" \
+	@python3 p1_inference.py --images "$$DATA/p1_data/val_50" --edition $(or $(EDITION),2022) --output "$(FIFTY_OUT)/predictions.csv" \
 		--checkpoint $(foreach model,$(FIFTY_MODELS),"$(FIFTY_OUT)/$(model)/A-seed0/model.pt") || [ $$? -eq 1 ]
 	@python3 -m datasets.score "$(FIFTY_OUT)/predictions.csv" "$$DATA/p1_data/val_50" >"$(FIFTY_OUT)/score.txt"
 	@tail -n 1 "$(FIFTY_OUT)/score.txt"

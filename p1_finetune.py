@@ -19,7 +19,7 @@ Every setting and seed has a run folder of its own below --output, such as runs/
 all runs lies beside them. The same command goes on after Ctrl-C, a crash or a power cut, and leaves finished runs
 alone. On a CPU a seed gives the same weights bit for bit, on a GPU closely.
 
-Who lacks the course's pretrain_model_SL.pt: `make p1` shows how to train one on labelled images.
+Where labels are in the names (50 classes), the usual recipe is `small`. For want of pretrain_model_SL.pt see `make p1`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import Any
 
 from engine.arguments import add_photograph_flags, add_training_flags, check_photograph_flags, fill_in
 from engine.settings import arguments_of_run, check_settings
-from recipes.p1_finetune import RECIPES
+from recipes.p1_finetune import RECIPES, VGG_LR
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -73,7 +73,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.set_defaults(recipe=None)
     args = parser.parse_args(argv)
     args.recipe = args.recipe or ("default" if args.data or args.train_csv else "small")
-    fill_in(parser, args, RECIPES[args.recipe])
+    recipe = RECIPES[args.recipe]
+    if (args.model or recipe["model"]).startswith("vgg"):
+        recipe = {**recipe, "lr": min(recipe["lr"], VGG_LR)}
+    fill_in(parser, args, recipe)
     check_arguments(parser, args)
     return args
 
@@ -121,7 +124,8 @@ def main(args: argparse.Namespace) -> int:
     tune_allocator()
     args.edition = edition(args.edition).name
     if args.weights != "none":  # what can't be had is told before thousands of images are read
-        start_from(build_network(args.model, CLASSIFIERS, num_classes=2), args.model, args.weights, None, False)
+        network = build_network(args.model, CLASSIFIERS, num_classes=2, stem=args.stem)
+        start_from(network, args.model, args.weights, None, False)
     train, validation = (args.train_images, args.train_csv), (args.val_images, args.val_csv)
     data, stopper = load_training_data(train, validation, args.image_size, args.cache), Stopper(args.max_minutes)
     for setting, seed in product(args.settings, args.seeds):

@@ -80,7 +80,8 @@ from engine.files import cannot_write, check_writable, refuse_replacing, write_a
 from engine.pipeline import Runner, batches_of_one_shape, read_ahead
 from engine.progress import Progress
 from models.builders import load_trained
-from models.predict import PHOTO_VIEWS, predict_images
+from models.predict import predict_images
+from models.small_maps import use_matrix_products
 
 
 def main(args: argparse.Namespace) -> int:
@@ -101,7 +102,7 @@ def main(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     probabilities, unreadable = {}, set()
     for model, weight in zip(models, weights) if names else ():  # one network in memory at a time
-        found, failed = probabilities_of(inference.with_state(model), names, device, args)
+        found, failed = probabilities_of(inference.with_state(model), names, device, args, unreadable)
         share = weight / max(weights)  # equal weights leave the probabilities as they are, to the last bit
         probabilities = {name: probabilities.get(name, 0) + share * found[name] for name in names}
         unreadable |= failed
@@ -157,15 +158,14 @@ def check_paths(args: argparse.Namespace, names: list[str]) -> str:
 
 
 def probabilities_of(
-    model: dict[str, Any], names: list[str], device: torch.device, args: argparse.Namespace
+    model: dict[str, Any], names: list[str], device: torch.device, args: argparse.Namespace, told: set[str]
 ) -> tuple[dict[str, Tensor], set[str]]:
-    """One network's probabilities (classes,) for each image; those of a mean image for the set that can't be read."""
+    """One network's probabilities (classes,) for each image; those of a mean image for the set that can't be read,
+    which is said of those that were not `told` already."""
     network, size, batch_size = load_trained(model), model["image_size"], args.batch_size
     tta = args.tta or model.get("tta", "none")
-    if tta not in PHOTO_VIEWS:
-        raise RunError(
-            f"broken model.pt, 'tta' is none of {', '.join(PHOTO_VIEWS)}; give --tta, or train or download it again"
-        )
+    if device.type == "cpu":  # as in training
+        use_matrix_products(network)
 
     def read(name: str) -> Tensor:
         path = path_inside(args.images, name)
@@ -183,8 +183,9 @@ def probabilities_of(
         for name, image in read_ahead(read, names, args.workers, batch_size, ImageError):
             progress.advance(name)
             if isinstance(image, ImageError):
-                say(f"cannot be read: {image}")
                 failed.add(name)
+                if name not in told:
+                    say(f"cannot be read: {image}")
             else:
                 yield name, image
 

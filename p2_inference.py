@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 from typing import Any, Iterator, Sequence
 
 from engine import inference
@@ -69,7 +70,7 @@ from engine.files import cannot_write, check_writable, write_atomically
 from engine.pipeline import Runner, batches_of_one_shape, read_ahead, run_each, write_behind
 from engine.progress import Progress
 from models.builders import load_trained
-from models.predict import VIEWS, log_mean_probability, predict_tiles
+from models.predict import land_cover
 
 
 def main(args: argparse.Namespace) -> int:
@@ -128,21 +129,7 @@ def check_output(args: argparse.Namespace, mask_of_tile: dict[str, str]) -> None
 def segmenter(models: list[dict[str, Any]], device: torch.device, batch_size: int, args: argparse.Namespace) -> Runner:
     """Makes (B, H, W) uint8 classes of (B, 3, H, W) uint8 tiles, by the mean of the models' probabilities."""
     networks = [load_trained(model) for model in models]
-    views = [args.tta or model.get("tta", "none") for model in models]
-    if not set(views) <= set(VIEWS):
-        raise RunError(
-            f"broken model.pt, 'tta' is none of {', '.join(VIEWS)}; give --tta, or train or download it again"
-        )
-
-    def forward(tiles: Tensor) -> Tensor:
-        logits = [
-            predict_tiles([network], tiles, scale, model["mean"], model["std"], tta)
-            for network, model, tta in zip(networks, models, views)
-            for scale in args.scale or [model["scale"]]
-        ]
-        mean = logits[0] if len(logits) == 1 else log_mean_probability(logits)
-        return mean.argmax(dim=1).to(torch.uint8)
-
+    forward = partial(land_cover, networks, models, scales=args.scale or (), tta=args.tta)
     return Runner(networks, forward, device, batch_size)
 
 

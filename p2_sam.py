@@ -22,6 +22,7 @@ import importlib.util
 import math
 import os
 import sys
+from functools import partial
 from typing import Any, Callable, Sequence
 
 from engine import inference, manifest
@@ -85,7 +86,6 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from datasets.errors import DataError
 from datasets.image_choice import ChosenImage, find_images
@@ -99,7 +99,7 @@ from engine.pipeline import OutOfMemoryError, Runner
 from engine.progress import Progress
 from models.builders import load_trained
 from models.errors import ModelError
-from models.predict import log_mean_probability, predict_tiles
+from models.predict import land_cover
 from models.sam import load_sam, type_of
 from models.sam_masks import MaskGenerator, SamMemoryError
 from report.sam_files import check_output, write_masks
@@ -212,14 +212,7 @@ def segmenter(args: argparse.Namespace, device: torch.device) -> Callable[[np.nd
     models = inference.read_models("p2", given)
     networks = [load_trained(model) for model in models]
 
-    def forward(tiles: Tensor) -> Tensor:
-        logits = [
-            predict_tiles([network], tiles, model["scale"], model["mean"], model["std"], model.get("tta", "none"))
-            for network, model in zip(networks, models)
-        ]
-        return (logits[0] if len(logits) == 1 else log_mean_probability(logits)).argmax(dim=1).to(torch.uint8)
-
-    runner = Runner(networks, forward, device, 1)
+    runner = Runner(networks, partial(land_cover, networks, models), device, 1)
     return lambda pixels: runner(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0].numpy()
 
 

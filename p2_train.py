@@ -72,14 +72,16 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     ARGUMENTS = parse_arguments()  # before torch, which takes two seconds to import: --help and mistakes don't wait
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from datasets.augment import jitter_colours
 from datasets.editions import edition
+from datasets.errors import DataError
 from datasets.palette import CLASS_NAMES, NUM_CLASSES, SCORED_CLASSES, UNCLAIMED, save_mask
 from datasets.sampling import epoch_loader
-from datasets.tile_pairs import IGNORED, TileCrops, TilePairs, load_pairs, rare_class_weights
+from datasets.tile_pairs import IGNORED, TileCrops, TilePairs, default_crop_size, load_pairs, rare_class_weights
 from engine import distributed
 from engine.cli import run_script
 from engine.device import autocast_dtype, choose_workers, seed_everything, tune_allocator
@@ -100,18 +102,20 @@ def main(args: argparse.Namespace) -> int:
     seed_everything(args.seed)
     args.edition = edition(args.edition).name
     device = distributed.join(args.device)
+    network = build_network(args.model, SEGMENTERS, num_classes=NUM_CLASSES)
     with distributed.main_first():
+        origin = load_ready_made(network, args.model, args.weights)
         train = load_pairs(f"{args.data}/train", args.cache, least=2)  # as batch norm needs
         validation = load_pairs(f"{args.data}/validation", args.cache)
     crop_size = args.crop_size or default_crop_size(train, args.scale, args.augment)
     crops = TileCrops(train, crop_size, args.min_crop, args.seed, args.augment)
+    args.pictures = validation.named(args.pictures, usual=edition(args.edition).report_images)
 
-    network = build_network(args.model, SEGMENTERS, num_classes=NUM_CLASSES)
-    origin = load_ready_made(network, args.model, args.weights)
     network = network.to(device, memory_format=torch.channels_last)
     groups = parameter_groups(network, args.lr, args.backbone_lr if args.weights != "none" else None)
     optimizer = build_optimizer(args.optimizer, groups, args.lr, args.weight_decay)
-    print(f"{args.model} {origin}; {len(train)} tiles, crops of {crop_size} px, on {device}", file=sys.stderr)
+    if distributed.is_main():
+        print(f"{args.model} {origin}; {len(train)} tiles, crops of {crop_size} px, on {device}", file=sys.stderr)
     batch_size = min(args.batch_size, len(crops))
     loader = partial(
         epoch_loader,
@@ -119,14 +123,15 @@ def main(args: argparse.Namespace) -> int:
         args.seed,
         batch_size=batch_size,
         workers=choose_workers(args.workers, device),
-        weights=rare_class_weights(train) if args.balanced else None,
+        weights=np.resize(rare_class_weights(train), len(crops)) / (len(crops) / len(train)) if args.balanced else None,
         share=distributed.share_of(batch_size),
     )
     if args.dry_run:
         loss = loss_of(network, next(iter(loader(epoch=0, first_batch=0))), args, device)
         loss.backward()
         optimizer.step()
-        print(f"dry run: {len(train)} + {len(validation)} tiles, one step, loss {loss.item():.4f}: all is well")
+        if distributed.is_main():
+            print(f"dry run: {len(train)} + {len(validation)} tiles, one step, loss {loss.item():.4f}: all is well")
         return distributed.leave(0)
 
     run = Run(args.output, {**vars(args), "training_tiles": len(train)}, RECIPES[args.recipe])
@@ -137,9 +142,7 @@ def main(args: argparse.Namespace) -> int:
     if status is None:
         status = 1 if train.left_out or validation.left_out else 0
         if distributed.is_main():
-            from report.stages import write_stages  # imports matplotlib, which takes a second
-
-            write_stages(run.folder, f"{args.data}/validation")
+            draw_stages(run, f"{args.data}/validation")
             print(f"best mIoU {loop.best:.6f} on {len(validation)} validation tiles: {run.folder / 'model.pt'}")
     return distributed.leave(status)
 
@@ -174,13 +177,6 @@ def fit(
     return None
 
 
-def default_crop_size(pairs: TilePairs, scale: float, augment: str) -> int:
-    """Three quarters of a scaled tile, in whole strides of 32: crops zoom in, so tiles are scored at a larger scale.
-    All of it where there are no crops."""
-    share = 0.75 if augment == "all" else 1.0
-    return 32 * max(2, round(share * scale * min(pairs.tile(0).shape[:2]) / 32))
-
-
 def loss_of(network: nn.Module, batch: list[Tensor], args: argparse.Namespace, device: torch.device) -> Tensor:
     """The loss of one batch of crops: bytes (B, 3, S, S), targets (B, S, S), colour factors (B, 3)."""
     images, targets, colours = (part.to(device, non_blocking=True) for part in batch)
@@ -192,12 +188,12 @@ def loss_of(network: nn.Module, batch: list[Tensor], args: argparse.Namespace, d
         outputs = network(images.contiguous(memory_format=torch.channels_last))
     known = distributed.mean_of_all((targets != IGNORED).sum().float()).clamp(min=1)  # a process's, on average
     alpha = args.alpha if len(args.alpha) == 1 else [*args.alpha, 1.0]  # unknown, the seventh, is no target
-    loss = 0.0
+    loss = images.new_zeros(())
     for name, logits in outputs.items():
-        of_output = pixel_loss(logits.float(), targets, IGNORED, args.gamma, alpha) / known
+        weight, logits = (1.0 if name == "out" else AUXILIARY_WEIGHT), logits.float()
+        loss = loss + weight * pixel_loss(logits, targets, IGNORED, args.gamma, alpha) / known
         if args.soft_iou:
-            of_output = of_output + args.soft_iou * soft_iou_loss(logits.float(), targets, IGNORED, SCORED_CLASSES)
-        loss = loss + (1.0 if name == "out" else AUXILIARY_WEIGHT) * of_output
+            loss = loss + weight * args.soft_iou * soft_iou_loss(logits, targets, IGNORED, SCORED_CLASSES)
     return loss
 
 
@@ -207,7 +203,7 @@ def score(
     """The averaged weights' mIoU and each class's IoU after `epoch` (from 1), or nothing when it is not time."""
     if epoch % args.eval_every and not loop.is_done():
         return {}
-    ious = evaluate(loop.average, validation, args.scale, *normalisation(args.model), device)
+    ious = evaluate(loop.average.eval(), validation, args.scale, *normalisation(args.model), device)
     # A small validation set may lack a class; the scorer then says nan, by which no epoch could be chosen.
     of_class = {name: iou for name, iou in zip(CLASS_NAMES, ious) if not math.isnan(iou)}
     scores = {"mean_iou": mean_iou(list(of_class.values())), **of_class}
@@ -219,12 +215,20 @@ def keep_masks(loop: Loop, validation: TilePairs, args: argparse.Namespace, devi
     """What the averaged weights see in the tiles to be pictured, as masks beside the epoch's snapshot."""
     folder = loop.run.folder / "snapshots" / f"epoch_{loop.epoch_in_hand:04d}"
     folder.mkdir(exist_ok=True)
-    wanted = args.pictures or edition(args.edition).report_images
-    for name in [name for name in wanted if name in validation.names] or validation.names[:3]:
+    for name in args.pictures:
         tile = torch.from_numpy(validation.tile(validation.names.index(name)).copy()).permute(2, 0, 1)[None].to(device)
-        predicted = predict_tiles([loop.average], tile, args.scale, *normalisation(args.model)).argmax(dim=1)
+        found = predict_tiles([loop.average.eval()], tile, args.scale, *normalisation(args.model)).argmax(dim=1)
         with write_atomically(folder / f"{name}_mask.png") as temporary:
-            save_mask(predicted[0].cpu().numpy(), temporary)
+            save_mask(found[0].cpu().numpy(), temporary)
+
+
+def draw_stages(run: Run, tiles: str) -> None:
+    from report.stages import write_stages  # imports matplotlib, which takes a second
+
+    try:
+        write_stages(run.folder, tiles)
+    except DataError as error:  # no masks at --snapshot-epochs that were never reached, say: the weights are there
+        run.say(f"no picture of the stages: {error}")
 
 
 def evaluate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Sequence
 
 import numpy as np
 import torch
@@ -39,6 +40,14 @@ class TilePairs:
 
     def mask(self, index: int) -> np.ndarray:
         return self._masks[self._indices[index]]
+
+    def named(self, asked: Sequence[str] | None, usual: Sequence[str]) -> list[str]:
+        """The names `asked` for, without any the `usual` ones, as far as they are here; the first three if none is."""
+        wanted = list(asked or usual)
+        found = [name for name in wanted if name in self.names] or self.names[:3]
+        if asked and found != wanted:
+            print(f"not all of the tiles {', '.join(wanted)} are there; taken: {', '.join(found)}", file=sys.stderr)
+        return found
 
 
 def find_pairs(folder: str | Path) -> list[tuple[str, Path, Path]]:
@@ -105,11 +114,19 @@ def rare_class_weights(pairs: TilePairs) -> np.ndarray:
     return weights / weights.sum()
 
 
+def default_crop_size(pairs: TilePairs, scale: float, augment: str) -> int:
+    """Three quarters of a scaled tile, in whole strides of 32: crops zoom in, so tiles are scored at a larger scale.
+    All of it where there are no crops."""
+    share = 0.75 if augment == "all" else 1.0
+    return 32 * max(2, round(share * scale * min(pairs.tile(0).shape[:2]) / 32))
+
+
 class TileCrops(torch.utils.data.Dataset):
     """What training sees of the tiles; what is random is drawn from (seed, epoch, position) and nothing else.
 
     `augment` "all": crops of `min_crop` to all of a tile's side, scaled to one size, turned, mirrored, recoloured;
-    "flips": whole tiles as they are, mirrored, and upside down, so three times as many; "none": whole tiles.
+    "flips": whole tiles as they are, mirrored, and upside down, so three times as many; "none": whole tiles. Of a tile
+    that is no square, whole means a square of its shorter side.
     """
 
     def __init__(self, pairs: TilePairs, crop_size: int, min_crop: float, seed: int, augment: str = "all"):

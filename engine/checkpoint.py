@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 
 from engine.errors import RunError
 from engine.files import write_atomically
+from engine.inference import VIEWS
 
 MODEL_FORMAT = 1
 _MODEL_KEYS = {
@@ -62,6 +65,45 @@ def read_model(path: str | Path) -> dict[str, Any]:
     for key, kind in _MODEL_KEYS.items():
         if not isinstance(model.get(key), kind):
             raise RunError(f"{path}: broken model.pt, '{key}' is not a {kind.__name__}; train or download it again")
-    if not all(isinstance(value, torch.Tensor) for value in model["state"].values()):
-        raise RunError(f"{path}: broken model.pt, 'state' holds something that is no tensor")
+    for key, (is_right, rule) in _rules(model).items():
+        if not is_right:
+            raise RunError(f"{path}: broken model.pt, '{key}' {rule}; train or download it again")
     return model
+
+
+def _rules(model: dict[str, Any]) -> dict[str, tuple[bool, str]]:
+    """What must hold of each part of a model.pt, and how it is said: inference relies on it without a look."""
+    classes, scale, size = model["classes"], model.get("scale"), model.get("image_size")
+    is_named = all(isinstance(name, str) for name in classes)
+    views = VIEWS.get(model["problem"], ())
+    return {
+        "problem": (bool(views), f"is none of {', '.join(VIEWS)}"),
+        "state": (
+            all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in model["state"].items()),
+            "holds something that is no tensor, or has no name",
+        ),
+        "classes": (
+            is_named and model["arguments"].get("num_classes", len(classes)) == len(classes),
+            "are no names, or not as many as the network's",
+        ),
+        "integer_labels": (
+            not model.get("integer_labels") or (is_named and all(re.fullmatch("[0-9]{1,9}", name) for name in classes)),
+            "is said of classes that are no numbers",
+        ),
+        "mean": (_are_three(model["mean"], -math.inf), "is not three finite numbers"),
+        "std": (_are_three(model["std"], 0), "is not three numbers above 0"),
+        "tta": (model.get("tta", "none") in views, f"is none of {', '.join(views)}"),
+        "scale": (model["problem"] != "p2" or (_is_number(scale) and 0 < scale <= 4), "is no number from 0 to 4"),
+        "image_size": (
+            model["problem"] != "p1" or (type(size) is int and 1 <= size <= 4096),
+            "is no number from 1 to 4096",
+        ),
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _are_three(values: list, least: float) -> bool:
+    return len(values) == 3 and all(_is_number(value) and value > least for value in values)

@@ -16,6 +16,7 @@ from engine.cli import say
 from engine.cores import available_cores
 from engine.errors import RunError
 
+VIEWS = {"p1": ("none", "flip"), "p2": ("none", "flip", "d4")}  # of test-time augmentation, by problem
 PACKAGES = ("numpy", "PIL", "torch", "torchvision")
 TRAINING = {
     "p1_50": "python3 p1_finetune.py --train-images train_50 --val-images val_50 --output runs/p1",
@@ -80,9 +81,6 @@ def read_models(problem: str, given: Sequence[str], with_states: bool = True) ->
         model = {**checkpoint.read_model(path), "path": path}
         if model["problem"] != kind:
             raise RunError(f"{path}: a checkpoint for {model['problem']}, not for {kind}; give another one")
-        size = "image_size" if kind == "p1" else "scale"
-        if not isinstance(model.get(size), (int, float)):
-            raise RunError(f"{path}: broken model.pt, '{size}' is no number; train or download it again")
         if not with_states and len(paths) > 1:
             model["state"] = None
         models.append(model)

@@ -43,6 +43,7 @@ from models.torchvision_segmentation import (
     lraspp_mobilenet_v3_large,
 )
 
+MOST_CLASSES = 10000  # that a model.pt may ask for
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -144,11 +145,11 @@ def load_trained(model: dict[str, Any]) -> nn.Module:
     """The network that a model.pt describes, with its weights, in eval mode. ModelError when they do not fit."""
     arguments = {"stem": "7x7", **model["arguments"]}
     classes = arguments.get("num_classes")
-    if set(arguments) != {"num_classes", "stem"} or type(classes) is not int or not 0 < classes < 100000:
+    if set(arguments) != {"num_classes", "stem"} or type(classes) is not int or not 0 < classes <= MOST_CLASSES:
         raise ModelError(f"no network is built from {str(model['arguments'])[:100]}; train or download it again")
     network = build_network(model["network"], **arguments)
     try:
         network.load_state_dict(model["state"])
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError) as error:  # the latter for names that are none
         raise ModelError(f"the weights do not fit the network {model['network']}: {str(error)[:200]}") from None
     return network.eval()

@@ -15,7 +15,6 @@ from models.fcn import pad_to_multiple
 SCORED_CLASSES = 6  # unknown, the seventh logit, is never predicted
 COARSEST_STRIDE = 32  # of every segmentation network here
 
-PHOTO_VIEWS = ("none", "flip")  # test-time augmentation of photographs
 # Test-time augmentation of tiles: how each pass sees the tile, as (quarter turns, then mirrored left to right).
 VIEWS = {
     "none": ((0, False),),
@@ -95,6 +94,26 @@ def predict_tiles(
     if logits.shape[-2:] == size:
         return logits
     return functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+
+
+def land_cover(
+    networks: Sequence[nn.Module],
+    models: Sequence[dict],
+    tiles: Tensor,
+    scales: Sequence[float] = (),
+    tta: str | None = None,
+) -> Tensor:
+    """(B, 3, H, W) uint8 tiles → (B, H, W) uint8 classes, by the mean probability of all networks at all scales.
+
+    `models` are the networks' model.pt, which say the scale and the views where none are given.
+    """
+    logits = [
+        predict_tiles([network], tiles, scale, model["mean"], model["std"], tta or model.get("tta", "none"))
+        for network, model in zip(networks, models)
+        for scale in scales or [model["scale"]]
+    ]
+    mean = logits[0] if len(logits) == 1 else log_mean_probability(logits)
+    return mean.argmax(dim=1).to(torch.uint8)
 
 
 def resize_tiles(tiles: Tensor, scale: float) -> Tensor:

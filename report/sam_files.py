@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any, BinaryIO, Callable
 
 import numpy as np
@@ -13,6 +14,8 @@ from datasets.palette import save_mask
 from datasets.rle import annotations_json
 from engine.errors import RunError
 from engine.files import cannot_write, check_writable, write_atomically
+
+_OF_ALL = re.compile(r"sheet(_[0-9]+)?\.(png|pdf)|score\.json")
 
 
 def paths_of(output: str, image: ChosenImage) -> tuple[str, str, str]:
@@ -26,8 +29,13 @@ def check_output(output: str, images: list[ChosenImage]) -> None:
     """RunError, before a network is loaded, where nothing can be written or a file beside the images is in the way."""
     check_writable(output, output)
     inputs = {os.path.realpath(os.path.dirname(image.path)) for image in images}
-    for image in images:
-        for path in paths_of(output, image):
+    of_all = (
+        [os.path.join(output, name) for name in sorted(os.listdir(output)) if _OF_ALL.fullmatch(name)]
+        if os.path.isdir(output)
+        else []
+    )
+    for paths in (of_all, *(paths_of(output, image) for image in images)):
+        for path in paths:
             if os.path.isdir(path) or (os.path.lexists(path) and os.path.realpath(os.path.dirname(path)) in inputs):
                 raise RunError(f"{path}: is in the way of what belongs there; give --output another folder")
 

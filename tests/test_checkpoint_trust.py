@@ -91,3 +91,37 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, room):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
     assert checkpoint.read(tmp_path / "last.pt")["step"] == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"state": {1: torch.zeros(2)}},
+        {"state": {"weight": 3}},
+        {"mean": ["0", "0", "0"]},
+        {"mean": [0.0] * 5},
+        {"std": [1.0, 0.0, 1.0]},
+        {"std": [float("nan")] * 3},
+        {"scale": float("inf")},
+        {"scale": float("nan")},
+        {"scale": 0},
+        {"scale": -1},
+        {"scale": 1e9},
+        {"scale": None},
+        {"tta": "sideways"},
+        {"tta": ["flip"]},
+        {"classes": [1]},
+        {"arguments": {"num_classes": 7}},
+        {"problem": "p3"},
+        {"problem": "p1", "image_size": None},
+        {"problem": "p1", "image_size": 32.5},
+        {"problem": "p1", "image_size": 10**9},
+        {"problem": "p1", "image_size": 32, "integer_labels": True},
+        {"problem": "p1", "image_size": 32, "tta": "d4"},
+    ],
+    ids=str,
+)
+def test_what_inference_would_stumble_over_is_refused_by_name(tmp_path, change):
+    checkpoint.save(tmp_path / "model.pt", {**MODEL, **change})
+    with pytest.raises(RunError, match=r"model\.pt: broken model\.pt, '"):
+        checkpoint.read_model(tmp_path / "model.pt")

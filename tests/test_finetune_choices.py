@@ -193,6 +193,12 @@ def test_weights_that_cannot_be_had_end_a_report_s_recipe_in_one_line_with_the_w
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_vgg_starts_at_a_rate_that_it_can_learn_at():
+    assert parse("--data", "x", "--model", "vgg16_bn").lr == 2e-4 and parse("--data", "x").lr == 1e-3
+    assert parse("--data", "x", "--model", "vgg16_bn", "--recipe", "report002").lr == 1e-4
+    assert parse("--data", "x", "--model", "vgg16_bn", "--lr", 0.01).lr == 0.01
+
+
 def test_a_flag_overrides_the_recipe():
     args = parse("--data", "x", "--recipe", "report004", "--epochs", 3, "--model", "resnet18", "--ema-decay", 0.9)
     assert (args.epochs, args.model, args.ema_decay, args.batch_size) == (3, "resnet18", 0.9, 128)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import mean_iou_evaluate
 import p2_inference
 import p2_train
 from datasets.palette import COLOURS, mask_image
@@ -102,6 +103,29 @@ def test_without_the_named_tiles_the_first_three_are_pictured(flags, tmp_path):
 def test_absurd_numbers_are_refused_before_anything_is_read(flags, flag, complaint, capsys):
     assert call(p2_train, *flags("run", *flag)) == 2
     assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("network", ["resnet34_fcn8s", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"])
+def test_without_an_average_the_score_is_that_of_the_masks_that_inference_writes(flags, data, tmp_path, network):
+    here = flags("run", "--model", network, "--ema-decay", 0, "--epochs", 1, "--crop-size", 64, "--scale", 1)
+    assert call(p2_train, *here) == 0
+    call(p2_inference, "--images", data / "validation", "--output", tmp_path / "masks", "--device", "cpu",
+         "--checkpoint", tmp_path / "run")  # fmt: skip
+    pred, labels = (mean_iou_evaluate.read_masks(str(folder)) for folder in (tmp_path / "masks", data / "validation"))
+    score = mean_iou_evaluate.mean_iou_score(pred, labels)
+    assert scores_of(tmp_path / "run")[-1]["mean_iou"] == pytest.approx(score, abs=1e-6)
+
+
+def test_rare_classes_can_be_drawn_more_often_among_three_times_the_tiles(flags, tmp_path):
+    assert call(p2_train, *flags("run", "--augment", "flips", "--epochs", 1)) == 0
+    assert scores_of(tmp_path / "run")[-1]["step"] == 12  # three times 8 tiles in batches of 2
+
+
+def test_snapshots_that_were_never_due_leave_the_training_whole(flags, tmp_path, capsys):
+    assert call(p2_train, *flags("run", "--epochs", 2, "--snapshot-epochs", 50)) == 0
+    said = capsys.readouterr()
+    assert "no picture of the stages" in said.err and "best mIoU" in said.out
+    assert not (tmp_path / "run" / "stages.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,13 @@ def test_a_batch_without_a_known_pixel_gives_no_gradient_through_the_soft_iou():
     assert pixel_loss(logits, torch.full((1, 2, 2), 255), 255) == 0
 
 
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_a_pixel_that_is_surely_right_has_a_finite_gradient(gamma):
+    logits = torch.tensor([60.0, 0.0, 0.0]).reshape(1, 3, 1, 1).requires_grad_()
+    pixel_loss(logits, torch.zeros(1, 1, 1, dtype=torch.long), 255, gamma).backward()
+    assert torch.isfinite(logits.grad).all()
+
+
 @pytest.mark.parametrize("alpha", [[0.25], [1.0, 1.0, 3.0, 1.0, 0.5, 1.0, 1.0]])
 def test_the_focal_loss_is_the_papers_equation_5(alpha):
     torch.manual_seed(0)
