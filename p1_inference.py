@@ -100,12 +100,15 @@ def main(args: argparse.Namespace) -> int:
     if len(weights) != len(models):
         raise RunError(f"{len(weights)} --vote-weights for {len(models)} checkpoints; give one for each")
     device = choose_device(args.device)
-    probabilities, unreadable = {}, set()
+    probabilities, unreadable = {}, {}
     for model, weight in zip(models, weights) if names else ():  # one network in memory at a time
-        found, failed = probabilities_of(inference.with_state(model), names, device, args, unreadable)
+        found, failed = probabilities_of(inference.with_state(model), names, device, args)
         share = weight / max(weights)  # equal weights leave the probabilities as they are, to the last bit
         probabilities = {name: probabilities.get(name, 0) + share * found[name] for name in names}
-        unreadable |= failed
+        for name, reason in failed.items():
+            if name not in unreadable:  # said once, not by every network
+                say(f"cannot be read: {reason}")
+        unreadable.update(failed)
 
     label_of = int if models[0].get("integer_labels") else str
     labels = {name: label_of(classes[int(probabilities[name].argmax())]) for name in names}
@@ -158,10 +161,9 @@ def check_paths(args: argparse.Namespace, names: list[str]) -> str:
 
 
 def probabilities_of(
-    model: dict[str, Any], names: list[str], device: torch.device, args: argparse.Namespace, told: set[str]
-) -> tuple[dict[str, Tensor], set[str]]:
-    """One network's probabilities (classes,) for each image; those of a mean image for the set that can't be read,
-    which is said of those that were not `told` already."""
+    model: dict[str, Any], names: list[str], device: torch.device, args: argparse.Namespace
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """One network's probabilities (classes,) for each image; and why some can't be read, which get a mean image's."""
     network, size, batch_size = load_trained(model), model["image_size"], args.batch_size
     tta = args.tta or model.get("tta", "none")
     if device.type == "cpu":  # as in training
@@ -177,15 +179,13 @@ def probabilities_of(
         return predict_images(network, images, model["mean"], model["std"], tta).softmax(dim=1)
 
     runner = Runner([network], forward, device, batch_size)
-    found, failed, progress = {}, set(), Progress("images", total=len(names))
+    found, failed, progress = {}, {}, Progress("images", total=len(names))
 
     def readable() -> Iterator[tuple[str, Tensor]]:
         for name, image in read_ahead(read, names, args.workers, batch_size, ImageError):
             progress.advance(name)
             if isinstance(image, ImageError):
-                failed.add(name)
-                if name not in told:
-                    say(f"cannot be read: {image}")
+                failed[name] = str(image)
             else:
                 yield name, image
 

@@ -12,8 +12,8 @@ from models.builders import build_network
 from tests.grader import save_classifier
 
 MODEL = {
-    **{"format": 1, "problem": "p1", "network": "resnet18", "arguments": {}, "state": {}, "classes": [], "mean": []},
-    **{"std": [], "edition": "2024", "score": {}, "source": "run"},
+    **{"format": 1, "problem": "p1", "network": "resnet18", "arguments": {}, "state": {}, "classes": []},
+    **{"mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 64, "edition": "2024", "score": {}, "source": "run"},
 }
 
 

@@ -299,7 +299,7 @@ def test_a_checkpoint_with_an_unknown_test_time_augmentation_is_refused(classify
 
 
 def test_checkpoints_of_different_classes_are_refused(classify, p1_model, tmp_path, capfd):
-    other = save_classifier(tmp_path / "other.pt", seed=1, classes=[f"c{n}" for n in range(65)])
+    other = save_classifier(tmp_path / "other.pt", seed=1, classes=[f"c{n}" for n in range(65)], integer_labels=False)
     assert classify(HEADER + "0,0.png,\n", "--checkpoint", p1_model, other) == 2
     assert "different classes" in capfd.readouterr().err
 

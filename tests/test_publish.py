@@ -36,7 +36,7 @@ def a_model(tmp_path: Path, **changes) -> Path:
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 7, 1))
     values = {
         "format": 1, "problem": "p2", "network": "tiny", "arguments": {"num_classes": 7}, "state": network.state_dict(),
-        "classes": list("abcdefg"), "integer_labels": False, "image_size": None, "scale": 0.5, "mean": [0.5] * 3,
+        "classes": list("abcdefg"), "integer_labels": False, "image_size": 32, "scale": 0.5, "mean": [0.5] * 3,
         "std": [0.25] * 3, "edition": "2024", "score": {"mean_iou": 0.7}, "source": "run",
     }  # fmt: skip
     (tmp_path / "run").mkdir(exist_ok=True)
