@@ -196,6 +196,8 @@ def probabilities_of(
         found.update(zip((name for name, _ in batch), runner(torch.cat([images, black]))))
     progress.close()
     if len(failed) == len(names):
+        for reason in failed.values():
+            say(f"cannot be read: {reason}")
         raise DataError(f"{args.images}: none of the {len(names)} images can be read; nothing is written")
     if failed:
         mean_image = 255 * torch.tensor(model["mean"])[:, None, None].expand(3, size, size)
