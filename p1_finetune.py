@@ -112,7 +112,7 @@ from engine.optimizer import build_optimizer, parameter_groups
 from engine.run import Run, Stopper
 from models.backbone import backbone_sha256, head_of, prove_unchanged, set_training_mode, start_from, with_other_head
 from models.builders import CLASSIFIERS, build_network, describe_classifier, normalisation
-from models.describe import describe, write_architecture
+from models.describe import keep_architecture
 from models.features import HeadInputs
 from models.predict import normalise, predict_classes
 from models.small_maps import use_matrix_products
@@ -165,7 +165,7 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
 
     arguments = {**vars(args), "training_images": len(samples), "num_classes": len(data.classes)}
     run = Run(f"{args.output}/{args.setting}-seed{args.seed}", arguments, RECIPES[args.recipe])
-    write_architecture(describe(network, args.model, args.image_size), run.folder)
+    keep_architecture(network, args.model, args.image_size, run.folder)
     loop = Loop(run, trained, optimizer, args, len(samples) // batch_size, stopper)
     description = describe_classifier(args.model, data.classes, args.image_size, args.edition, args.stem)
     for epoch in loop.epochs_left():
@@ -220,7 +220,7 @@ def predict(
     """The averaged weights' accuracy after `epoch` (from 1) and the classes they predict, when it is time."""
     if epoch % args.eval_every and not loop.is_done():
         return {}, None
-    predicted = predict_classes(loop.average.eval(), validation.batches(64), *normalisation(args.model), device)
+    predicted = predict_classes(loop.scored, validation.batches(64), *normalisation(args.model), device)
     share, error = accuracy(int((predicted == torch.as_tensor(validation.labels)).sum()), len(predicted))
     loop.run.say(f"{args.setting}, epoch {epoch}: accuracy {share:.4f} +- {error:.4f}")
     return {"accuracy": share}, predicted

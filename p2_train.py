@@ -72,7 +72,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     ARGUMENTS = parse_arguments()  # before torch, which takes two seconds to import: --help and mistakes don't wait
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -81,7 +80,7 @@ from datasets.editions import edition
 from datasets.errors import DataError
 from datasets.palette import CLASS_NAMES, NUM_CLASSES, SCORED_CLASSES, UNCLAIMED, save_mask
 from datasets.sampling import epoch_loader
-from datasets.tile_pairs import IGNORED, TileCrops, TilePairs, default_crop_size, load_pairs, rare_class_weights
+from datasets.tile_pairs import IGNORED, TileCrops, TilePairs, default_crop_size, load_pairs
 from engine import distributed
 from engine.cli import run_script
 from engine.device import autocast_dtype, choose_workers, seed_everything, tune_allocator
@@ -91,7 +90,7 @@ from engine.metrics import confusion_matrix, iou_per_class, mean_iou
 from engine.optimizer import build_optimizer, parameter_groups
 from engine.run import Run, Stopper
 from models.builders import SEGMENTERS, build_network, describe_segmenter, normalisation
-from models.describe import describe, write_architecture
+from models.describe import keep_architecture
 from models.losses import pixel_loss, soft_iou_loss
 from models.predict import normalise, predict_tiles
 from models.weights import load_ready_made
@@ -123,7 +122,7 @@ def main(args: argparse.Namespace) -> int:
         args.seed,
         batch_size=batch_size,
         workers=choose_workers(args.workers, device),
-        weights=np.resize(rare_class_weights(train), len(crops)) / (len(crops) / len(train)) if args.balanced else None,
+        weights=crops.rare_class_weights() if args.balanced else None,
         share=distributed.share_of(batch_size),
     )
     if args.dry_run:
@@ -136,7 +135,7 @@ def main(args: argparse.Namespace) -> int:
 
     run = Run(args.output, {**vars(args), "training_tiles": len(train)}, RECIPES[args.recipe])
     if distributed.is_main():
-        write_architecture(describe(network, args.model, round(args.scale * min(train.tile(0).shape[:2]))), run.folder)
+        keep_architecture(network, args.model, round(args.scale * min(train.tile(0).shape[:2])), run.folder)
     loop = Loop(run, network, optimizer, args, len(crops) // batch_size, Stopper(args.max_minutes))
     status = fit(loop, loader, validation, args, device)
     if status is None:
@@ -203,7 +202,7 @@ def score(
     """The averaged weights' mIoU and each class's IoU after `epoch` (from 1), or nothing when it is not time."""
     if epoch % args.eval_every and not loop.is_done():
         return {}
-    ious = evaluate(loop.average.eval(), validation, args.scale, *normalisation(args.model), device)
+    ious = evaluate(loop.scored, validation, args.scale, *normalisation(args.model), device)
     # A small validation set may lack a class; the scorer then says nan, by which no epoch could be chosen.
     of_class = {name: iou for name, iou in zip(CLASS_NAMES, ious) if not math.isnan(iou)}
     scores = {"mean_iou": mean_iou(list(of_class.values())), **of_class}
@@ -217,7 +216,7 @@ def keep_masks(loop: Loop, validation: TilePairs, args: argparse.Namespace, devi
     folder.mkdir(exist_ok=True)
     for name in args.pictures:
         tile = torch.from_numpy(validation.tile(validation.names.index(name)).copy()).permute(2, 0, 1)[None].to(device)
-        found = predict_tiles([loop.average.eval()], tile, args.scale, *normalisation(args.model)).argmax(dim=1)
+        found = predict_tiles([loop.scored], tile, args.scale, *normalisation(args.model)).argmax(dim=1)
         with write_atomically(folder / f"{name}_mask.png") as temporary:
             save_mask(found[0].cpu().numpy(), temporary)
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from datasets.cache import ImageCache, cached_images
 from datasets.errors import DataError
-from datasets.images import ImageError, list_images, path_inside, read_rgb
-from datasets.tables import NO_LABEL, read_labels
+from datasets.images import ImageError, path_inside, read_rgb
+from datasets.tables import NO_LABEL, labels_in_names, read_labels
 from datasets.transforms import evaluation_image
 
 MARGIN = 1.25  # kept photographs are that much larger than the network's input: crops of them stay sharp
@@ -145,12 +145,8 @@ def _labelled_rows(folder: str | Path, table: str | Path | None) -> list[tuple[s
 
     DataError when one has no label.
     """
-    if table is None:
-        rows = [(name, name.rpartition("_")[0]) for name in list_images(folder)]
-        if not rows:
-            raise DataError(f"{folder}: no image in it; give a folder of labelled images")
-    else:
-        rows = [(row["filename"], row["label"]) for row in read_labels(table)]
+    table_rows = labels_in_names(folder) if table is None else read_labels(table)
+    rows = [(row["filename"], row["label"]) for row in table_rows]
     for number, (name, label) in enumerate(rows, start=1):
         if label in NO_LABEL and table is None:
             raise DataError(f"{folder}: {name} has no label in its name, as in 7_123.png; give the CSV with the labels")

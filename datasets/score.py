@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Iterable, Sequence
 
 from datasets.errors import DataError
-from datasets.images import list_images, natural_key
-from datasets.tables import NO_LABEL, read_labels
+from datasets.images import natural_key
+from datasets.tables import NO_LABEL, labels_in_names, read_labels
 
 Key = tuple  # (filename,) or (id, filename)
 
@@ -65,14 +65,6 @@ def matched_labels(predictions: str | Path, truth: str | Path) -> list[tuple[str
     if unlabelled:
         raise DataError(f"{truth}: {unlabelled} of {len(pairs)} rows have no label; give a CSV with the true labels")
     return pairs
-
-
-def labels_in_names(folder: str | Path) -> list[dict[str, str]]:
-    """As read_labels, of every image {label}_{number}.png in the folder; an empty label where a name has none."""
-    rows = [{"filename": name, "label": name.rpartition("_")[0]} for name in list_images(folder)]
-    if not rows:
-        raise DataError(f"{folder}: no image in it; give a folder of labelled images, or a CSV")
-    return rows
 
 
 def _labels_by_row(rows: Iterable[dict[str, str]], with_id: bool) -> dict[Key, list[str]]:

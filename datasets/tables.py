@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Iterable, Sequence
 
 from datasets.errors import DataError
+from datasets.images import list_images
 
 NO_LABEL = ("", "None", "NONE")  # what the course's test files have instead of labels
 
@@ -78,3 +79,11 @@ def read_class_names(path: str | Path) -> dict[str, str]:
         return {}
     names = text.replace("\r\n", "\n").rstrip("\n").split("\n")
     return {str(label): name.strip().replace("_", " ") for label, name in enumerate(names) if name.strip()}
+
+
+def labels_in_names(folder: str | Path) -> list[dict[str, str]]:
+    """As read_labels, of every image {label}_{number}.png in the folder; an empty label where a name has none."""
+    rows = [{"filename": name, "label": name.rpartition("_")[0]} for name in list_images(folder)]
+    if not rows:
+        raise DataError(f"{folder}: no image in it; give a folder of labelled images")
+    return rows

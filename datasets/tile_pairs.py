@@ -132,9 +132,14 @@ class TileCrops(torch.utils.data.Dataset):
     def __init__(self, pairs: TilePairs, crop_size: int, min_crop: float, seed: int, augment: str = "all"):
         self.pairs, self.crop_size, self.seed, self.augment = pairs, crop_size, seed, augment
         self.min_crop = min_crop if augment == "all" else 1.0
+        self.copies = 3 if augment == "flips" else 1
 
     def __len__(self) -> int:
-        return len(self.pairs) * (3 if self.augment == "flips" else 1)
+        return len(self.pairs) * self.copies
+
+    def rare_class_weights(self) -> np.ndarray:
+        """How often each should be drawn, as its tile: see there. Sums to 1."""
+        return np.tile(rare_class_weights(self.pairs), self.copies) / self.copies
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """→ tile (3, S, S) uint8, target (S, S) uint8 with IGNORED, and its three colour factors (float32)."""

@@ -17,7 +17,7 @@ def trivial_augment(image: Image.Image, generator: np.random.Generator) -> Image
     strength, sign = float(generator.uniform()), 1 if generator.integers(2) else -1
     if name in ENHANCERS:
         return ENHANCERS[name](image).enhance(1 + sign * 0.9 * strength)
-    if name in ("shear_x", "shear_y", "translate_x", "translate_y"):
+    if name in MOVES:
         matrix = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
         position, most = MOVES[name]
         matrix[position] = sign * strength * most * (image.width if name.startswith("translate") else 1)
@@ -28,9 +28,7 @@ def trivial_augment(image: Image.Image, generator: np.random.Generator) -> Image
         return ImageOps.posterize(image, 8 - round(4 * strength))
     if name == "solarize":
         return ImageOps.solarize(image, 256 - round(256 * strength))
-    return {"identity": Image.Image.copy, "autocontrast": ImageOps.autocontrast, "equalize": ImageOps.equalize}[name](
-        image
-    )
+    return WITHOUT_STRENGTH[name](image)
 
 
 ENHANCERS = {
@@ -41,4 +39,9 @@ ENHANCERS = {
 }
 # Which number of an affine transform each move sets, and to how much at most (translations: of a side).
 MOVES = {"shear_x": (1, 0.3), "shear_y": (3, 0.3), "translate_x": (2, 0.3), "translate_y": (5, 0.3)}
-NAMES = (*ENHANCERS, *MOVES, "rotate", "posterize", "solarize", "identity", "autocontrast", "equalize")
+WITHOUT_STRENGTH = {
+    "identity": Image.Image.copy,
+    "autocontrast": ImageOps.autocontrast,
+    "equalize": ImageOps.equalize,
+}
+NAMES = (*ENHANCERS, *MOVES, "rotate", "posterize", "solarize", *WITHOUT_STRENGTH)

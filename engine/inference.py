@@ -16,6 +16,7 @@ from engine.cli import say
 from engine.cores import available_cores
 from engine.errors import RunError
 
+KINDS = {"p1": "p1", "p1_50": "p1", "p2": "p2"}  # what the model.pt for each problem says it was trained for
 VIEWS = {"p1": ("none", "flip"), "p2": ("none", "flip", "d4")}  # of test-time augmentation, by problem
 PACKAGES = ("numpy", "PIL", "torch", "torchvision")
 TRAINING = {
@@ -53,7 +54,8 @@ def read_models(problem: str, given: Sequence[str], with_states: bool = True) ->
     """
     from engine import checkpoint  # imports torch
 
-    kind, variable = problem[:2], f"{problem[:2].upper()}_CHECKPOINT"
+    kind = KINDS[problem]
+    variable = f"{kind.upper()}_CHECKPOINT"
     listed = os.environ.get(f"{problem.upper()}_CHECKPOINT") or os.environ.get(variable, "")
     paths = list(given) or [path for path in listed.split(":") if path]
     is_named = False

@@ -79,6 +79,11 @@ class Loop:
         self._timed_from = 0.0
         self._saved = self._tick = time.monotonic()
 
+    @property
+    def scored(self) -> nn.Module:
+        """What is scored and kept: the averaged weights, or without an average the network; as inference runs it."""
+        return self.average.eval()
+
     # -- where it stands ---------------------------------------------------------------------------------------------
 
     @property

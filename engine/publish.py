@@ -17,10 +17,9 @@ from engine import manifest
 from engine.cli import run_script
 from engine.errors import RunError
 from engine.files import write_atomically
-from engine.inference import VIEWS
+from engine.inference import KINDS, VIEWS
 from engine.links import direct_url
 
-KINDS = {"p1": "p1", "p1_50": "p1", "p2": "p2"}  # what the model.pt for each problem says that it was trained for
 SCORES = {"p1": "accuracy", "p2": "mean_iou"}
 GIT_SIZE = 25e6  # bytes of weights that a repository carries well; the course takes files up to 50 MB
 

@@ -204,6 +204,12 @@ def write_architecture(description: dict[str, Any], folder: Path) -> None:
         raise ModelError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
 
 
+def keep_architecture(network: nn.Module, name: str, size: int, folder: Path) -> None:
+    """Describe and draw `network` into its run folder, unless an earlier invocation has done so."""
+    if not (folder / "architecture.png").exists():
+        write_architecture(describe(network, name, size), folder)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python3 -m models.describe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

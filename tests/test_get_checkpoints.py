@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import random
 import resource
 import shutil
 import subprocess
@@ -19,11 +16,10 @@ import pytest
 
 from engine import download, manifest, transfer
 from engine.errors import RunError
-from engine.links import direct_url
+from tests.entries import CONTENT, an_entry, write_manifest
 from tests.loopback import Loopback, serve, unused_port
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-CONTENT = random.Random(0).getrandbits(8 * 200_000).to_bytes(200_000, "big")
 
 
 @pytest.fixture
@@ -39,14 +35,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(transfer, "TIMEOUT", 0.2)
     monkeypatch.setattr(transfer, "PAUSE", 0.01)
     return tmp_path
-
-
-def an_entry(*urls: str, name: str = "net", **changes) -> dict:
-    entry = {"name": name, "problem": "p2", "default": False, "file": f"{name}.pt", "urls": list(urls)}
-    entry.update(
-        sha256=hashlib.sha256(CONTENT).hexdigest(), bytes=len(CONTENT), network="lite", score={"mean_iou": 0.7}
-    )
-    return {**entry, **changes}
 
 
 def only_the_file_is_there(folder: Path) -> bool:
@@ -231,138 +219,7 @@ def test_a_name_that_cannot_be_written_is_one_line(server, folder):
         download.fetch(an_entry(server.url("good")))
 
 
-# ---- the manifest
-
-HOSTILE = {
-    "a path as file": {"file": "../../.bashrc.pt"},
-    "an absolute file": {"file": "/etc/cron.pt"},
-    "a file that is no weights": {"file": "manifest.json"},
-    "a hidden file": {"file": ".pt"},
-    "a line end in the file": {"file": "net.pt\n"},
-    "a file that is a list": {"file": ["net.pt"]},
-    "a path as name": {"name": "../net"},
-    "dots as name": {"name": ".."},
-    "no name": {"name": None},
-    "a long name": {"name": "n" * 81},
-    "an unknown problem": {"problem": "p9"},
-    "a problem that is an object": {"problem": {}},
-    "a text for default": {"default": "yes"},
-    "a short hash": {"sha256": "abc"},
-    "a hash that is a number": {"sha256": 5},
-    "bytes as text": {"bytes": "5"},
-    "bytes as truth": {"bytes": True},
-    "no bytes": {"bytes": 0},
-    "a fraction of bytes": {"bytes": 1.5},
-    "one URL as text": {"urls": "http://127.0.0.1/x"},
-    "an ftp URL": {"urls": ["ftp://127.0.0.1/x"]},
-    "a URL that is a flag": {"urls": ["--output=/etc"]},
-    "a URL with a line end": {"urls": ["http://127.0.0.1/x\r\nHost: evil"]},
-    "a URL with an escape": {"urls": ["http://127.0.0.1/\x1b[2J"]},
-    "a URL without host": {"urls": ["http:///x"]},
-    "a broken URL": {"urls": ["http://[::1/x"]},
-    "a broken port": {"urls": ["http://127.0.0.1:port/x"]},
-    "a score that is no number": {"score": {"mean_iou": float("nan")}},
-    "a score too large": {"score": {"mean_iou": 10**400}},
-    "a score as text": {"score": "0.7"},
-    "a network with control characters": {"network": "\x1b[31m"},
-}
-
-
-@pytest.mark.parametrize("changes", HOSTILE.values(), ids=HOSTILE)
-def test_a_manifest_with_a_wrong_entry_is_refused_and_the_entry_is_named(changes, folder):
-    write_manifest(folder, an_entry(name="fine"), an_entry(**changes))
-    with pytest.raises(RunError, match=r"manifest\.json: entry 2: "):
-        manifest.read()
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"checkpoints": {}}', "{" * 100_000, "[" * 100_000, " " * 2_000_000])
-def test_a_file_that_is_no_manifest_is_refused(text, folder):
-    (folder / "manifest.json").write_text(text)
-    with pytest.raises(RunError, match=r"manifest\.json"):
-        manifest.read()
-    (folder / "manifest.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(RunError, match="not JSON"):
-        manifest.read()
-
-
-def test_names_files_and_defaults_are_there_once(folder):
-    for second, problem in [
-        ({"name": "NET", "file": "b.pt"}, "the name 'net'"),
-        ({"name": "b", "file": "NET.pt"}, "the file 'net.pt'"),
-        ({"name": "b", "file": "b.pt", "default": True}, "more than one default"),
-    ]:
-        write_manifest(folder, an_entry(default=True), an_entry(**second))
-        with pytest.raises(RunError, match=problem):
-            manifest.read()
-
-
-def test_the_default_of_a_problem_is_found_and_what_is_optional_filled_in(folder):
-    assert manifest.default_checkpoint("p1") is None  # no manifest at all
-    bare = an_entry(name="bare")
-    for key in ("default", "urls", "network", "score"):
-        del bare[key]
-    write_manifest(folder, bare, an_entry(name="best", default=True))
-    assert manifest.default_checkpoint("p1") is None
-    best = manifest.default_checkpoint("p2")
-    assert (best["name"], manifest.entry_path(best)) == ("best", folder / "best.pt")
-    assert (manifest.read()[0]["urls"], manifest.read()[0]["default"]) == ([], False)
-
-
-def test_presence_is_the_size_and_intactness_the_hash(folder):
-    assert not manifest.is_present(an_entry())
-    (folder / "net.pt").write_bytes(b"x" * len(CONTENT))
-    assert manifest.is_present(an_entry())
-    assert not manifest.is_intact(an_entry())
-
-
-def test_the_committed_manifest_knows_segment_anything_and_every_published_file():
-    entries = {entry["name"]: entry for entry in manifest.read()}
-    assert [entries[name]["file"] for name in ("vit_b", "vit_l", "vit_h")] == [
-        "sam_vit_b_01ec64.pth", "sam_vit_l_0b3195.pth", "sam_vit_h_4b8939.pth",
-    ]  # fmt: skip
-    for entry in entries.values():
-        assert manifest.is_intact(entry) or (entry["urls"] and not manifest.entry_path(entry).exists()), entry["name"]
-
-
-# ---- share links
-
-DRIVE = "https://drive.usercontent.google.com/download?id=1a-B_c&export=download&confirm=t"
-
-
-@pytest.mark.parametrize(
-    ("shared", "direct"),
-    [
-        ("https://drive.google.com/file/d/1a-B_c/view?usp=sharing", DRIVE),
-        ("https://drive.google.com/file/d/1a-B_c/view?resourcekey=0-xyz&usp=drive_link", DRIVE + "&resourcekey=0-xyz"),
-        ("https://drive.google.com/file/u/1/d/1a-B_c/edit", DRIVE),
-        ("https://drive.google.com/open?id=1a-B_c", DRIVE),
-        ("https://drive.google.com/uc?export=download&id=1a-B_c", DRIVE),
-        ("https://docs.google.com/uc?id=1a-B_c", DRIVE),
-        ("https://drive.usercontent.google.com/download?id=1a-B_c", DRIVE),
-        ("https://www.dropbox.com/s/abc/net.pt?dl=0", "https://www.dropbox.com/s/abc/net.pt?dl=1"),
-        ("https://www.dropbox.com/s/abc/net.pt", "https://www.dropbox.com/s/abc/net.pt?dl=1"),
-        (
-            "https://www.dropbox.com/scl/fi/abc/net.pt?rlkey=k1&st=s2&dl=0",
-            "https://www.dropbox.com/scl/fi/abc/net.pt?rlkey=k1&st=s2&dl=1",
-        ),
-        ("http://dropbox.com/s/abc/net.pt?raw=1", "https://dropbox.com/s/abc/net.pt?dl=1"),
-        ("https://example.org/file/d/1a/view?dl=0", "https://example.org/file/d/1a/view?dl=0"),
-    ],
-)
-def test_share_links_become_direct_ones(shared, direct):
-    assert direct_url(shared) == direct
-
-
-def test_a_link_to_a_shared_folder_is_called_that(folder):
-    with pytest.raises(download.NotAvailable, match="link to a folder"):
-        download.fetch(an_entry("https://drive.google.com/drive/folders/1a-B_c?usp=sharing"))
-
-
 # ---- the command
-
-
-def write_manifest(folder: Path, *entries: dict) -> None:
-    (folder / "manifest.json").write_text(json.dumps({"checkpoints": entries}))
 
 
 @pytest.fixture
