@@ -83,7 +83,7 @@ from datasets.sampling import epoch_loader
 from datasets.tile_pairs import IGNORED, TileCrops, TilePairs, default_crop_size, load_pairs
 from engine import distributed
 from engine.cli import run_script
-from engine.device import autocast_dtype, choose_workers, seed_everything, tune_allocator
+from engine.device import autocast, choose_workers, seed_everything, tune_allocator
 from engine.files import write_atomically
 from engine.loop import Loop
 from engine.metrics import confusion_matrix, iou_per_class, mean_iou
@@ -181,9 +181,7 @@ def loss_of(network: nn.Module, batch: list[Tensor], args: argparse.Namespace, d
     images, targets, colours = (part.to(device, non_blocking=True) for part in batch)
     targets = targets.long()
     images = normalise(jitter_colours(images.float() / 255, colours), *normalisation(args.model))
-    # Not on a CPU: its depthwise convolutions in bfloat16 are five times slower backwards.
-    dtype = autocast_dtype(device) if device.type == "cuda" else None
-    with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+    with autocast(device, network):
         outputs = network(images.contiguous(memory_format=torch.channels_last))
     known = distributed.mean_of_all((targets != IGNORED).sum().float()).clamp(min=1)  # a process's, on average
     alpha = args.alpha if len(args.alpha) == 1 else [*args.alpha, 1.0]  # unknown, the seventh, is no target
