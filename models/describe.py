@@ -5,7 +5,7 @@
 
 The table has a line a block, in the order of computing: what it is made of, what it gives (channels x height x width),
 how many input pixels one of its pixels is wide, and parameters. With --output DIR the same is written to
-DIR/architecture.json and drawn in DIR/architecture.svg and .png. Nothing is computed, so any size is quick.
+DIR/architecture.json and drawn in DIR/architecture.svg, .pdf and .png. Nothing is computed, so any size is quick.
 
 GFLOPs count a multiplication and an addition as two operations, those of convolutions and linear layers alone, for one
 image at inference; torchvision's tables call the multiply-adds GFLOPS, which are half of ours.
@@ -190,9 +190,9 @@ def summary(description: dict[str, Any]) -> list[str]:
 
 
 def write_architecture(description: dict[str, Any], folder: Path) -> None:
-    """Write FOLDER/architecture.json, .svg and .png, each whole or not at all. ModelError when that fails."""
+    """Write FOLDER/architecture.json, .svg, .pdf and .png, each whole or not at all. ModelError when that fails."""
     text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-    contents = {"json": text.encode(), "svg": draw(description, "svg"), "png": draw(description, "png")}
+    contents = {"json": text.encode(), **{kind: draw(description, kind) for kind in ("svg", "pdf", "png")}}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for kind, content in contents.items():
@@ -219,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--size", type=int, help=f"pixels a side (default {TILE_SIZE}, of classifiers of photographs {PHOTO_SIZE})"
     )
     parser.add_argument("--classes", type=int, help=f"(default {TILE_CLASSES}, of classifiers {PHOTO_CLASSES})")
-    parser.add_argument("--output", metavar="DIR", type=Path, help="folder for architecture.json, .svg and .png")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="folder for architecture.json and its drawings")
     args = parser.parse_args(argv)
     if min(args.size or 1, args.classes or 1) < 1:
         parser.error("--size and --classes must be 1 at least")
