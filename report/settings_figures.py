@@ -33,24 +33,32 @@ class Curve:
     points: Sequence[tuple[int, float, float, float]]  # epoch, mean, lowest, highest
 
 
+def curves_figure(rows: Sequence[Row]) -> Figure:
+    """Accuracy and training loss of every setting that has runs."""
+    accuracy, loss = ([_curve(row, name) for row in rows if row.shown] for name in ("accuracy", "loss"))
+    return draw_curves([("Accuracy on validation", "%", accuracy), ("Training loss", "", loss)])
+
+
+def confusion_figure(row: Row, names: dict[str, str]) -> Figure:
+    """The confusion matrix of a setting's best seed; `names` holds label → name."""
+    labels = row.pictured.labels
+    shown = [names.get(label, label) for label in labels]
+    return draw_confusion(_matrix(row.pictured, labels), shown, _title(row.pictured))
+
+
 def draw_all(folder: Path, rows: Sequence[Row], names: dict[str, dict[str, str]]) -> None:
     """Write curves and confusion_A to confusion_E, PNG and PDF, into `folder`; remove those of runs that are gone.
 
     `names` holds label → name for each setting.
     """
-    accuracy, loss = ([_curve(row, name) for row in rows if row.shown] for name in ("accuracy", "loss"))
-    save_figure(
-        draw_curves([("Accuracy on validation", "%", accuracy), ("Training loss", "", loss)]), folder / "curves"
-    )
+    save_figure(curves_figure(rows), folder / "curves")
     for row in rows:
         path = folder / f"confusion_{row.setting}"
         if row.pictured is None or len(row.pictured.labels) > MOST_CLASSES:
             for suffix in ("png", "pdf"):
                 Path(f"{path}.{suffix}").unlink(missing_ok=True)
             continue
-        labels = row.pictured.labels
-        shown = [names[row.setting].get(label, label) for label in labels]
-        save_figure(draw_confusion(_matrix(row.pictured, labels), shown, _title(row.pictured)), path)
+        save_figure(confusion_figure(row, names[row.setting]), path)
 
 
 def _curve(row: Row, name: str) -> Curve:
@@ -98,7 +106,7 @@ def draw_curves(panels: Sequence[tuple[str, str, Sequence[Curve]]]) -> Figure:
     The unit is "%" for shares in [0, 1], else any text.
     """
     with styled():
-        figure = Figure(figsize=(5.2 * len(panels), 4.6))
+        figure = Figure(figsize=(4.2 * len(panels), 4.0))
         entries = {}
         for axes, (title, unit, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
             axes.set(title=title, xlabel="epoch")

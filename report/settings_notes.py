@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Sequence
 
 from report.settings_runs import MOST_CLASSES, STARTS, Row, Scored
-from report.text import markdown
+from report.text import one_line
 
 # What differs between the settings by their nature, is said in other words, or changes no result.
 BY_NATURE = (
@@ -24,18 +24,21 @@ BY_NATURE = (
 
 
 def notes_on(rows: Sequence[Row]) -> list[str]:
-    """Markdown sentences, one a line."""
-    scored = [scored for row in rows for scored in row.runs if scored.best is not None]
+    """Sentences of plain text, one a line."""
     return [
         "Accuracies are the mean ± standard deviation (n - 1) over the seeds. The best epoch was chosen on the "
         "validation images that it is measured on, so it flatters; the last epoch was chosen by nothing.",
         *_on_standard_error(rows),
         *_on_close_pairs(rows),
-        *_on_gaps(rows),
-        *_on_differences(scored),
-        *_on_augmentation(scored),
+        *remarks_on(rows),
         *_on_predictions(rows),
     ]
+
+
+def remarks_on(rows: Sequence[Row]) -> list[str]:
+    """What is missing, and in what the runs differ, so that their figures may not compare."""
+    scored = [scored for row in rows for scored in row.runs if scored.best is not None]
+    return [*_on_gaps(rows), *_on_differences(scored), *_on_augmentation(scored)]
 
 
 def _on_standard_error(rows: Sequence[Row]) -> list[str]:
@@ -69,7 +72,7 @@ def _on_gaps(rows: Sequence[Row]) -> list[str]:
     notes = []
     for scored in (scored for row in rows for scored in row.unfinished):
         so_far = "" if scored.best is None else f"; best so far {scored.best:.4f} at epoch {scored.best_epoch}"
-        notes.append(f"{scored.name} is not averaged: {markdown(scored.gap, 200)}{so_far}.")
+        notes.append(f"{scored.name} is not averaged: {one_line(scored.gap, 200)}{so_far}.")
     for scored in (scored for row in rows for scored in row.finished if scored.last is None):
         notes.append(f"{scored.name}: its last epoch was not scored, so it is missing from the last-epoch accuracy.")
     return notes
@@ -91,8 +94,8 @@ def _on_differences(runs: Sequence[Scored]) -> list[str]:
             text = json.dumps(value, ensure_ascii=False, sort_keys=True)
             values.setdefault(name, {}).setdefault(text, []).append(scored)
     return [
-        f"Runs differ in {markdown(name)}: "
-        + "; ".join(f"{markdown(text)} in {_names(those, runs)}" for text, those in values[name].items())
+        f"Runs differ in {one_line(name, 60)}: "
+        + "; ".join(f"{one_line(text, 60)} in {_names(those, runs)}" for text, those in values[name].items())
         + "."
         for name in sorted(values)
         if len(values[name]) > 1

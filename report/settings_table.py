@@ -16,7 +16,7 @@ import argparse
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Sequence
 
 from datasets.images import natural_key
 from datasets.tables import write_table
@@ -91,7 +91,12 @@ def _write(folder: Path, rows: list[Row]) -> str:
     names = {row.setting: class_names_of(row.pictured.run) if row.pictured else {} for row in rows}
     confused = {row.setting: most_confused(row.pictured, names[row.setting]) for row in rows if row.pictured}
     notes = notes_on(rows)
-    table = "\n".join([*_table_lines(rows), "", *(f"- {note}" for note in notes)]) + "\n"
+    columns, lines = cells_of(rows)
+    bars = [
+        "| " + " | ".join(cells) + " |" for cells in (columns, *([markdown(c, 200) for c in line] for line in lines))
+    ]
+    bars.insert(1, "|---" * len(columns) + "|")
+    table = "\n".join([*bars, "", *(f"- {markdown(note, 100_000)}" for note in notes)]) + "\n"
     try:
         with write_atomically(folder / "table.md") as temporary:
             temporary.write_text(table + _confused_text(rows, confused), encoding="utf-8")
@@ -111,28 +116,36 @@ def _write(folder: Path, rows: list[Row]) -> str:
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
-def _table_lines(rows: Sequence[Row]) -> Iterator[str]:
-    """A Markdown table, a line a setting; where one alone has runs, it alone."""
-    ran = [row for row in rows if row.runs]
-    rows = ran if len(ran) == 1 else rows
-    yield (
-        "| setting | backbone starts from | fine-tuned | seeds | best accuracy | last-epoch accuracy | "
-        "best at epoch | minutes a run | standard error |"
+def cells_of(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The columns' names and the cells in plain text, a line a setting; where one alone has runs, it alone."""
+    columns = (
+        "setting",
+        "backbone starts from",
+        "fine-tuned",
+        "seeds",
+        "best accuracy",
+        "last-epoch accuracy",
+        "best at epoch",
+        "minutes a run",
+        "standard error",
     )
-    yield "|---|---|---|---|---|---|---|---|---|"
-    for row in rows:
-        cells = (
-            row.setting,
-            _start(row),
-            row.trained or "–",
-            _seeds(row),
-            _figure(row.best),
-            _figure(row.last),
-            ", ".join(str(scored.best_epoch) for scored in row.finished) or "–",
-            "–" if row.minutes is None else f"{row.minutes:.1f}",
-            "–" if row.standard_error is None else f"{row.standard_error:.4f}",
+    ran = [row for row in rows if row.runs]
+    lines = []
+    for row in ran if len(ran) == 1 else rows:
+        lines.append(
+            (
+                row.setting,
+                _start(row),
+                row.trained or "–",
+                _seeds(row),
+                _figure(row.best),
+                _figure(row.last),
+                ", ".join(str(scored.best_epoch) for scored in row.finished) or "–",
+                "–" if row.minutes is None else f"{row.minutes:.1f}",
+                "–" if row.standard_error is None else f"{row.standard_error:.4f}",
+            )
         )
-        yield "| " + " | ".join(cells) + " |"
+    return columns, lines
 
 
 def _start(row: Row) -> str:
@@ -141,7 +154,7 @@ def _start(row: Row) -> str:
     source = sources.pop() if len(sources) == 1 else None
     if not isinstance(source, str) or source == "none":
         return STARTS[row.setting]
-    file = markdown(source.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1], 40)
+    file = one_line(source.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1], 40)
     return f"weights: {file}" if row.setting == "A" else f"{STARTS[row.setting]} ({file})"
 
 

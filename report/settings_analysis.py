@@ -1,0 +1,73 @@
+"""What the table of settings A to E shows, in sentences that say no more than its figures support."""
+
+from __future__ import annotations
+
+import math
+from typing import Sequence
+
+from report.settings_runs import Row
+
+# (one, other, what is different in the first), in the order of the report.
+COMPARED = (
+    ("B", "A", "pre-training with labels instead of random weights, everything fine-tuned"),
+    ("C", "A", "own pre-training without labels instead of random weights, everything fine-tuned"),
+    ("C", "B", "pre-training without labels instead of with, everything fine-tuned"),
+    ("E", "D", "pre-training without labels instead of with, classifier alone"),
+    ("B", "D", "fine-tuning everything instead of the classifier alone, pre-trained with labels"),
+    ("C", "E", "fine-tuning everything instead of the classifier alone, pre-trained without labels"),
+)
+
+
+def analyse(rows: Sequence[Row], chance: float | None) -> list[str]:
+    """A sentence for each two settings that both have finished runs, after one that says how to read them.
+
+    `chance` is the accuracy of guessing, where the number of classes is known.
+    """
+    known = {row.setting: row for row in rows if row.best and row.validation_images}
+    # Best epochs flatter, each by as much as it was scored often; last ones were chosen by nothing.
+    is_last = all(row.last for row in known.values())
+    which = "last-epoch" if is_last else "best-epoch"
+    sentences = []
+    for one, other, what in COMPARED:
+        if one in known and other in known:
+            sentences.append(_compare(known[one], known[other], what, is_last))
+    if sentences:
+        sentences.insert(
+            0,
+            f"The sentences below compare {which} accuracies, means over the seeds. The standard error of a difference "
+            "is sqrt(p1 (1 - p1) / n1 + p2 (1 - p2) / n2), with n images of validation; it says nothing of how far "
+            "another pre-training would move a setting.",
+        )
+    if chance is not None:
+        low = [row.setting for row in known.values() if _accuracy(row, is_last) < chance + 2 * _error(row, is_last)]
+        if low:
+            sentences.append(
+                f"Guessing would reach {chance:.4f}: {' and '.join(low)} lies within two standard errors of that."
+            )
+    return sentences
+
+
+def _compare(one: Row, other: Row, what: str, is_last: bool) -> str:
+    first, second = _accuracy(one, is_last), _accuracy(other, is_last)
+    error = math.hypot(_error(one, is_last), _error(other, is_last))
+    apart = abs(first - second)
+    if apart < error:
+        verdict = f"within one standard error of the difference ({error:.4f}), so these runs do not tell them apart"
+    elif apart < 2 * error:
+        verdict = f"{apart / error:.1f} standard errors of the difference ({error:.4f}), a hint and no proof"
+    else:
+        times = f"{apart / error:.1f} standard errors of the difference ({error:.4f})" if error else "beyond chance"
+        verdict = f"{times}, more than the choice of images explains"
+    side = "above" if first > second else "below" if first < second else "level with"
+    return (
+        f"{one.setting} against {other.setting} ({what}): {first:.4f} lies {apart:.4f} {side} {second:.4f}, {verdict}."
+    )
+
+
+def _accuracy(row: Row, is_last: bool) -> float:
+    return (row.last if is_last else row.best)[0]
+
+
+def _error(row: Row, is_last: bool) -> float:
+    accuracy = _accuracy(row, is_last)
+    return math.sqrt(accuracy * (1 - accuracy) / row.validation_images)
