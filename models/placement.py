@@ -15,12 +15,12 @@ from matplotlib.textpath import text_to_path
 
 from models.layout import Layout, Row
 
-MARGIN, PADDING, GAP = 0.15, 0.06, 0.17  # around the picture, inside a box, between two rows
+MARGIN, PADDING, GAP = 0.15, 0.05, 0.13  # around the picture, inside a box, between two rows
 NARROWEST, WIDEST = 3.0, 5.0  # boxes of the main column, of the smallest map and the largest
 BETWEEN, PARTING = 0.06, 0.12  # boxes side by side, and the room above and below them for lines that part
 SIDE, BARE, LANE_GAP = 1.5, 0.1, 0.16  # lanes with blocks, lanes of lines alone, and what is between lanes
 SIZE = 7.5  # of text, in points
-LINE = 0.145  # from one line of text to the next
+LINE = 0.125  # from one line of text to the next
 FAMILY = "DejaVu Sans"  # comes with matplotlib, so that text is as wide on every machine
 
 

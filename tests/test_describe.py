@@ -194,7 +194,8 @@ def test_the_command_prints_the_table_and_writes_description_and_pictures(tmp_pa
     assert "14,817," not in printed and f"{description['parameters']:,} parameters" in printed
     assert (folder / "architecture.svg").read_bytes() == draw(description)
     assert (folder / "architecture.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(path.name for path in folder.iterdir()) == [f"architecture.{kind}" for kind in ("json", "png", "svg")]
+    kinds = ("json", "pdf", "png", "svg")
+    assert sorted(path.name for path in folder.iterdir()) == [f"architecture.{kind}" for kind in kinds]
 
 
 def test_classifiers_are_described_at_224_pixels_with_65_classes(capsys):
