@@ -114,10 +114,10 @@ def main(args: argparse.Namespace) -> int:
     images = find_images(args.images)
     check_output(args.output, images)
     device = choose_device(args.device)
-    generator = mask_generator(args, device)
+    generator, weights = mask_generator(args, device)
     model_b = segmenter(args, device)
 
-    made_by = {"network": type_of(generator.sam), **settings(args, device)}
+    made_by = {"network": type_of(generator.sam), "weights": os.path.basename(weights), **settings(args, device)}
     columns = ["image", *["truth"] * any(image.truth for image in images), *["model B"] * bool(model_b), "SAM"]
     sheet = Sheet(os.path.join(args.output, "sheet"), columns + ["vote"] * (args.vote is not None))
     scores, failed = Scores(), []
@@ -139,7 +139,7 @@ def main(args: argparse.Namespace) -> int:
             classes["vote"] = vote(classes["model B"], masks)
         picture = draw_masks(pixels, masks)
         write_masks(args.output, image, picture, masks, made_by, classes.get("vote"))
-        print(f"{image.path}: {len(masks)} masks", flush=True)
+        print(f"{image.path}: {len(masks)} mask{'' if len(masks) == 1 else 's'}", flush=True)
         try:
             truth = read_truth(image, pixels.shape[:2])
         except ImageError as error:
@@ -149,7 +149,10 @@ def main(args: argparse.Namespace) -> int:
             scores.add(classes, truth)
             classes["truth"] = truth
         shown = {title: classes_picture(found) for title, found in classes.items()}
-        sheet.add(f"{image.name}: {len(masks)} masks", {"image": pixels, "SAM": picture, **shown})
+        sheet.add(
+            f"{image.name}: {len(masks)} mask{'' if len(masks) == 1 else 's'}",
+            {"image": pixels, "SAM": picture, **shown},
+        )
     progress.close()
     sheet.write()
     if not sheet.written:
@@ -168,8 +171,8 @@ def settings(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     return {"points_per_side": args.points_per_side or POINTS_PER_SIDE.get(device.type, 32), **chosen}
 
 
-def mask_generator(args: argparse.Namespace, device: torch.device) -> MaskGenerator:
-    """Segment Anything on the device; its weights are fetched where they are named and not there."""
+def mask_generator(args: argparse.Namespace, device: torch.device) -> tuple[MaskGenerator, str]:
+    """Segment Anything on the device, and its file of weights, which is fetched where it is named and not there."""
     path = args.checkpoint
     entry = next((e for e in manifest.read() if e["problem"] == "sam" and e["name"] == path), None)
     if entry:
@@ -180,7 +183,7 @@ def mask_generator(args: argparse.Namespace, device: torch.device) -> MaskGenera
     sam = load_sam(path)
     say(f"checkpoint {path}: {type_of(sam)} of Segment Anything, on {device}")
     batch = args.points_per_batch or POINTS_PER_BATCH.get(device.type, 64)
-    return MaskGenerator(sam.to(device), points_per_batch=batch, **settings(args, device))
+    return MaskGenerator(sam.to(device), points_per_batch=batch, **settings(args, device)), str(path)
 
 
 def masks_of(generator: MaskGenerator, pixels: np.ndarray, name: str, progress: Progress) -> list[dict[str, Any]]:

@@ -82,7 +82,8 @@ def figure_of(description: dict[str, Any]) -> Figure:
         axes.set_axis_off()
         for number, text in enumerate(headline):
             size, weight = (SIZE, "normal") if number else (SIZE + 2.5, "bold")
-            axes.text(MARGIN, MARGIN + LINE * (number + 0.7 * bool(number)), text, size=size, weight=weight, va="center")
+            y = MARGIN + LINE * (number + 0.7 * bool(number))
+            axes.text(MARGIN, y, text, size=size, weight=weight, va="center")
         for start, end in layout.edges:
             _draw_line(axes, route(layout, boxes, start, end))
         for name, box in boxes.items():

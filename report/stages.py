@@ -23,8 +23,8 @@ CELL = 1.9  # inches across a picture
 OPACITY = 0.45  # of the mask over the image
 
 
-def write_stages(run: str | Path, tiles: str | Path) -> None:
-    """Draw RUN/stages.png and .pdf from the masks beside the run's snapshots; `tiles` is the folder of validation.
+def write_stages(run: str | Path, tiles: str | Path, path: str | Path | None = None) -> None:
+    """Draw the masks beside the run's snapshots as PATH.png and .pdf (default: RUN/stages); `tiles` are validation's.
 
     DataError when the run has no such masks, or a picture cannot be read.
     """
@@ -47,7 +47,7 @@ def write_stages(run: str | Path, tiles: str | Path) -> None:
         for name in names
     ]
     titles = [f"epoch {int(re.sub('[^0-9]', '', stage.name) or 0)}" for stage in stages]
-    save_figure(draw(rows, titles), Path(run) / "stages")
+    save_figure(draw(rows, titles), path or Path(run) / "stages")
 
 
 def draw(rows: Sequence[tuple[str, np.ndarray, np.ndarray, list[np.ndarray]]], stages: Sequence[str]) -> Figure:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Iterator
 
@@ -20,6 +22,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from engine.files import write_atomically
+from report.chinese import font_folder
 
 # Okabe and Ito, "Color Universal Design" (2008), without the yellow that white paper swallows.
 BLACK, BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE = (
@@ -35,7 +38,7 @@ COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 GREY = "#666666"
 SEQUENTIAL = "Blues"  # from white to one dark hue: read by any eye, and by a grey printer
 
-# matplotlib's own font has no Chinese; the first of these that the machine has serves then.
+# matplotlib's own font has no Chinese. The package's first one serves then, or else the first that the machine has.
 CHINESE_FONTS = (
     "Noto Sans TC",
     "Noto Sans CJK TC",
@@ -71,12 +74,22 @@ STYLE = {
 @contextmanager
 def styled() -> Iterator[None]:
     """Figures drawn inside have this style, whatever the user's matplotlibrc says."""
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    family = ["DejaVu Sans", *[name for name in CHINESE_FONTS if name in installed][:1]]
+    family = ["DejaVu Sans", *_chinese_font()]
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({**STYLE, "font.family": family})
         yield
+
+
+@cache
+def _chinese_font() -> list[str]:
+    """The name of a font that matplotlib knows; none where the machine has none."""
+    fonts, folder = font_manager.fontManager, font_folder()
+    if folder is not None:
+        fonts.addfont(folder / "NotoSansTC-Regular.otf")
+        fonts.ttflist.append(replace(fonts.ttflist[-1], weight=700))  # its one weight stands for bold too
+    installed = {font.name for font in fonts.ttflist}
+    return [name for name in CHINESE_FONTS if name in installed][:1]
 
 
 def save_figure(figure: Figure, path_without_suffix: str | Path) -> None:

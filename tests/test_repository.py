@@ -232,7 +232,7 @@ def test_every_requirement_is_pinned_and_says_why():
 
 def test_what_is_imported_is_required_and_what_is_required_is_used():
     package_of = {"PIL": "pillow", "sklearn": "scikit-learn", "byol_pytorch": "byol-pytorch"}
-    package_of["segment_anything"] = "segment-anything"
+    package_of |= {"segment_anything": "segment-anything", "markdown_it": "markdown-it-py", "fontTools": "fonttools"}
     python = [path for path in our_files() if path.suffix == ".py"]
     roots = {name.split(".")[0] for path in python for name in imported(path)} - {"__future__"}
     own = {*ROOMS, "tests", "benchmarks", *(path.stem for path in python)}

@@ -1,0 +1,111 @@
+"""The student's own words: answers.md, a heading for each question, made once and then the student's alone.
+
+words = read_answers(Path("report/answers.md"), report.questions)
+words["1.1"]                # the Markdown under "## 1.1 ..."; questions without words are not in it
+
+Headings are found by their number. HTML comments are no words. What is under no question's heading is left out of the
+report, and a line on stderr says so.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Sequence
+
+from engine.cli import say
+from engine.errors import RunError
+from engine.files import cannot_write
+from report.content import line
+from report.document import Question
+from report.markdown_text import cleaned, parser
+
+TITLE = "Answers"
+OUR_LEVEL = "##"  # of a question's heading; lower ones are the student's, unless they begin with a question's number
+NUMBER = re.compile(r"\d+(?:\.\d+)+")
+# One that was never closed is no comment: it must not swallow the headings up to the next one's end.
+COMMENT = re.compile(r"<!--(?:(?!<!--).)*?-->", re.DOTALL)
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_answers(path: Path, questions: Sequence[Question]) -> dict[str, str]:
+    """The words of each question, key → Markdown. A file that isn't there is made; one that is, is never changed.
+
+    RunError when the file can neither be read nor made, or isn't UTF-8.
+    """
+    with suppress(FileExistsError):
+        return _make(path, questions)
+    words: dict[str, list[str]] = {}
+    lost: list[str] = []
+    seen, key = set(), None
+    keys = {line(question.key) for question in questions}
+    for heading, text in _sections(_read(path), keys):
+        number = NUMBER.match(heading)
+        key = number.group() if number and number.group() in keys else None
+        seen.add(key)
+        if text and key:
+            words.setdefault(key, []).append(text)
+        elif text:
+            lost.append(f'under "{heading}"' if heading else "above the first heading")
+    for place in lost:
+        say(f"note: {path}: what is {place} belongs to no question and is left out of the report")
+    for question in questions:
+        if line(question.key) not in seen:
+            say(f'note: {path}: has no heading "{_heading(question)}"; put one where its words shall be')
+    return {key: "\n\n".join(parts) for key, parts in words.items()}
+
+
+def _heading(question: Question) -> str:
+    return f"{OUR_LEVEL} {line(question.key)} {line(question.title)}"
+
+
+def _make(path: Path, questions: Sequence[Question]) -> dict[str, str]:
+    """Write a new file with no words in it; FileExistsError when there is something, even something broken."""
+    comments = [line(question.asks).replace("--", "-").replace(">", "") for question in questions]
+    parts = [f"{_heading(question)}\n\n<!-- {asks}; write below -->\n" for question, asks in zip(questions, comments)]
+    text = "\n".join([f"# {TITLE}\n", *parts])
+    try:
+        with open(path, "x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise cannot_write(str(path), error) from None
+    return {}
+
+
+def _read(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror or error}); it holds the report's answers") from None
+    if data.startswith(UTF_16):
+        raise RunError(f"{path}: is in UTF-16, not UTF-8; save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = data[: error.start].count(b"\n") + 1
+    try:
+        data.decode("cp950")  # Big5 as Windows writes it
+        guess = "it looks like Big5"
+    except UnicodeDecodeError:
+        guess = "its encoding is unknown"
+    raise RunError(f"{path}: is not UTF-8 from line {number} on ({guess}); save it as UTF-8")
+
+
+def _sections(text: str, keys: set[str]) -> list[tuple[str, str]]:
+    """(heading, what is under it), in order; the first has no heading. In a block of code there are none."""
+    text = COMMENT.sub("", cleaned(text))
+    lines = text.split("\n")
+    tokens = parser().parse(text)
+    starts = [(0, 0, "")]
+    for token, inline in zip(tokens, tokens[1:]):
+        if token.type == "heading_open" and token.level == 0 and token.markup[0] == "#":
+            number = NUMBER.match(inline.content)
+            is_key = bool(number) and number.group() in keys
+            if is_key or len(token.markup) <= len(OUR_LEVEL):
+                starts.append((token.map[0], token.map[1], " ".join(inline.content.split())))
+    ends = [*(start for start, _, _ in starts[1:]), len(lines)]
+    return [(heading, "\n".join(lines[body:end]).strip("\n")) for (_, body, heading), end in zip(starts, ends)]

@@ -1,0 +1,53 @@
+"""What a training left in its run folder about its network, for the report, which imports no network."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from report.runs import is_number
+from report.text import one_line
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What architecture.json says in short."""
+
+    network: str
+    size: int  # pixels a side of the image that it was described for
+    parameters: int
+    auxiliary_parameters: int
+    gflops: float
+    scored_at: str  # the stride of the map that is enlarged to the scores of every pixel, and how
+    merged_at: str  # the strides at which maps are put together, in order of computing
+
+
+def read_architecture(run: Path) -> Architecture | None:
+    """None when there is none, or it cannot be used."""
+    try:
+        said = json.loads((run / "architecture.json").read_text(encoding="utf-8"))
+        blocks = {block["name"]: block for block in said["blocks"] if not block["is_auxiliary"]}
+        numbers = [said["input"][1], *(said[name] for name in ("parameters", "auxiliary_parameters", "gflops"))]
+        if not all(map(is_number, numbers)):
+            return None
+        return Architecture(one_line(said["network"], 60), *numbers, _scored_at(blocks), _merged_at(blocks))
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _scored_at(blocks: dict[str, dict[str, Any]]) -> str:
+    """Goes back from the output to the last block that makes its input finer."""
+    block = next(block for block in reversed(list(blocks.values())) if block["role"] == "output")
+    while block["inputs"]:
+        before = blocks[block["inputs"][0]]
+        if before["stride"] and block["stride"] and before["stride"] > block["stride"]:
+            return f"stride {before['stride']:g}, then {one_line(block['layers'], 60)}"
+        block = before
+    return "–"
+
+
+def _merged_at(blocks: dict[str, dict[str, Any]]) -> str:
+    strides = [block["stride"] for block in blocks.values() if len(block["inputs"]) > 1 and block["stride"]]
+    return ", ".join(f"stride {stride:g}" for stride in dict.fromkeys(strides)) or "nowhere"

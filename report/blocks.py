@@ -1,0 +1,112 @@
+"""Blocks that both problems need: figures drawn or taken over into figures/, and what a run was given, in words."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+from matplotlib.figure import Figure
+
+from datasets.errors import DataError
+from engine.errors import RunError
+from engine.files import write_atomically
+from report.document import Gap, Picture, Table
+from report.runs import RunRecord, is_number, series
+from report.style import save_figure
+from report.text import one_line
+
+# What goes wrong with files from outside; anything else is a mistake of ours.
+OUTSIDE = (DataError, RunError, OSError)
+
+
+def drawn(figures: Path, name: str, make: Callable[[], Figure], caption: str, alt: str) -> Picture | Gap:
+    """The figure that `make` returns as figures/NAME.png and .pdf; a gap where its files cannot be read."""
+    try:
+        save_figure(make(), figures / name)
+    except OUTSIDE as error:
+        return Gap(f"The figure {name} could not be drawn: {one_line(error, 300)}.")
+    return Picture(name, caption, alt)
+
+
+def taken(figures: Path, name: str, source: Path, caption: str, alt: str) -> Picture | Gap:
+    """SOURCE.png and SOURCE.pdf, which another script of ours drew, as figures/NAME.png and .pdf."""
+    try:
+        for suffix in ("png", "pdf"):
+            with write_atomically(figures / f"{name}.{suffix}") as temporary:
+                shutil.copyfile(f"{source}.{suffix}", temporary)
+    except OSError as error:
+        for suffix in ("png", "pdf"):
+            (figures / f"{name}.{suffix}").unlink(missing_ok=True)
+        return Gap(f"{source}.{suffix} could not be read ({error.strerror}).")
+    return Picture(name, caption, alt)
+
+
+def label_of(run: RunRecord) -> str:
+    """The run's folder with the one above it, such as "p2/run"."""
+    parts = [part for part in os.path.normpath(run.folder).split(os.sep) if part not in ("", ".", "..")]
+    return one_line("/".join(parts[-2:]), 40)
+
+
+def value_of(run: RunRecord, name: str) -> str:
+    """An argument of a run in words; a dash where the run does not know it."""
+    return words(run.arguments.get(name))
+
+
+def words(value: Any) -> str:
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if is_number(value):
+        return f"{value:g}" if isinstance(value, float) else f"{value:,}"
+    if isinstance(value, list):
+        return ", ".join(map(words, value))
+    return one_line(value, 80)
+
+
+def minutes_of(run: RunRecord) -> str:
+    """How long its training steps took."""
+    seconds = series(run, "seconds")
+    return f"{seconds[-1][1] / 60:.1f}" if seconds else "–"
+
+
+def machine_of(run: RunRecord) -> str:
+    """What it was trained on."""
+    machine = run.config.get("machine")
+    machine = machine if isinstance(machine, dict) else {}
+    if machine.get("gpu"):
+        return one_line(machine["gpu"], 60)
+    return f"CPU, {words(machine['cores'])} cores" if is_number(machine.get("cores")) else "–"
+
+
+def optimizer_words(run: RunRecord) -> str:
+    """Optimiser, learning rate, weight decay, schedule and warm-up in one phrase."""
+    given = run.arguments
+    parts = [words(given.get("optimizer")), f"learning rate {value_of(run, 'lr')}"]
+    if is_number(given.get("backbone_lr")) and given.get("weights") not in (None, "none"):
+        parts.append(f"{value_of(run, 'backbone_lr')} for the backbone")
+    parts += [f"weight decay {value_of(run, 'weight_decay')}", f"{value_of(run, 'schedule')} schedule"]
+    if is_number(given.get("warmup_steps")) and given["warmup_steps"] > 0:
+        parts.append(f"warm-up of {value_of(run, 'warmup_steps')} steps (a quarter of a shorter run)")
+    return ", ".join(parts)
+
+
+def how_long(run: RunRecord) -> str:
+    """Epochs, steps and minutes that are done, and what is not."""
+    if not run.metrics:
+        return "nothing yet"
+    last = run.metrics[-1]
+    done = f"{words(last['epoch'])} epochs, {words(last['step'])} steps, {minutes_of(run)} minutes"
+    return done + (f" ({one_line(run.gap, 80)})" if run.gap else "")
+
+
+def facts(rows: Sequence[tuple[str, str]], caption: str) -> Table:
+    """Names and values, a line each."""
+    return Table(("", "value"), tuple(rows), caption, numbers_from=2)
+
+
+def unfinished(run: RunRecord) -> Gap:
+    """That a run has not ended, and the command that goes on with it."""
+    return Gap(f"{label_of(run)}: {one_line(run.gap, 200)}.", one_line(run.config.get("command") or "", 1000))

@@ -1,0 +1,130 @@
+"""The report that is handed in, from run folders: report.html and hw1_<student id>.pdf, with every figure as a file.
+
+    python3 -m report.build --p1 runs/problem1 --p2 runs/problem2 --student-id r12345678 --name "王小明"
+
+--p1 and --p2 name run folders, or folders with run folders and results somewhere below them: pre-training, settings A
+to E, t-SNE; both networks of problem 2 and the masks of hw1_2.sh; --sam the output of p2_sam.py. Model A is the best
+run of a VGG16-FCN32s, model B the best of any other network. What has no run yet is named, with the command that
+fills it. Figures are in OUTPUT/figures, as PNG and PDF.
+
+Your own words stand in report/answers.md, a heading a question; it is made once and never written again. The same runs
+and words give the same bytes: the date is that of the newest run.
+
+Exit status: 0 complete; 1 written, with the gaps named on stderr; 2 nothing written, the reason is one line on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Sequence
+
+from datasets.images import natural_key
+from engine.cli import run_script, say
+from engine.errors import RunError
+from report.document import Gap, Report
+from report.found import Found, find, runs_of_settings
+from report.runs import is_number
+from report.text import one_line
+
+OURS = re.compile(
+    r"(pretraining|settings_curves|confusion_[A-E]|tsne(_\d+)?|model_[ab]|ious|learning_curves|land_confusion|worst_tiles"
+    r"|stages_[ab]|sam(_\d+)?)\.(png|pdf)"
+)
+ANSWERS = Path(__file__).resolve().parent / "answers.md"
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python3 -m report.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--p1", nargs="*", default=[], metavar="RUNS", help="folders of problem 1's runs and results")
+    add("--p2", nargs="*", default=[], metavar="RUNS", help="folders of problem 2's runs and results")
+    add("--sam", type=Path, metavar="DIR", help="the --output of p2_sam.py")
+    add("--student-id", required=True, help="such as r12345678; the PDF is named after it")
+    add("--name", required=True, help="of the student")
+    add("--output", type=Path, default=Path("report/out"), help="folder for what is written (default report/out)")
+    add("--answers", type=Path, default=ANSWERS, help="the student's words (default report/answers.md)")
+    args = parser.parse_args(argv)
+    if not re.fullmatch(r"[A-Za-z0-9]{1,20}", args.student_id):
+        parser.error("--student-id wants letters and digits alone, such as r12345678")
+    if not (args.p1 or args.p2 or args.sam):
+        parser.error("give --p1, --p2 or --sam: the folders of your runs")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_arguments(argv)
+
+    from report.answers import read_answers  # these import matplotlib, for which --help does not wait
+    from report.page import write_page
+    from report.pdf import write_pdf
+    from report.problem1 import problem_1
+    from report.problem2 import problem_2
+
+    figures = args.output / "figures"
+    clear(figures)
+    first, second = find(args.p1), find(args.p2)
+    problems = (problem_1(first, figures), problem_2(second, args.sam, figures))
+    questions = [question for problem in problems for question in problem.questions]
+    report = Report(
+        "Deep Learning for Computer Vision, homework 1",
+        args.student_id,
+        one_line(args.name, 60),
+        date_of(first, second),
+        problems,
+        read_answers(args.answers, questions),
+        sources_of(first, second, args.sam),
+    )
+    page, pdf = write_page(report, args.output), write_pdf(report, args.output)
+    gaps = [*first.remarks, *second.remarks, *gaps_of(report)]
+    for gap in gaps:
+        say(f"gap: {gap}")
+    print(f"{page}\n{pdf}\nyour own words: {args.answers}")
+    return 1 if gaps else 0
+
+
+def clear(figures: Path) -> None:
+    """Make the folder; figures of ours in it that an earlier report drew, and this one may not, must not stay."""
+    try:
+        figures.mkdir(parents=True, exist_ok=True)
+        for path in figures.iterdir():
+            if OURS.fullmatch(path.name):
+                path.unlink()
+    except OSError as error:
+        raise RunError(f"{figures}: cannot be written ({error.strerror}); give --output another folder") from None
+
+
+def date_of(*found: Found) -> str:
+    """The day on which the newest of the runs ended, in UTC; "" where there is none."""
+    runs = [run for one in found for run in (*one.pretraining, *one.segmentation)]
+    runs += [run for one in found for folder in one.settings for run in runs_of_settings(folder)]
+    times = [run.metrics[-1]["time"] for run in runs if run.metrics and is_number(run.metrics[-1].get("time"))]
+    with suppress(ValueError, OverflowError, OSError):  # a time that is none
+        return datetime.fromtimestamp(max(times), timezone.utc).date().isoformat()
+    return ""
+
+
+def sources_of(first: Found, second: Found, sam: Path | None) -> tuple[str, ...]:
+    """The folders that the report was made of."""
+    folders = [run.folder for run in (*first.pretraining, *second.segmentation)]
+    folders += [*first.settings, *first.tsne, *second.masks, *([sam] if sam else [])]
+    return tuple(sorted({one_line(folder, 200) for folder in folders}, key=natural_key))
+
+
+def gaps_of(report: Report) -> list[str]:
+    """A line for each gap: its question, what is missing, and the command that fills it."""
+    return [
+        f"{question.key} {question.title}: {block.text}" + (f" To fill it: {block.command}" if block.command else "")
+        for question in report.questions
+        for block in question.blocks
+        if isinstance(block, Gap)
+    ]
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,221 @@
+"""Runs side by side in the terminal: what they reached, how long it took, and where their settings differ.
+
+    python3 -m report.compare runs/p2 runs/p2_no_augment
+    python3 -m report.compare runs
+
+A folder that is no run stands for the runs below it; files are passed over, so runs/* will do. Scores are compared
+within a kind of run: the neighbours' accuracy of pre-training, the accuracy of fine-tuning, the mean IoU of land cover;
+higher is better. The best epoch was chosen on the images that it is measured on. In a pipe there is nothing but text,
+and each run stays on one line.
+Exit status: 0 all runs are finished; 1 some are not, or are no runs (named on stderr); 2 there is no run at all, one
+line on stderr says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from datasets.images import natural_key
+from engine.cli import run_script, say
+from engine.errors import RunError
+from report.runs import RunRecord, is_number, read_run, series
+from report.text import one_line
+
+CONFIG = "config.json"
+DEEPEST = 3  # folders below the one given
+NARROWEST = 80  # columns; in a narrower terminal lines go on in the next, and no figure is cut
+PIPE_WIDTH = 10_000  # columns: no line of a table is that long
+NAME_WIDTH = VALUE_WIDTH = 60
+IN_COLUMNS = ("model", "recipe")
+OF_NO_INTEREST = ("backbone_sha256",)  # its file differs then too, and 64 digits tell nobody more
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a run trains, told by an argument that this kind alone records."""
+
+    title: str
+    mark: str
+    score: str
+
+
+KINDS = (
+    Kind("Problem 1, pre-training", "target_schedule", "neighbour_accuracy"),
+    Kind("Problem 1, fine-tuning", "setting", "accuracy"),
+    Kind("Problem 2, land cover", "min_crop", "mean_iou"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python3 -m report.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run folder, or a folder of them")
+    args = parser.parse_args(argv)
+    runs = [read_run(folder) for folder in find_runs(args.runs)]
+    if not any(map(kind_of, runs)):
+        more = f" and {len(args.runs) - 1} more" if len(args.runs) > 1 else ""
+        raise RunError(f"{args.runs[0]}{more}: no run folder there; give the --output of a training script")
+    print_tables(runs)
+    with_gaps = [run for run in runs if gap_of(run)]
+    for run in with_gaps:
+        say(f"{run.folder}: {gap_of(run)}")
+    return 1 if with_gaps else 0
+
+
+def find_runs(given: Sequence[Path]) -> list[Path]:
+    """The folders given, and in place of one that is no run the runs below it; each once, in that order. No files."""
+    folders: dict[str, Path] = {}
+    for folder in (path for path in given if not os.path.isfile(path)):
+        below = []
+        if not os.path.exists(folder / CONFIG):
+            with suppress(OSError):  # a name that is too long, say; read_run tells what is wrong
+                below = [path.parent for depth in range(1, DEEPEST + 1) for path in folder.glob(depth * "*/" + CONFIG)]
+        for path in sorted(below, key=lambda path: natural_key(str(path))) or [folder]:
+            folders.setdefault(os.path.realpath(path), path)
+    return list(folders.values())
+
+
+# -- what a run says ---------------------------------------------------------------------------------------------------
+
+
+def kind_of(run: RunRecord) -> Kind | None:
+    """None when its config.json is missing or of no script of ours."""
+    return next((kind for kind in KINDS if kind.mark in run.arguments), None)
+
+
+def gap_of(run: RunRecord) -> str:
+    """Why it is no finished run of ours; "" when it is one."""
+    return run.gap or ("" if kind_of(run) else "no run of these scripts")
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """The last part of each path, or as many last parts as no other path ends in."""
+    parts = [Path(os.path.abspath(folder)).parts for folder in folders]
+    ends = Counter(path[-length:] for path in parts for length in range(1, len(path) + 1))
+    lengths = [next((n for n in range(1, len(path)) if ends[path[-n:]] == 1), len(path)) for path in parts]
+    return [one_line(Path(*path[-length:]), NAME_WIDTH) for path, length in zip(parts, lengths)]
+
+
+def best_and_last(run: RunRecord, score: str) -> tuple[str, str, str]:
+    """The best score, the first epoch that reached it, and the last score; dashes where no epoch is scored."""
+    scores = [(epoch, value) for epoch, value in series(run, score) if 0 <= value <= 1]
+    if not scores:
+        return "–", "–", "–"
+    epoch, best = max(scores, key=lambda pair: pair[1])
+    return f"{best:.4f}", str(epoch), f"{scores[-1][1]:.4f}"
+
+
+def minutes_and_speed(run: RunRecord) -> tuple[str, str]:
+    """Minutes of training, and images a second: those logged last, else of all the epochs done."""
+    seconds = [(line["step"], line["seconds"]) for line in run.metrics if is_number(line.get("seconds"))]
+    logged = series(run, "images_per_second")
+    steps, spent = seconds[-1] if seconds else (0, 0)
+    images = [run.arguments.get(name) for name in ("batch_size", "training_images", "training_tiles")]
+    batch = min([count for count in images if is_number(count)], default=0)  # a batch is no larger than the data
+    speed = logged[-1][1] if logged else steps * batch / spent if spent > 0 else 0
+    return _figure(spent / 60) if seconds else "–", _figure(speed) if speed > 0 else "–"
+
+
+def _figure(value: float) -> str:
+    return f"{value:.1f}" if abs(value) < 1e6 else f"{value:.1e}"
+
+
+def differing(runs: Sequence[RunRecord]) -> list[str]:
+    """The names of the arguments that are not the same in all the runs that record them."""
+    from engine.run import MAY_DIFFER  # imports torch, for which --help does not wait
+
+    values: dict[str, set[str]] = {}
+    for run in runs:
+        for name, value in run.arguments.items():
+            values.setdefault(name, set()).add(json.dumps(value, sort_keys=True))
+    left_out = {*MAY_DIFFER, *IN_COLUMNS, *OF_NO_INTEREST}
+    return sorted(name for name in values if len(values[name]) > 1 and name not in left_out)
+
+
+def shown(value: Any) -> str:
+    """An argument's value as one short line."""
+    if value is None or isinstance(value, bool):
+        return {None: "–", True: "yes", False: "no"}[value]
+    return one_line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), VALUE_WIDTH)
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def print_tables(runs: Sequence[RunRecord]) -> None:
+    """Two tables for each kind of run: results, and settings. What is no run comes last."""
+    is_terminal = sys.stdout.isatty()
+    console = Console(force_terminal=is_terminal, markup=False, emoji=False, highlight=False)
+    console.width = max(NARROWEST, console.width) if is_terminal else PIPE_WIDTH
+    named = list(zip(names_of([run.folder for run in runs]), runs))
+    with console.capture() as capture:
+        for kind in KINDS:
+            those = [(name, run) for name, run in named if kind_of(run) == kind]
+            if those:
+                console.print(results(kind, those), "", settings(those), "", sep="\n")
+        strangers = [(name, gap_of(run)) for name, run in named if kind_of(run) is None]
+        if strangers:
+            console.print(table("No runs", [Column("run"), Column("what is missing")], strangers), "", sep="\n")
+    print("\n".join(line.rstrip() for line in capture.get().rstrip().split("\n")))
+
+
+def results(kind: Kind, named: Sequence[tuple[str, RunRecord]]) -> Table:
+    """A row for each run of a kind; where there are several, the best score is bold."""
+    scores = [best_and_last(run, kind.score) for _, run in named]
+    top = max((best for best, _, _ in scores if best != "–"), default="") if len(scores) > 1 else ""
+    rows = []
+    for (name, run), (best, at_epoch, last) in zip(named, scores):
+        done = [str(run.metrics[-1][key]) for key in ("epoch", "step")] if run.metrics else ["–", "–"]
+        best = (best, "bold") if best == top else best
+        rows.append((name, *done, best, at_epoch, last, *minutes_and_speed(run), run.gap or "finished"))
+    figures = ("epochs", "steps", "best", "at\nepoch", "last", "minutes", "images\n/s")
+    columns = [Column("run"), *(Column(name, justify="right", no_wrap=True) for name in figures), Column("state")]
+    return table(f"{kind.title}: {kind.score}", columns, rows)
+
+
+def settings(named: Sequence[tuple[str, RunRecord]]) -> Table:
+    """Model and recipe of each run, and the arguments that are not the same in all of them."""
+    names = differing([run for _, run in named])
+    rows = []
+    for name, run in named:
+        values = [f"{one_line(key, 40)}={shown(run.arguments[key])}" for key in names if key in run.arguments]
+        rows.append((name, *(shown(run.arguments.get(key)) for key in IN_COLUMNS), ", ".join(values) or "–"))
+    return table(None, [Column(name) for name in ("run", *IN_COLUMNS, "arguments that differ")], rows)
+
+
+def table(title: str | None, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> Table:
+    """A table of cells of plain text, or (text, style). Where it is narrow, text goes on in the next line."""
+    drawn = Table(
+        *columns,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for column in columns:
+        column.overflow = "fold"
+    for row in rows:
+        drawn.add_row(*(Text(*cell) if isinstance(cell, tuple) else Text(cell) for cell in row))
+    return drawn
+
+
+if __name__ == "__main__":
+    run_script(main)

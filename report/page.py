@@ -1,0 +1,57 @@
+"""The report as one HTML file that needs nothing beside it: report/page.html, filled.
+
+Pictures and the font for Chinese are inside it; its own Content-Security-Policy forbids scripts and the network.
+"""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from engine.files import cannot_write, write_atomically
+from report.chinese import woff_of
+from report.content import content_of
+from report.document import Report
+
+CSS_DOTS_AN_INCH = 96
+SMALLEST = 0.55  # of its own size: a figure's letters can still be read on a phone
+
+
+def write_page(report: Report, folder: Path) -> Path:
+    """Write `folder`/report.html with the pictures of `folder`/figures. RunError where it can't be written."""
+    content = content_of(report, folder)
+    path = folder / "report.html"
+    for block in _blocks(content):
+        if block["kind"] == "picture":
+            block["source"] = _data_uri("image/png", (folder / "figures" / f"{block['name']}.png").read_bytes())
+            block["least"] = round(block["width"] * CSS_DOTS_AN_INCH * SMALLEST)
+            block["pixels"] = round(block["width"] * CSS_DOTS_AN_INCH), round(block["height"] * CSS_DOTS_AN_INCH)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("page.html")
+    font = woff_of(template.render(content, font=""))
+    page = template.render(content, font=_data_uri("font/woff", font) if font else "")
+    try:
+        with write_atomically(path) as temporary:
+            temporary.write_bytes(page.encode())
+    except OSError as error:
+        raise cannot_write(str(path), error) from None
+    return path
+
+
+def _blocks(content: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        block for problem in content["problems"] for question in problem["questions"] for block in question["blocks"]
+    ]
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,272 @@
+"""Problem 1 of the report: the pre-training, the table of settings A to E, t-SNE."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Sequence
+
+from report.blocks import (
+    OUTSIDE,
+    drawn,
+    facts,
+    how_long,
+    label_of,
+    machine_of,
+    optimizer_words,
+    taken,
+    unfinished,
+    value_of,
+    words,
+)
+from report.document import Block, Gap, Picture, Problem, Question, Table, Text
+from report.found import Found, pretraining_of, settings_folder
+from report.run_figures import draw_pretraining
+from report.runs import RunRecord, class_names_of, is_number, series
+from report.settings_analysis import analyse
+from report.settings_figures import confusion_figure, curves_figure
+from report.settings_notes import remarks_on
+from report.settings_runs import MOST_CLASSES, Row, read_rows
+from report.settings_table import cells_of
+from report.text import one_line
+
+PRETRAIN = (
+    "python3 p1_ssl_pretrain.py --images hw1_data/p1_data/mini/train --output runs/ssl "
+    "--probe-csv hw1_data/p1_data/office/train.csv"
+)
+FINETUNE = (
+    "python3 p1_finetune.py --data hw1_data/p1_data/office --settings ABCDE --seeds 0 1 2 --output runs/p1 "
+    "--sl-backbone hw1_data/p1_data/pretrain_model_SL.pt --ssl-backbone runs/ssl/backbone.pt"
+)
+TSNE = "python3 p1_tsne.py --run {run} --data hw1_data/p1_data/office --output {output}"
+VIEWS = {
+    "two": "two views of each image, drawn for it alone (the paper's: crops, mirroring, colours, grey, blur, and in "
+    "the second view solarising)",
+    "stock": "byol-pytorch's own two views, one draw for the whole batch",
+}
+
+
+def problem_1(found: Found, figures: Path) -> Problem:
+    """Its three questions, answered from what was found; figures go into `figures`."""
+    folder = settings_folder(found.settings)
+    return Problem(
+        "Problem 1: self-supervised pre-training for image classification",
+        (
+            Question(
+                "1.1",
+                "The pre-training",
+                5,
+                "The implementation details of your SSL method: method, data augmentation, learning-rate schedule, "
+                "optimiser, batch size.",
+                tuple(_pretraining(pretraining_of(folder, found.pretraining), found, figures)),
+            ),
+            Question(
+                "1.2",
+                "Settings A to E",
+                20,
+                "The classification accuracy of Office-Home's validation set for each of the five settings, discussed.",
+                tuple(_settings(folder, figures)),
+            ),
+            Question(
+                "1.3",
+                "t-SNE of setting C",
+                5,
+                "The learned representations of setting C on the train set, the output of the second last layer, from "
+                "the first and the last epoch.",
+                tuple(_tsne(found.tsne, folder, figures)),
+            ),
+        ),
+    )
+
+
+# -- 1.1 ---------------------------------------------------------------------------------------------------------------
+
+
+def _pretraining(run: RunRecord | None, found: Found, figures: Path) -> list[Block]:
+    if run is None:
+        return [Gap("There is no run of the pre-training.", PRETRAIN)]
+    given = run.arguments
+    views = VIEWS.get(words(given.get("views")), words(given.get("views")))
+    blocks: list[Block] = [
+        Text(
+            f"The backbone, a {value_of(run, 'model')} from {_weights(given)}, was pre-trained without labels by BYOL "
+            f"(Grill et al., 2020; byol-pytorch) on {value_of(run, 'training_images')} images of "
+            f"{value_of(run, 'image_size')} px: batches of {value_of(run, 'batch_size')}, {optimizer_words(run)}; "
+            f"{how_long(run)}."
+        ),
+        facts(
+            [
+                ("method", "BYOL: an online network predicts what a slowly following target network sees"),
+                ("network", value_of(run, "model")),
+                ("augmentation", views),
+                ("smallest crop", f"{words(given.get('min_area'))} of an image's area"),
+                ("optimiser", optimizer_words(run)),
+                ("batch size", value_of(run, "batch_size")),
+                ("target's decay", f"{words(given.get('target_decay'))}, {value_of(run, 'target_schedule')}"),
+                ("image size", f"{value_of(run, 'image_size')} px"),
+                ("images", value_of(run, "training_images")),
+                ("done", how_long(run)),
+                ("recipe, seed", f"{value_of(run, 'recipe')}, {value_of(run, 'seed')}"),
+                ("trained on", machine_of(run)),
+            ],
+            f"Settings of the pre-training ({label_of(run)}), read from its config.json.",
+        ),
+    ]
+    if run.gap:
+        blocks.append(unfinished(run))
+    others = [other for other in found.pretraining if other is not run]
+    blocks.append(
+        drawn(
+            figures,
+            "pretraining",
+            lambda: draw_pretraining([run, *others][:7]),
+            "Loss, accuracy of the nearest neighbours among labelled images, and standard deviation of the embeddings "
+            "(1 is well spread, near 0 has collapsed).",
+            "Three curves over the epochs of the pre-training",
+        )
+    )
+    probes = series(run, "neighbour_accuracy")
+    if probes:
+        (first_epoch, first), (last_epoch, last) = probes[0], probes[-1]
+        blocks.append(
+            Text(
+                f"Nearest neighbours classified {first:.1%} of the labelled images after epoch {first_epoch} and "
+                f"{last:.1%} after epoch {last_epoch}."
+            )
+        )
+    return blocks
+
+
+def _weights(given: dict[str, Any]) -> str:
+    weights = given.get("weights")
+    return "random weights" if weights in (None, "none") else f"the weights {words(weights)}"
+
+
+# -- 1.2 ---------------------------------------------------------------------------------------------------------------
+
+
+def _settings(folder: Path | None, figures: Path) -> list[Block]:
+    if folder is None:
+        return [Gap("There is no run of settings A to E.", FINETUNE)]
+    try:
+        rows = read_rows(folder)
+    except OUTSIDE as error:
+        return [Gap(f"{one_line(error, 300)}.", FINETUNE)]
+    columns, cells = cells_of(rows)
+    blocks: list[Block] = [
+        Table(
+            columns,
+            tuple(cells),
+            "Accuracy on the validation set, mean ± standard deviation over the seeds. The best epoch was chosen on "
+            "the images that it is measured on; the last one was chosen by nothing.",
+            numbers_from=3,
+        )
+    ]
+    missing = [row.setting for row in rows if not row.runs]
+    if missing:
+        blocks.append(Gap(f"There is no run of setting {', '.join(missing)}.", FINETUNE))
+    blocks += [Text(sentence) for sentence in analyse(rows, _chance(rows))]
+    remarks = remarks_on(rows)
+    blocks += [Text(remark) for remark in remarks]
+    names = {row.setting: class_names_of(row.pictured.run) if row.pictured else {} for row in rows}
+    blocks.append(
+        drawn(
+            figures,
+            "settings_curves",
+            lambda: curves_figure(rows),
+            "Accuracy on validation and training loss; the band lies between the seeds' lowest and highest.",
+            "Learning curves of the settings",
+        )
+    )
+    pictured = [row for row in rows if row.pictured and len(row.pictured.labels) <= MOST_CLASSES]
+    shown = next((row for letter in "CBAED" for row in pictured if row.setting == letter), None)
+    for row in pictured:  # every setting's as a file, one of them on the page
+        block = drawn(
+            figures,
+            f"confusion_{row.setting}",
+            lambda row=row: confusion_figure(row, names[row.setting]),
+            f"Confusion matrix of setting {row.setting}; those of the other settings are in figures/.",
+            f"Confusion matrix of setting {row.setting}",
+        )
+        if row is shown or isinstance(block, Gap):
+            blocks.append(block)
+    return blocks
+
+
+def _chance(rows: Sequence[Row]) -> float | None:
+    counts = {scored.run.arguments.get("num_classes") for row in rows for scored in row.shown}
+    count = counts.pop() if len(counts) == 1 else None
+    return 1 / count if is_number(count) and count >= 2 else None
+
+
+# -- 1.3 ---------------------------------------------------------------------------------------------------------------
+
+
+def _tsne(folders: Sequence[Path], settings: Path | None, figures: Path) -> list[Block]:
+    runs = sorted(settings.glob("C-seed*")) if settings else []
+    run, output = (runs[0], settings / "tsne") if runs else ("runs/p1/C-seed0", "runs/p1/tsne")
+    command = TSNE.format(run=run, output=output)
+    blocks: list[Block] = []
+    for number, folder in enumerate(folders):
+        name = "tsne" if number == 0 else f"tsne_{number + 1}"
+        panels = _scores(folder / "scores.json")
+        block = taken(
+            figures,
+            name,
+            folder / "tsne",
+            f"t-SNE of the second last layer's output, a mark an image, by its class ({_origin(panels)}).",
+            "Points in the plane, coloured by class, after the first and the last epoch",
+        )
+        blocks.append(block)
+        if isinstance(block, Picture):
+            blocks += _tsne_table(panels)
+    return blocks or [Gap("There is no picture of the features.", command)]
+
+
+def _origin(panels: Sequence[dict[str, Any]]) -> str:
+    """The run of the first panel's checkpoint: .../C-seed0/snapshots/epoch_0001.pt."""
+    parts = str(panels[0].get("checkpoint", "")).replace("\\", "/").split("/") if panels else []
+    return one_line(parts[-3], 40) if len(parts) >= 3 else "run unknown"
+
+
+def _tsne_table(panels: Sequence[dict[str, Any]]) -> list[Block]:
+    rows = [
+        (
+            one_line(panel.get("title", "–"), 40),
+            *(
+                f"{panel[name]:.3f}" if is_number(panel.get(name)) else "–"
+                for name in ("silhouette_features", "silhouette_plane", "neighbour_accuracy")
+            ),
+        )
+        for panel in panels
+    ]
+    blocks: list[Block] = []
+    if rows:
+        columns = ("features", "silhouette, features", "silhouette, plane", "accuracy of 20 neighbours")
+        blocks.append(
+            Table(
+                columns, tuple(rows), "How far apart the classes lie: 1 would be perfect, 0 is mixed, below it worse."
+            )
+        )
+        names = [one_line(entry["name"], 40) for entry in _dicts(panels[-1].get("most_scattered")) if "name" in entry]
+        pairs = [
+            " and ".join(one_line(name, 40) for name in entry["names"])
+            for entry in _dicts(panels[-1].get("most_overlapping"))
+            if isinstance(entry.get("names"), list)
+        ]
+        if names:
+            blocks.append(Text(f"Most scattered classes in the last panel: {', '.join(names[:5])}."))
+        if pairs:
+            blocks.append(Text(f"Classes that overlap most in it: {'; '.join(pairs[:5])}."))
+    return blocks
+
+
+def _scores(path: Path) -> list[dict[str, Any]]:
+    try:
+        return _dicts(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
+        return []
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []

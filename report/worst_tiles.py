@@ -1,0 +1,170 @@
+"""Predicted masks of land cover against the true ones: agreement of each tile, confusion of the classes, worst tiles.
+
+comparison = compare_masks("masks", "hw1_data/p2_data/validation")
+save_figure(draw_worst(comparison), "figures/worst_tiles")
+save_figure(draw_land_cover_confusion(comparison), "figures/land_cover_confusion")
+
+Pixels are counted as mean_iou_evaluate.py counts them: red is urban, and unknown is a class like the others.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
+
+from datasets.errors import DataError
+from datasets.images import ImageError, list_images, natural_key, read_rgb
+from datasets.palette import CLASS_NAMES, COLOURS, NUM_CLASSES, UNCLAIMED, mask_image
+from datasets.tile_pairs import read_mask
+from datasets.tiles import satellite_masks
+from report.settings_figures import draw_confusion
+from report.style import GREY, VERMILION, styled
+from report.text import one_line
+
+CELL = 1.75  # inches across a picture
+MOST_PIXELS = 400  # a side of a drawn picture: 230 dots an inch on paper, and a PDF that can be mailed
+HEADINGS = ("image", "truth", "prediction", "where they disagree")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile that has both masks."""
+
+    name: str
+    image: Path
+    truth: Path
+    predicted: Path
+    agreement: float  # share of its pixels that have the true class
+
+
+@dataclass(frozen=True)
+class MaskComparison:
+    tiles: list[Tile]  # in natural order, at least one
+    confusion: np.ndarray  # (7, 7) int64 pixels of all tiles, rows the truth
+    gaps: list[str]  # a sentence for each tile that could not be compared
+
+    @property
+    def agreement(self) -> float:
+        """Share of all pixels that have the true class."""
+        return float(self.confusion.trace() / self.confusion.sum())
+
+    def worst(self, count: int) -> list[Tile]:
+        """The tiles of the least agreement, the worst first; of equal ones the first by name."""
+        return sorted(self.tiles, key=lambda tile: (tile.agreement, natural_key(tile.name)))[:count]
+
+
+def compare_masks(masks: str | Path, tiles: str | Path) -> MaskComparison:
+    """Compare each predicted mask of the folder `masks` with the true one beside its tile in `tiles`.
+
+    What is missing, broken or of another size is a gap. DataError when nothing can be compared.
+    """
+    masks, tiles = Path(masks), Path(tiles)
+    there, truths = set(list_images(masks)), set(list_images(tiles))
+    pairs, gaps = [], []
+    for image, mask in satellite_masks(sorted(truths, key=natural_key)):
+        if mask not in truths:
+            gaps.append(f"{image} has no true mask {mask} beside it.")
+        elif mask not in there:
+            gaps.append(f"{mask} is not among the predictions.")
+        else:
+            pairs.append((mask[: -len("_mask.png")], tiles / image, tiles / mask, masks / mask))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(min(4, cores)) as pool:
+        counted = list(pool.map(lambda pair: _count(*pair[2:]), pairs))
+    compared, confusion = [], np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
+    for pair, counts in zip(pairs, counted):
+        if isinstance(counts, str):
+            gaps.append(counts)
+            continue
+        confusion += counts
+        compared.append(Tile(*pair, agreement=float(counts.trace() / counts.sum())))
+    if not compared:
+        reason = f" ({gaps[-1]})" if pairs else ""
+        raise DataError(
+            f"{masks}: has no mask to compare with those of {tiles}{reason}; fill it with bash hw1_2.sh {tiles} {masks}"
+        )
+    return MaskComparison(compared, confusion, gaps)
+
+
+def _count(truth: Path, predicted: Path) -> np.ndarray | str:
+    """(7, 7) pixels of one tile, rows the truth; or why they cannot be counted."""
+    try:
+        true, said = (_classes(path) for path in (truth, predicted))
+    except ImageError as error:
+        return f"{error}."
+    if true.shape != said.shape:
+        sizes = (f"{array.shape[1]}x{array.shape[0]}" for array in (said, true))
+        return "{}: {} pixels, but the true mask has {}.".format(predicted, *sizes)
+    codes = true.ravel() * np.uint8(NUM_CLASSES) + said.ravel()
+    return np.bincount(codes, minlength=NUM_CLASSES**2).reshape(NUM_CLASSES, NUM_CLASSES)
+
+
+def _classes(path: Path) -> np.ndarray:
+    """(H, W) uint8 classes 0 to 6 of a mask, red as urban."""
+    classes = read_mask(path)
+    classes[classes == UNCLAIMED] = 0
+    return classes
+
+
+# -- figures -----------------------------------------------------------------------------------------------------------
+
+
+def draw_land_cover_confusion(comparison: MaskComparison) -> Figure:
+    """The confusion of the seven classes in pixels, each row as shares of the true class."""
+    count = len(comparison.tiles)
+    title = f"{count} tile{'s' if count > 1 else ''}: {comparison.agreement:.1%} of the pixels right"
+    return draw_confusion(comparison.confusion, CLASS_NAMES, title)
+
+
+def draw_worst(comparison: MaskComparison, count: int = 4) -> Figure:
+    """The tiles of which the fewest pixels are right, a row each: image, truth, prediction, and wrong pixels in red
+    over the image in grey. DataError when a mask is gone since it was compared."""
+    tiles = comparison.worst(count)
+    with styled():
+        figure = Figure(figsize=(CELL * len(HEADINGS) + 0.3, CELL * len(tiles) + 1.0))
+        grid = figure.subplots(len(tiles), len(HEADINGS), squeeze=False)
+        for tile, line in zip(tiles, grid):
+            _draw_tile(line, tile)
+        for axes, heading in zip(grid[0], HEADINGS):
+            axes.set_title(heading, loc="center", fontsize=9)
+        patches = [
+            Patch(facecolor=colour / 255, edgecolor=GREY, label=name) for name, colour in zip(CLASS_NAMES, COLOURS)
+        ]
+        patches.append(Patch(facecolor=VERMILION, edgecolor=GREY, label="wrong"))
+        figure.legend(handles=patches, loc="outside lower center", ncols=4, fontsize=9)
+    return figure
+
+
+def _draw_tile(line: np.ndarray, tile: Tile) -> None:
+    """Fill a row of axes; of the satellite image, which nothing was counted in, also when it cannot be read."""
+    true, said = _classes(tile.truth), _classes(tile.predicted)
+    height, width = true.shape
+    try:
+        image = Image.fromarray(read_rgb(tile.image, apply_exif=False)).resize((width, height))
+    except ImageError:
+        image = Image.new("RGB", (width, height), "#D8D8D8")
+        line[0].text(0.5, 0.5, "image cannot be read", transform=line[0].transAxes, ha="center", fontsize=8)
+    grey = np.asarray(image.convert("L"), dtype=float)[..., None] / 255
+    wrong = np.where((true != said)[..., None], to_rgb(VERMILION), 0.45 + 0.55 * grey)
+    wrong = Image.fromarray((wrong * 255).astype(np.uint8))
+    for axes, picture in zip(line, (image, mask_image(true), mask_image(said), wrong)):
+        _show(axes, picture)
+    line[0].set_ylabel(one_line(tile.name, 18), fontweight="bold", fontsize=9)
+    line[-1].set_xlabel(f"{tile.agreement:.1%} of its pixels agree", fontsize=8)
+
+
+def _show(axes: Axes, picture: Image.Image) -> None:
+    picture.thumbnail((MOST_PIXELS, MOST_PIXELS), Image.Resampling.NEAREST)
+    axes.imshow(np.asarray(picture), interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():  # white is a class: without an edge it would be the paper
+        spine.set(visible=True, color=GREY, linewidth=0.6)
