@@ -1,10 +1,12 @@
 # make demo                       train, predict, score and picture both problems on made-up data: minutes on a CPU
 # make demo DATA=hw1_data         the same on the course's data
 # make p1 DATA=hw1_data           problem 1 whole: pre-training, settings A to E, their table, t-SNE; goes on if stopped
-# make p2 DATA=hw1_data           problem 2 whole: training, masks, score, pictures; goes on if stopped
+# make p2 DATA=hw1_data           problem 2 whole: both networks, masks, score, pictures; goes on if stopped
+# make report STUDENT_ID=r12345678 NAME="王小明"    hw1_r12345678.pdf and report.html from those runs, in report/out/
 # make p1-50 DATA=hw1_data_2022   problem 1 of the editions with 50 classes: three networks, their vote, t-SNE
 # make test                       style, then every test; needs no data
 # make test-real DATA=hw1_data    what only the course's data can show
+# make test-networks              every network of problem 2: train, stop, go on, hw1_2.sh; a quarter of an hour
 # make submission [EDITION=2023]  what is handed in, under the course's names, in submission/
 # make clean                      remove what the demo made
 #
@@ -18,7 +20,7 @@ INSTALLED := $(VENV)/installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DATA EDITION
 
-.PHONY: help demo p1 p1-50 p2 test test-real submission clean setup
+.PHONY: help demo p1 p1-50 p2 report test test-real test-networks submission clean setup
 
 help:
 	@sed -n '/^[^#]/q; /^$$/q; s/^# \{0,1\}//p' Makefile
@@ -112,23 +114,45 @@ p1-50: $(INSTALLED)
 
 # -- problem 2 ---------------------------------------------------------------------------------------------------------
 
-# The light network from ImageNet's weights; a GPU has time for P2_FLAGS="--model deeplabv3_resnet101 --weights coco".
+# Model B is the light network from ImageNet's weights; a GPU has time for
+# P2_FLAGS="--model deeplabv3_resnet101 --weights coco". Model A is what the report wants beside it, a VGG16-FCN32s: hours
+# without a GPU, and P2_A_FLAGS= leaves it out.
 P2_OUT ?= runs/problem2
 P2_FLAGS ?= --weights imagenet
+P2_A_FLAGS ?= --model fcn32s --weights imagenet
 
 p2: $(INSTALLED)
 	@test -d "$$DATA/p2_data/train" && test -d "$$DATA/p2_data/validation" || { \
 		echo "error: there is no p2_data/train or no p2_data/validation in '$$DATA'; say where the course's data are: make p2 DATA=hw1_data" >&2; \
 		exit 2; }
-	@echo "== Problem 2, step 1 of 3: training"
-	@python3 p2_train.py --data "$$DATA/p2_data" --output "$(P2_OUT)/run" $(P2_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ]
-	@$(call is_done,$(P2_OUT)/run)
-	@echo "== Problem 2, step 2 of 3: hw1_2.sh"
-	@P2_CHECKPOINT="$(P2_OUT)/run/model.pt" bash hw1_2.sh "$$DATA/p2_data/validation" "$(P2_OUT)/masks" || [ $$? -eq 1 ]
-	@echo "== Problem 2, step 3 of 3: the score"
+	@echo "== Problem 2, step 1 of 4: model A"
+	@if [ -z "$(strip $(P2_A_FLAGS))" ]; then echo "left out: P2_A_FLAGS is empty"; exit; fi; \
+	python3 p2_train.py --data "$$DATA/p2_data" --output "$(P2_OUT)/model_a" $(P2_A_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ] || exit; \
+	$(call is_done,$(P2_OUT)/model_a)
+	@echo "== Problem 2, step 2 of 4: model B"
+	@python3 p2_train.py --data "$$DATA/p2_data" --output "$(P2_OUT)/model_b" $(P2_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ]
+	@$(call is_done,$(P2_OUT)/model_b)
+	@echo "== Problem 2, step 3 of 4: hw1_2.sh with model B"
+	@P2_CHECKPOINT="$(P2_OUT)/model_b/model.pt" bash hw1_2.sh "$$DATA/p2_data/validation" "$(P2_OUT)/masks" || [ $$? -eq 1 ]
+	@echo "== Problem 2, step 4 of 4: its score"
 	@python3 mean_iou_evaluate.py -g "$$DATA/p2_data/validation" -p "$(P2_OUT)/masks" >"$(P2_OUT)/score.txt"
 	@cat "$(P2_OUT)/score.txt"
-	@echo "masks: $(P2_OUT)/masks; stages of the training: $(P2_OUT)/run/stages.png"
+	@echo "masks: $(P2_OUT)/masks; stages of the training: $(P2_OUT)/model_b/stages.png"
+
+# -- the report --------------------------------------------------------------------------------------------------------
+
+# Of what the targets above left, and of p2_sam.py's output where there is one; report/answers.md holds your own words.
+STUDENT_ID ?= r00000000
+NAME ?= (your name)
+SAM_OUT ?= runs/sam
+REPORT_OUT ?= report/out
+REPORT_FLAGS ?=
+export NAME
+
+# With exit status 1 something is missing; the report says what, and how to get it.
+report: $(INSTALLED)
+	@python3 -m report.build --p1 "$(P1_OUT)" --p2 "$(P2_OUT)" $(if $(wildcard $(SAM_OUT)),--sam "$(SAM_OUT)") \
+		--student-id "$(STUDENT_ID)" --name "$$NAME" --output "$(REPORT_OUT)" $(REPORT_FLAGS) || [ $$? -eq 1 ]
 
 # -- demo --------------------------------------------------------------------------------------------------------------
 
@@ -138,51 +162,65 @@ demo: OUT = demo/sample
 demo: PRETRAINING = --epochs 2
 demo: EPOCHS_1 = 6
 demo: EPOCHS_2 = 35
+demo: EPOCHS_A = 6
 demo: export DATA = demo/sample/hw1_data
 else
 demo: OUT = demo/real
 demo: PRETRAINING = --budget-minutes 2
 demo: EPOCHS_1 = 2
 demo: EPOCHS_2 = 3
+demo: EPOCHS_A = 1
 endif
 
 demo: $(INSTALLED)
 ifeq ($(DATA),)
-	@echo "== 1 of 6: made-up data"
+	@echo "== 1 of 8: made-up data"
 	@rm -rf $(OUT)
 	@python3 -m datasets.sample $(OUT)
 else
-	@echo "== 1 of 6: the data in $$DATA"
+	@echo "== 1 of 8: the data in $$DATA"
 	@test -d "$$DATA/p1_data/office" && test -d "$$DATA/p2_data/train" \
 	|| { echo "error: $$DATA is no hw1_data: it lacks p1_data/office or p2_data/train" >&2; exit 2; }
 	@rm -rf $(OUT)
 endif
-	@echo "== 2 of 6: problem 1 with a ResNet18"
+	@echo "== 2 of 8: problem 1 with a ResNet18"
 	@$(MAKE) --no-print-directory p1 P1_OUT="$(OUT)/runs/p1" P1_FLAGS="--model resnet18 --image-size 64" \
 		SL_BACKBONE="$(OUT)/runs/p1/sl/pretrain_model_SL.pt" \
 		SSL_FLAGS="--batch-size 64 $(PRETRAINING)" SL_FLAGS="$(PRETRAINING)" FINETUNE_FLAGS="--epochs $(EPOCHS_1)" \
 		MACHINE_FLAGS="--device cpu --cache $(OUT)/cache"
-	@echo "== 3 of 6: problem 2 with the light network, from random weights"
+	@echo "== 3 of 8: problem 2 with a VGG16-FCN32s and the light network, from random weights"
 	@$(MAKE) --no-print-directory p2 P2_OUT="$(OUT)/runs/p2" P2_FLAGS="--scale 0.25 --epochs $(EPOCHS_2)" \
+		P2_A_FLAGS="--model fcn32s_vgg16bn --scale 0.125 --epochs $(EPOCHS_A)" \
 		MACHINE_FLAGS="--device cpu --cache $(OUT)/cache"
-	@echo "== 4 of 6: hw1_1.sh"
+	@echo "== 4 of 8: hw1_1.sh"
 	@P1_CHECKPOINT=$(OUT)/runs/p1/settings/C-seed0/model.pt bash hw1_1.sh \
 		"$$DATA/p1_data/office/val.csv" "$$DATA/p1_data/office/val" $(OUT)/predictions.csv || [ $$? -eq 1 ]
-	@echo "== 5 of 6: its score"
+	@echo "== 5 of 8: its score"
 	@python3 -m datasets.score $(OUT)/predictions.csv "$$DATA/p1_data/office/val.csv" >$(OUT)/score_p1.txt
 	@tail -n 1 $(OUT)/score_p1.txt
-	@echo "== 6 of 6: the contact sheet"
+	@echo "== 6 of 8: the contact sheet"
 	@python3 -m report.contact_sheet --data "$$DATA" --labels $(OUT)/predictions.csv --masks $(OUT)/runs/p2/masks \
 		--output $(OUT)/contact_sheet.png || [ $$? -eq 1 ]
 	@test -f $(OUT)/contact_sheet.png
+	@echo "== 7 of 8: Segment Anything, with random weights (the real ones, 0.4 GB: bash get_checkpoints.sh vit_b)"
+	@set -- "$$DATA"/p2_data/validation/*_sat.jpg; \
+	python3 -m benchmarks.random_sam "$$1" "$(OUT)/random_sam.pth" || exit; \
+	python3 p2_sam.py --images "$$1" "$$2" "$$3" --checkpoint "$(OUT)/random_sam.pth" \
+		--output "$(OUT)/runs/sam" --points-per-side 8 --box-nms-thresh 1 --device cpu \
+		--vote "$(OUT)/runs/p2/model_b/model.pt" || [ $$? -eq 1 ]
+	@echo "== 8 of 8: the report"
+	@$(MAKE) --no-print-directory report P1_OUT="$(OUT)/runs/p1" P2_OUT="$(OUT)/runs/p2" SAM_OUT="$(OUT)/runs/sam" \
+		REPORT_OUT="$(OUT)/report" REPORT_FLAGS="--answers $(OUT)/report/answers.md"
 	@echo
 	@echo "Done. Everything lies in $(OUT):"
+	@echo "  report/report.html            the report, also as report/hw1_$(STUDENT_ID).pdf"
 	@echo "  contact_sheet.png             images, truths and predictions of both problems"
 	@echo "  predictions.csv               what hw1_1.sh wrote; score_p1.txt: its score, class by class"
 	@echo "  runs/p1/settings/table.md     settings A to E; curves and confusion matrices beside it"
 	@echo "  runs/p1/tsne/tsne.png         features of setting C after its first and its last epoch"
 	@echo "  runs/p2/masks/, score.txt     what hw1_2.sh wrote, and its score"
-	@echo "  runs/p2/run/stages.png        tiles at the first, middle and last stage of the training"
+	@echo "  runs/p2/model_b/stages.png    tiles at the first, middle and last stage of the training"
+	@echo "  runs/sam/sheet.png            what a Segment Anything without training makes of three tiles"
 	@echo "  runs/p1, runs/p2              the runs: model.pt, metrics.jsonl, curves for tensorboard --logdir $(OUT)/runs"
 
 # -- tests -------------------------------------------------------------------------------------------------------------
@@ -195,6 +233,9 @@ test: $(INSTALLED)
 test-real: $(INSTALLED)
 	@test -d "$$DATA" || { echo "error: say where the course's data are: make test-real DATA=hw1_data" >&2; exit 2; }
 	@python3 -m pytest tests/real
+
+test-networks: $(INSTALLED)
+	@python3 -m pytest tests/networks
 
 # -- handing in --------------------------------------------------------------------------------------------------------
 

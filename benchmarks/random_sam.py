@@ -1,11 +1,14 @@
 """A Segment Anything with random weights that keeps masks: for tests and benchmarks, where there are no real weights.
 
+    python3 -m benchmarks.random_sam 0013_sat.jpg random_sam.pth     # a small one, for p2_sam.py --checkpoint
+
 At default thresholds a random SAM keeps no mask, and nothing equals nothing. This one's last layers are scaled on the
 very image that it will see, so that about a quarter of the candidates pass 0.88 and their borders are sharp.
 """
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from segment_anything.predictor import SamPredictor
 from segment_anything.utils.amg import build_point_grid
 from torch.nn import functional
 
+from datasets.images import read_rgb
 from models.sam import build_sam
 
 SMALL = {"image_size": 256, "grid": 16, "width": 32, "depth": 2, "heads": 2, "global_blocks": [1], "window": 7}
@@ -66,3 +70,20 @@ def lively_sam(image: np.ndarray, seed: int = 0, points_per_side: int = 8, **siz
     # Cut at 0, masks would be half of the image, all with one box; so they are blobs here and there.
     sam.mask_threshold = logits.flatten()[:: max(1, logits.numel() // 1_000_000)].quantile(1 - COVERED).item()
     return sam
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python3 -m benchmarks.random_sam",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("image", help="the image that its layers are scaled on")
+    parser.add_argument("weights", help="the file to write, laid out as the official ones")
+    args = parser.parse_args()
+    sam = lively_sam(read_rgb(args.image, apply_exif=False), **SMALL)
+    torch.save(sam.state_dict(), args.weights)
+
+
+if __name__ == "__main__":
+    main()

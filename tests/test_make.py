@@ -42,7 +42,7 @@ def test_without_venv_it_says_what_to_install(tmp_path):
 
 def test_make_alone_lists_what_there_is():
     done = subprocess.run(["make", "-s"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    for target in ("demo", "p1", "p1-50", "p2", "test", "test-real", "submission"):
+    for target in ("demo", "p1", "p1-50", "p2", "test", "test-real", "test-networks", "report", "submission"):
         assert f"make {target}" in done.stdout
 
 
@@ -67,11 +67,12 @@ PYTHON = """#!/bin/sh
 # Notes the call, leaves a run's log where a training would, and ends with $STATUS.
 echo "$*" >>"$CALLS"
 case "$*" in *contact_sheet*) touch "$OUT/contact_sheet.png";; esac
-for folder in ssl sl/A-seed0 settings/C-seed0 ../p2/run run resnet34/A-seed0 vgg16/A-seed0; do
+for folder in ssl sl/A-seed0 settings/C-seed0 ../p2/model_a ../p2/model_b model_a model_b \\
+    resnet34/A-seed0 vgg16/A-seed0; do
     mkdir -p "$RUNS/$folder"
     echo "2026-11-21 19:00:00 $LOG" >"$RUNS/$folder/log.txt"
 done
-case "$*" in *contact_sheet*|*p[12]_*.py*) exit "$STATUS";; esac
+case "$*" in *contact_sheet*|*report.build*|*p[12]_*.py*) exit "$STATUS";; esac
 """
 
 
@@ -149,10 +150,18 @@ def test_problem_2_is_trained_predicted_and_scored(tmp_path):
     assert done.returncode == 0, done.stderr
     assert [call.split()[0].split("/")[-1] for call in calls] == [
         "p2_train.py",
+        "p2_train.py",
         "p2_inference.py",
         "mean_iou_evaluate.py",
     ]
-    assert "--epochs 3" in calls[0] and f"--output {out}/run" in calls[0]
+    assert "--model fcn32s " in calls[0] and f"--output {out}/model_a" in calls[0]
+    assert "--epochs 3" in calls[1] and f"--output {out}/model_b" in calls[1]
+
+
+def test_problem_2_leaves_model_a_out_where_nobody_has_time_for_it(tmp_path):
+    done, calls = make_with_pretended_python(tmp_path, "p2", f"P2_OUT={tmp_path / 'out'}", "P2_A_FLAGS=")
+    assert done.returncode == 0, done.stderr
+    assert len(calls) == 3 and "left out: P2_A_FLAGS is empty" in done.stdout
 
 
 def test_masks_wait_for_a_training_that_was_stopped(tmp_path):
@@ -164,4 +173,4 @@ def test_masks_wait_for_a_training_that_was_stopped(tmp_path):
 def test_the_demo_goes_on_where_some_inputs_could_not_be_used(tmp_path, status, goes_on):
     done, calls = make_with_pretended_python(tmp_path, "demo", status=status)
     assert done.returncode == (0 if goes_on else 2), done.stderr
-    assert len(calls) == (11 if goes_on else 1)
+    assert len(calls) == (15 if goes_on else 1)
