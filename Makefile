@@ -162,7 +162,7 @@ demo: OUT = demo/sample
 demo: PRETRAINING = --epochs 2
 demo: EPOCHS_1 = 6
 demo: EPOCHS_2 = 35
-demo: EPOCHS_A = 6
+demo: EPOCHS_A = 20
 demo: export DATA = demo/sample/hw1_data
 else
 demo: OUT = demo/real

@@ -42,9 +42,11 @@ class TilePairs:
         return self._masks[self._indices[index]]
 
     def named(self, asked: Sequence[str] | None, usual: Sequence[str]) -> list[str]:
-        """The names `asked` for, without any the `usual` ones, as far as they are here; the first three if none is."""
+        """The names `asked` for, as far as they are here. Without any the `usual` ones, others for those not here."""
         wanted = list(asked or usual)
-        found = [name for name in wanted if name in self.names] or self.names[:3]
+        found = [name for name in wanted if name in self.names]
+        if not (asked and found):
+            found += [name for name in self.names if name not in found][: len(usual) - len(found)]
         if asked and found != wanted:
             print(f"not all of the tiles {', '.join(wanted)} are there; taken: {', '.join(found)}", file=sys.stderr)
         return found

@@ -35,8 +35,8 @@ def analyse(rows: Sequence[Row], chance: float | None) -> list[str]:
         sentences.insert(
             0,
             f"The sentences below compare {which} accuracies, means over the seeds. The standard error of a difference "
-            "is sqrt(p1 (1 - p1) / n1 + p2 (1 - p2) / n2), with n images of validation; it says nothing of how far "
-            "another pre-training would move a setting.",
+            "is sqrt(p (1 - p) (1 / n1 + 1 / n2)), with p their mean and n images of validation; it says nothing of how "
+            "far another pre-training would move a setting.",
         )
     if chance is not None:
         low = [row.setting for row in known.values() if _accuracy(row, is_last) < chance + 2 * _error(row, is_last)]
@@ -49,16 +49,20 @@ def analyse(rows: Sequence[Row], chance: float | None) -> list[str]:
 
 def _compare(one: Row, other: Row, what: str, is_last: bool) -> str:
     first, second = _accuracy(one, is_last), _accuracy(other, is_last)
-    error = math.hypot(_error(one, is_last), _error(other, is_last))
+    n, m = one.validation_images, other.validation_images
+    mean = (first * n + second * m) / (n + m)
+    error = math.sqrt(mean * (1 - mean) * (1 / n + 1 / m))
     apart = abs(first - second)
+    if not apart:
+        return f"{one.setting} against {other.setting} ({what}): both are {first:.4f}."
     if apart < error:
         verdict = f"within one standard error of the difference ({error:.4f}), so these runs do not tell them apart"
     elif apart < 2 * error:
         verdict = f"{apart / error:.1f} standard errors of the difference ({error:.4f}), a hint and no proof"
     else:
-        times = f"{apart / error:.1f} standard errors of the difference ({error:.4f})" if error else "beyond chance"
+        times = f"{apart / error:.1f} standard errors of the difference ({error:.4f})"
         verdict = f"{times}, more than the choice of images explains"
-    side = "above" if first > second else "below" if first < second else "level with"
+    side = "above" if first > second else "below"
     return (
         f"{one.setting} against {other.setting} ({what}): {first:.4f} lies {apart:.4f} {side} {second:.4f}, {verdict}."
     )

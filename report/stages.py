@@ -19,7 +19,7 @@ from datasets.palette import CLASS_NAMES, COLOURS, classes_of_colours
 from datasets.tiles import satellite_masks
 from report.style import GREY, save_figure, styled
 
-CELL = 1.9  # inches across a picture
+CELL = 1.6  # inches across a picture
 OPACITY = 0.45  # of the mask over the image
 
 
