@@ -35,8 +35,8 @@ def analyse(rows: Sequence[Row], chance: float | None) -> list[str]:
         sentences.insert(
             0,
             f"The sentences below compare {which} accuracies, means over the seeds. The standard error of a difference "
-            "is sqrt(p (1 - p) (1 / n1 + 1 / n2)), with p their mean and n images of validation; it says nothing of how "
-            "far another pre-training would move a setting.",
+            "is sqrt(p (1 - p) (1 / n1 + 1 / n2)), with p their mean and n images of validation; it says nothing of "
+            "how far another pre-training would move a setting.",
         )
     if chance is not None:
         low = [row.setting for row in known.values() if _accuracy(row, is_last) < chance + 2 * _error(row, is_last)]
