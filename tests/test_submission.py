@@ -57,7 +57,7 @@ def test_an_editions_files_lie_there_under_the_courses_names(tmp_path, year):
 def test_no_data_and_no_leftovers_are_handed_in(tmp_path):
     folder = collect(tmp_path / "mine")
     endings = {path.suffix for path in folder.rglob("*") if path.is_file()}
-    assert endings <= {".py", ".sh", ".txt", ".md", ".json", ".pt", ".pdf", ""}
+    assert endings <= {".py", ".html", ".typ", ".sh", ".txt", ".md", ".json", ".pt", ".pdf", ""}
     assert not [path for path in folder.rglob("*") if path.name.startswith(".") or path.name == "__pycache__"]
     assert not (folder / "tests").exists() and os.listdir(tmp_path) == ["mine"]
 
