@@ -3,8 +3,8 @@
 words = read_answers(Path("report/answers.md"), report.questions)
 words["1.1"]                # the Markdown under "## 1.1 ..."; questions without words are not in it
 
-Headings are found by their number. HTML comments are no words. What is under no question's heading is left out of the
-report, and a line on stderr says so.
+Headings are found by their number. HTML comments are no words, but in code they are. What is under no question's
+heading is left out of the report, and a line on stderr says so.
 """
 
 from __future__ import annotations
@@ -95,9 +95,31 @@ def _read(path: Path) -> str:
     raise RunError(f"{path}: is not UTF-8 from line {number} on ({guess}); save it as UTF-8")
 
 
+def _without_comments(text: str) -> str:
+    """The text without its HTML comments, but for those in a block of code or between backticks: they are words."""
+    # A comment's own backticks open no code. All lengths stay, and so do the places of everything.
+    quiet = COMMENT.sub(lambda match: re.sub("[`~]", "x", match.group()), text)
+    code_lines: set[int] = set()
+    spans: list[tuple[int, int, str]] = []  # first line, line after the last, code
+    for token in parser().parse(quiet):
+        if token.type in ("fence", "code_block"):
+            code_lines.update(range(*token.map))
+        for child in token.children or []:
+            if child.type == "code_inline":
+                spans.append((*token.map, child.content))
+
+    def kept(match: re.Match) -> str:
+        start = text.count("\n", 0, match.start())
+        comment = quiet[match.start() : match.end()].replace("\n", " ")
+        is_code = start in code_lines or any(first <= start < end and comment in code for first, end, code in spans)
+        return match.group() if is_code else ""
+
+    return COMMENT.sub(kept, text)
+
+
 def _sections(text: str, keys: set[str]) -> list[tuple[str, str]]:
     """(heading, what is under it), in order; the first has no heading. In a block of code there are none."""
-    text = COMMENT.sub("", cleaned(text))
+    text = _without_comments(cleaned(text))
     lines = text.split("\n")
     tokens = parser().parse(text)
     starts = [(0, 0, "")]

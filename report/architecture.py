@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from report.runs import is_number
+from report.runs import is_number, read_json
 from report.text import one_line
+
+MOST = 1e15  # parameters or operations; far more than any network has
 
 
 @dataclass(frozen=True)
@@ -27,20 +28,22 @@ class Architecture:
 def read_architecture(run: Path) -> Architecture | None:
     """None when there is none, or it cannot be used."""
     try:
-        said = json.loads((run / "architecture.json").read_text(encoding="utf-8"))
+        said = read_json(run / "architecture.json")
         blocks = {block["name"]: block for block in said["blocks"] if not block["is_auxiliary"]}
         numbers = [said["input"][1], *(said[name] for name in ("parameters", "auxiliary_parameters", "gflops"))]
-        if not all(map(is_number, numbers)):
+        if not all(is_number(number) and 0 <= number < MOST for number in numbers):
             return None
         return Architecture(one_line(said["network"], 60), *numbers, _scored_at(blocks), _merged_at(blocks))
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
         return None
 
 
 def _scored_at(blocks: dict[str, dict[str, Any]]) -> str:
-    """Goes back from the output to the last block that makes its input finer."""
-    block = next(block for block in reversed(list(blocks.values())) if block["role"] == "output")
-    while block["inputs"]:
+    """Goes back from the output to the last block that makes its input finer; "–" where it meets none."""
+    block = next((block for block in reversed(list(blocks.values())) if block["role"] == "output"), None)
+    seen = set()
+    while block and block["inputs"] and block["name"] not in seen:  # a file that is not ours may lead in a circle
+        seen.add(block["name"])
         before = blocks[block["inputs"][0]]
         if before["stride"] and block["stride"] and before["stride"] > block["stride"]:
             return f"stride {before['stride']:g}, then {one_line(block['layers'], 60)}"

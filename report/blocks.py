@@ -10,15 +10,16 @@ from typing import Any, Callable, Sequence
 from matplotlib.figure import Figure
 
 from datasets.errors import DataError
+from datasets.images import ImageError, read_rgb
 from engine.errors import RunError
 from engine.files import write_atomically
 from report.document import Gap, Picture, Table
-from report.runs import RunRecord, is_number, series
+from report.runs import RunRecord, is_number, seconds_of
 from report.style import save_figure
 from report.text import one_line
 
 # What goes wrong with files from outside; anything else is a mistake of ours.
-OUTSIDE = (DataError, RunError, OSError)
+OUTSIDE = (DataError, ImageError, RunError, OSError)
 
 
 def drawn(figures: Path, name: str, make: Callable[[], Figure], caption: str, alt: str) -> Picture | Gap:
@@ -33,20 +34,26 @@ def drawn(figures: Path, name: str, make: Callable[[], Figure], caption: str, al
 def taken(figures: Path, name: str, source: Path, caption: str, alt: str) -> Picture | Gap:
     """SOURCE.png and SOURCE.pdf, which another script of ours drew, as figures/NAME.png and .pdf."""
     try:
+        read_rgb(f"{source}.png", apply_exif=False)
         for suffix in ("png", "pdf"):
             with write_atomically(figures / f"{name}.{suffix}") as temporary:
                 shutil.copyfile(f"{source}.{suffix}", temporary)
-    except OSError as error:
+    except OUTSIDE as error:
         for suffix in ("png", "pdf"):
             (figures / f"{name}.{suffix}").unlink(missing_ok=True)
-        return Gap(f"{source}.{suffix} could not be read ({error.strerror}).")
+        return Gap(f"The figure {name} could not be taken over: {one_line(error, 300)}.")
     return Picture(name, caption, alt)
 
 
 def label_of(run: RunRecord) -> str:
     """The run's folder with the one above it, such as "p2/run"."""
-    parts = [part for part in os.path.normpath(run.folder).split(os.sep) if part not in ("", ".", "..")]
-    return one_line("/".join(parts[-2:]), 40)
+    return one_line("/".join(run.folder.resolve().parts[-2:]).lstrip(os.sep), 40)
+
+
+def command_of(run: RunRecord) -> str:
+    """The command that started the run, and goes on with it."""
+    command = run.config.get("command")
+    return one_line(command, 1000) if isinstance(command, str) else ""
 
 
 def value_of(run: RunRecord, name: str) -> str:
@@ -66,10 +73,15 @@ def words(value: Any) -> str:
     return one_line(value, 80)
 
 
+def count(number: int, name: str) -> str:
+    """ "1 epoch", "1,200 epochs"."""
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
+
+
 def minutes_of(run: RunRecord) -> str:
     """How long its training steps took."""
-    seconds = series(run, "seconds")
-    return f"{seconds[-1][1] / 60:.1f}" if seconds else "–"
+    seconds = seconds_of(run)
+    return "–" if seconds is None else f"{seconds / 60:.1f}"
 
 
 def machine_of(run: RunRecord) -> str:
@@ -89,7 +101,9 @@ def optimizer_words(run: RunRecord) -> str:
         parts.append(f"{value_of(run, 'backbone_lr')} for the backbone")
     parts += [f"weight decay {value_of(run, 'weight_decay')}", f"{value_of(run, 'schedule')} schedule"]
     if is_number(given.get("warmup_steps")) and given["warmup_steps"] > 0:
-        parts.append(f"warm-up of {value_of(run, 'warmup_steps')} steps (a quarter of a shorter run)")
+        total = run.config.get("total_steps")
+        steps = min(given["warmup_steps"], total // 4) if is_number(total) else given["warmup_steps"]
+        parts.append(f"warm-up of {count(int(steps), 'step')}")
     return ", ".join(parts)
 
 
@@ -98,7 +112,7 @@ def how_long(run: RunRecord) -> str:
     if not run.metrics:
         return "nothing yet"
     last = run.metrics[-1]
-    done = f"{words(last['epoch'])} epochs, {words(last['step'])} steps, {minutes_of(run)} minutes"
+    done = f"{count(last['epoch'], 'epoch')}, {count(last['step'], 'step')}, {minutes_of(run)} minutes"
     return done + (f" ({one_line(run.gap, 80)})" if run.gap else "")
 
 
@@ -109,4 +123,4 @@ def facts(rows: Sequence[tuple[str, str]], caption: str) -> Table:
 
 def unfinished(run: RunRecord) -> Gap:
     """That a run has not ended, and the command that goes on with it."""
-    return Gap(f"{label_of(run)}: {one_line(run.gap, 200)}.", one_line(run.config.get("command") or "", 1000))
+    return Gap(f"{label_of(run)}: {one_line(run.gap, 200)}.", command_of(run))

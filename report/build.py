@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Sequence
@@ -26,7 +25,7 @@ from datasets.images import natural_key
 from engine.cli import run_script, say
 from engine.errors import RunError
 from report.document import Gap, Report
-from report.found import Found, find, runs_of_settings
+from report.found import Found, find, runs_of_settings, settings_folder
 from report.runs import is_number
 from report.text import one_line
 
@@ -34,6 +33,7 @@ OURS = re.compile(
     r"(pretraining|settings_curves|confusion_[A-E]|tsne(_\d+)?|model_[ab]|ious|learning_curves|land_confusion|worst_tiles"
     r"|stages_[ab]|sam(_\d+)?)\.(png|pdf)"
 )
+LATEST = 4e9  # seconds since 1970: the year 2096; a run that says later is wrong
 ANSWERS = Path(__file__).resolve().parent / "answers.md"
 
 
@@ -65,54 +65,62 @@ def main(argv: Sequence[str] | None = None) -> int:
     from report.pdf import write_pdf
     from report.problem1 import problem_1
     from report.problem2 import problem_2
+    from report.questions import QUESTIONS
 
-    figures = args.output / "figures"
+    figures = made(args.output / "figures")
+    answers = read_answers(args.answers, QUESTIONS)  # what is wrong with them ends it before anything is touched
     clear(figures)
-    first, second = find(args.p1), find(args.p2)
-    problems = (problem_1(first, figures), problem_2(second, args.sam, figures))
-    questions = [question for problem in problems for question in problem.questions]
+    found = find([*args.p1, *args.p2])
+    problems = (problem_1(found, figures), problem_2(found, args.sam, figures))
     report = Report(
         "Deep Learning for Computer Vision, homework 1",
         args.student_id,
         one_line(args.name, 60),
-        date_of(first, second),
+        date_of(found),
         problems,
-        read_answers(args.answers, questions),
-        sources_of(first, second, args.sam),
+        answers,
+        sources_of(found, args.sam),
     )
     page, pdf = write_page(report, args.output), write_pdf(report, args.output)
-    gaps = [*first.remarks, *second.remarks, *gaps_of(report)]
+    gaps = [*found.remarks, *gaps_of(report)]
     for gap in gaps:
         say(f"gap: {gap}")
     print(f"{page}\n{pdf}\nyour own words: {args.answers}")
     return 1 if gaps else 0
 
 
-def clear(figures: Path) -> None:
-    """Make the folder; figures of ours in it that an earlier report drew, and this one may not, must not stay."""
+def made(folder: Path) -> Path:
     try:
-        figures.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be made ({error.strerror}); give --output another folder") from None
+    return folder
+
+
+def clear(figures: Path) -> None:
+    """Figures of ours that an earlier report drew, and this one may not, must not stay."""
+    try:
         for path in figures.iterdir():
             if OURS.fullmatch(path.name):
-                path.unlink()
+                path.unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"{figures}: cannot be written ({error.strerror}); give --output another folder") from None
 
 
-def date_of(*found: Found) -> str:
+def date_of(found: Found) -> str:
     """The day on which the newest of the runs ended, in UTC; "" where there is none."""
-    runs = [run for one in found for run in (*one.pretraining, *one.segmentation)]
-    runs += [run for one in found for folder in one.settings for run in runs_of_settings(folder)]
-    times = [run.metrics[-1]["time"] for run in runs if run.metrics and is_number(run.metrics[-1].get("time"))]
-    with suppress(ValueError, OverflowError, OSError):  # a time that is none
-        return datetime.fromtimestamp(max(times), timezone.utc).date().isoformat()
-    return ""
+    runs = [*found.pretraining, *found.segmentation]
+    runs += [run for folder in found.settings for run in runs_of_settings(folder)]
+    times = [run.metrics[-1].get("time") for run in runs if run.metrics]
+    times = [time for time in times if is_number(time) and 0 < time < LATEST]
+    return datetime.fromtimestamp(max(times), timezone.utc).date().isoformat() if times else ""
 
 
-def sources_of(first: Found, second: Found, sam: Path | None) -> tuple[str, ...]:
+def sources_of(found: Found, sam: Path | None) -> tuple[str, ...]:
     """The folders that the report was made of."""
-    folders = [run.folder for run in (*first.pretraining, *second.segmentation)]
-    folders += [*first.settings, *first.tsne, *second.masks, *([sam] if sam else [])]
+    settings = settings_folder(found.settings)
+    folders = [run.folder for run in (*found.pretraining, *found.segmentation)]
+    folders += [*found.tsne, *found.masks[:1], *(folder for folder in (settings, sam) if folder)]
     return tuple(sorted({one_line(folder, 200) for folder in folders}, key=natural_key))
 
 

@@ -31,7 +31,7 @@ from rich.text import Text
 from datasets.images import natural_key
 from engine.cli import run_script, say
 from engine.errors import RunError
-from report.runs import RunRecord, is_number, read_run, series
+from report.runs import RunRecord, best, is_number, read_run, scores, series
 from report.text import one_line
 
 CONFIG = "config.json"
@@ -114,11 +114,10 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
 def best_and_last(run: RunRecord, score: str) -> tuple[str, str, str]:
     """The best score, the first epoch that reached it, and the last score; dashes where no epoch is scored."""
-    scores = [(epoch, value) for epoch, value in series(run, score) if 0 <= value <= 1]
-    if not scores:
+    highest = best(run, score)
+    if highest is None:
         return "–", "–", "–"
-    epoch, best = max(scores, key=lambda pair: pair[1])
-    return f"{best:.4f}", str(epoch), f"{scores[-1][1]:.4f}"
+    return f"{highest[1]:.4f}", str(highest[0]), f"{scores(run, score)[-1][1]:.4f}"
 
 
 def minutes_and_speed(run: RunRecord) -> tuple[str, str]:
@@ -129,7 +128,7 @@ def minutes_and_speed(run: RunRecord) -> tuple[str, str]:
     images = [run.arguments.get(name) for name in ("batch_size", "training_images", "training_tiles")]
     batch = min([count for count in images if is_number(count)], default=0)  # a batch is no larger than the data
     speed = logged[-1][1] if logged else steps * batch / spent if spent > 0 else 0
-    return _figure(spent / 60) if seconds else "–", _figure(speed) if speed > 0 else "–"
+    return _figure(spent / 60) if seconds else "–", _figure(speed) if is_number(speed) and speed > 0 else "–"
 
 
 def _figure(value: float) -> str:
@@ -177,13 +176,13 @@ def print_tables(runs: Sequence[RunRecord]) -> None:
 
 def results(kind: Kind, named: Sequence[tuple[str, RunRecord]]) -> Table:
     """A row for each run of a kind; where there are several, the best score is bold."""
-    scores = [best_and_last(run, kind.score) for _, run in named]
-    top = max((best for best, _, _ in scores if best != "–"), default="") if len(scores) > 1 else ""
+    reached = [best_and_last(run, kind.score) for _, run in named]
+    top = max((highest for highest, _, _ in reached if highest != "–"), default="") if len(reached) > 1 else ""
     rows = []
-    for (name, run), (best, at_epoch, last) in zip(named, scores):
+    for (name, run), (highest, at_epoch, last) in zip(named, reached):
         done = [str(run.metrics[-1][key]) for key in ("epoch", "step")] if run.metrics else ["–", "–"]
-        best = (best, "bold") if best == top else best
-        rows.append((name, *done, best, at_epoch, last, *minutes_and_speed(run), run.gap or "finished"))
+        highest = (highest, "bold") if highest == top else highest
+        rows.append((name, *done, highest, at_epoch, last, *minutes_and_speed(run), run.gap or "finished"))
     figures = ("epochs", "steps", "best", "at\nepoch", "last", "minutes", "images\n/s")
     columns = [Column("run"), *(Column(name, justify="right", no_wrap=True) for name in figures), Column("state")]
     return table(f"{kind.title}: {kind.score}", columns, rows)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from report.document import Block, Command, Gap, Picture, Report, Table, Text
+from report.document import Block, Gap, Picture, Report, Table, Text
 from report.markdown_text import cleaned, read_markdown
 from report.text import one_line
 
-KINDS = {Text: "text", Command: "command", Table: "table", Picture: "picture", Gap: "gap"}
+KINDS = {Text: "text", Table: "table", Picture: "picture", Gap: "gap"}
 COLOUR = re.compile("#[0-9a-fA-F]{6}")
 DOTS_AN_INCH = 150  # of every PNG that report.style saves
 
@@ -21,8 +21,9 @@ DOTS_AN_INCH = 150  # of every PNG that report.style saves
 def content_of(report: Report, folder: Path) -> dict[str, Any]:
     """Everything that is drawn, in order, as dicts, lists, strings and numbers.
 
-    Every text is clean (see `report.markdown_text.cleaned`) and one line, but for commands and the student's words;
-    each block has a "kind". A picture that is not below `folder`, or is broken, is a gap; others have their size.
+    Every text is clean (see `report.markdown_text.cleaned`) and one line, but for a gap's command and the student's
+    words; each block has a "kind". A picture that is not below `folder`, or is broken, is a gap; others have their size
+    and their PNG's bytes, which are read once, so that a file that vanishes later is missed by nobody.
     """
     problems = [
         {
@@ -65,15 +66,16 @@ def _block(block: Block, folder: Path) -> dict[str, Any]:
         }
     if isinstance(block, Picture):
         return _picture(block, folder)
-    kept = {name: "\n".join(cleaned(value).splitlines()).strip() for name, value in asdict(block).items()}
-    return {"kind": kind, **kept, "text": kept["text"] if isinstance(block, Command) else line(kept["text"])}
+    more = {"command": "\n".join(cleaned(block.command).splitlines()).strip()} if isinstance(block, Gap) else {}
+    return {"kind": kind, "text": line(block.text), **more}
 
 
 def _picture(picture: Picture, folder: Path) -> dict[str, Any]:
-    """With its size in inches, as drawn; a gap where there is no picture to be read."""
+    """With its PNG and its size in inches, as drawn; a gap where there is no picture to be read."""
     path = folder / "figures" / f"{picture.name}.png"
     try:
-        with Image.open(path) as image:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             image.load()
             width, height = image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -87,4 +89,5 @@ def _picture(picture: Picture, folder: Path) -> dict[str, Any]:
         "alt": line(picture.alt),
         "width": width / DOTS_AN_INCH,
         "height": height / DOTS_AN_INCH,
+        "data": data,
     }

@@ -14,13 +14,6 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Command:
-    """A command line to copy."""
-
-    text: str
-
-
-@dataclass(frozen=True)
 class Table:
     """Cells of plain text. Columns from `numbers_from` on (0 is the first) are figures and stand to the right."""
 
@@ -48,7 +41,7 @@ class Gap:
     command: str = ""
 
 
-Block = Union[Text, Command, Table, Picture, Gap]
+Block = Union[Text, Table, Picture, Gap]
 
 
 @dataclass(frozen=True)

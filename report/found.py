@@ -1,4 +1,4 @@
-"""Which runs and results lie below some folders, and what each is good for in the report; nothing is opened twice."""
+"""Which runs and results lie below some folders, and what each is good for in the report; nothing is taken twice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Iterator, Sequence
 
 from datasets.images import natural_key
-from report.runs import RunRecord, read_run, series
+from report.runs import RunRecord, best, read_run
 
 DEEPEST = 4  # folders below the one given
 MOST_FOLDERS = 2000  # looked into; a folder of data given by mistake must not take minutes
@@ -31,27 +31,26 @@ class Found:
 
 def find(roots: Sequence[str | Path]) -> Found:
     """Look through `roots` and what lies below them. What is missing or no run's is a remark, never an error."""
-    found = Found()
+    found, seen = Found(), set()
     for root in map(Path, roots):
         if not root.is_dir():
             found.remarks.append(f"{root}: there is no such folder")
             continue
-        before = _count(found)
-        for folder, names in _folders(root):
+        before, again = _count(found), []
+        if A_SETTING.fullmatch(root.resolve().name) and (root / "config.json").is_file():
+            root = root.resolve().parent if root.name in ("", ".", "..") else root.parent  # a table is of them all
+        for folder, names in _folders(root, seen, again):
             _look_into(folder, names, found)
-        if _count(found) == before:
+        if _count(found) == before and not again:
             found.remarks.append(f"{root}: no run folder and no result in it")
+        if len(seen) >= MOST_FOLDERS:
+            found.remarks.append(f"{root}: more than {MOST_FOLDERS} folders, the others were not looked into")
     return found
-
-
-def best_iou(run: RunRecord) -> tuple[int, float] | None:
-    """(epoch, mean IoU) of the best scored epoch; None when there is none."""
-    return max(series(run, "mean_iou"), key=lambda pair: pair[1], default=None)
 
 
 def model_a_and_b(runs: Sequence[RunRecord]) -> tuple[RunRecord | None, RunRecord | None]:
     """The best run of a VGG16-FCN32s (model A), and the best of any other network (model B)."""
-    scored = sorted(runs, key=lambda run: (best_iou(run) or (0, -1.0))[1], reverse=True)
+    scored = sorted(runs, key=lambda run: (best(run, "mean_iou") or (0, -1.0))[1], reverse=True)
     is_a = [str(run.arguments.get("model", "")).startswith("fcn32s") for run in scored]
     a = next((run for run, flag in zip(scored, is_a) if flag), None)
     return a, next((run for run, flag in zip(scored, is_a) if not flag), None)
@@ -91,15 +90,20 @@ def pretraining_of(settings: Path | None, runs: Sequence[RunRecord]) -> RunRecor
 # -- the search --------------------------------------------------------------------------------------------------------
 
 
-def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """(folder, names in it) of `root` and those below it, in natural order, neither into runs nor along links."""
-    waiting, seen = [(root, 0)], 0
-    while waiting and seen < MOST_FOLDERS:
+def _folders(root: Path, seen: set[str], again: list[Path]) -> Iterator[tuple[Path, list[str]]]:
+    """(folder, names in it) of `root` and those below it, in natural order. Left out are runs' insides, and those
+    `seen`, which go into `again`."""
+    waiting = [(root, 0)]
+    while waiting and len(seen) < MOST_FOLDERS:
         folder, depth = waiting.pop()
-        seen += 1
+        place = os.path.realpath(folder)
+        if place in seen:
+            again.append(folder)
+            continue
+        seen.add(place)
         try:
             with os.scandir(folder) as entries:
-                below = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+                below = {entry.name: entry.is_dir() for entry in entries}
         except OSError:
             continue
         names = sorted(below, key=natural_key)

@@ -10,6 +10,7 @@ paragraph, heading  "runs": text with the marks bold, italic, code; "\\n" in it 
 code                "text"
 quote               "blocks"
 list                "is_ordered", "start", "items" (of each its blocks)
+rule                a line across the page
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def _blocks(tokens: Iterator[Token], depth: int) -> list[dict[str, Any]]:
             blocks.append({"kind": "paragraph", "runs": _runs(token.children or [])})
         elif token.type in ("fence", "code_block"):
             blocks.append({"kind": "code", "text": token.content.rstrip("\n")})
-        else:  # a line across the page, say
+        elif token.type == "hr":
+            blocks.append({"kind": "rule"})
+        else:  # whatever else the parser may know: as it was typed
             blocks.append({"kind": "paragraph", "runs": [_run(token.markup or token.content, set())]})
     return blocks
 
@@ -92,7 +95,10 @@ def _runs(tokens: list[Token]) -> list[dict[str, Any]]:
             marks.append(kind) if token.nesting == 1 else marks.remove(kind)
             continue
         if token.type == "softbreak":
-            text = _between(tokens[position - 1].content, tokens[min(position + 1, len(tokens) - 1)].content)
+            # The mark beside a line's end may be one that opens or closes bold: the letter beyond it counts.
+            before = next((run["text"][-1] for run in reversed(runs) if run["text"]), "")
+            later = (tokens[place].content for place in range(position + 1, len(tokens)))
+            text = _between(before, next((content[0] for content in later if content), ""))
         else:
             text = "\n" if token.type == "hardbreak" else token.content
         run = _run(text, {*marks, *(["code"] if token.type == "code_inline" else [])})
@@ -103,8 +109,8 @@ def _runs(tokens: list[Token]) -> list[dict[str, Any]]:
 
 
 def _between(before: str, after: str) -> str:
-    """What a line's end inside a paragraph stands for: nothing between two Chinese characters, else a space."""
-    return "" if columns(before[-1:]) == 2 and columns(after[:1]) == 2 else " "
+    """What a line's end between two characters stands for: nothing where both are Chinese, else a space."""
+    return "" if columns(before) == columns(after) == 2 else " "
 
 
 def _run(text: str, marks: set[str]) -> dict[str, Any]:

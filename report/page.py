@@ -26,7 +26,7 @@ def write_page(report: Report, folder: Path) -> Path:
     path = folder / "report.html"
     for block in _blocks(content):
         if block["kind"] == "picture":
-            block["source"] = _data_uri("image/png", (folder / "figures" / f"{block['name']}.png").read_bytes())
+            block["source"] = _data_uri("image/png", block["data"])
             block["least"] = round(block["width"] * CSS_DOTS_AN_INCH * SMALLEST)
             block["pixels"] = round(block["width"] * CSS_DOTS_AN_INCH), round(block["height"] * CSS_DOTS_AN_INCH)
     environment = Environment(

@@ -10,14 +10,17 @@ the same report gives the same bytes.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+import unicodedata
 from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import typst
 
+from engine.cli import say
 from engine.errors import RunError
 from engine.files import cannot_write, write_atomically
 from report.chinese import font_folder
@@ -35,18 +38,27 @@ READABLE = 0.7  # but not smaller than this, of its own size
 SMALLEST = 0.58  # of its own size: text of 10 points is still read. A picture that must be smaller is laid across.
 LONG_WORD = 24  # letters; a longer one may be broken anywhere, or it would run off the page
 BREAK = "\u200b"
+MOST_NAMED = 5  # characters that no font has
 
 
 def write_pdf(report: Report, folder: Path) -> Path:
-    """Write `folder`/hw1_<student id>.pdf with the pictures of `folder`/figures. RunError where it can't be made."""
+    """Write `folder`/hw1_<student id>.pdf with the pictures of `folder`/figures. RunError where it can't be made.
+
+    A line on stderr names characters that no font of the PDF has, such as emoji.
+    """
     if not STUDENT_ID.fullmatch(report.student_id):
         raise RunError(f"{report.student_id!r}: is no student id; give letters and digits, such as r12345678")
     path = folder / f"hw1_{report.student_id}.pdf"
+    content = content_of(report, folder)
+    fonts = _fonts()
+    missing = _without_font(content, fonts)
+    if missing:
+        say(f"note: {path}: none of its fonts has {' '.join(missing)}; the page report.html may show it")
     try:
         try:
-            data = _draw(report, folder, "pdf")
+            data = _draw(content, folder, "pdf", fonts)
         except typst.TypstError:  # one of the pictures' PDFs is broken: their PNGs have been looked at
-            data = _draw(report, folder, "png")
+            data = _draw(content, folder, "png", fonts)
         with write_atomically(path) as temporary:
             temporary.write_bytes(data)
     except OSError as error:
@@ -56,20 +68,25 @@ def write_pdf(report: Report, folder: Path) -> Path:
     return path
 
 
-def _draw(report: Report, folder: Path, suffix: str) -> bytes:
+def _fonts() -> typst.Fonts:
+    chinese = font_folder()
+    return typst.Fonts(include_system_fonts=chinese is None, font_paths=[str(chinese)] if chinese else [])
+
+
+def _draw(content: dict[str, Any], folder: Path, suffix: str, fonts: typst.Fonts) -> bytes:
     """The PDF, with pictures of this kind where they are there."""
-    content = content_of(report, folder)
+    content = copy.deepcopy(content)
     for problem in content["problems"]:
         for question in problem["questions"]:
             for block in question["blocks"]:
                 if block["kind"] == "picture":
                     _place(block, folder, suffix)
-    content = {**_breakable(content), "day": _day(report.date), "short-title": one_line(report.title, 60)}
-    chinese = font_folder()
+    more = {"day": _day(content["date"]), "short-title": one_line(content["title"], 60)}
+    content = {**_breakable(content), **more}
     compiler = typst.Compiler(
         TEMPLATE.read_bytes(),
         root=str(folder.resolve()),
-        font_paths=typst.Fonts(include_system_fonts=chinese is None, font_paths=[str(chinese)] if chinese else []),
+        font_paths=fonts,
         sys_inputs={"report": json.dumps(content)},
     )
     made = datetime(*(content["day"] or (1970, 1, 1)), tzinfo=timezone.utc)
@@ -80,6 +97,7 @@ def _draw(report: Report, folder: Path, suffix: str) -> bytes:
 def _place(picture: dict[str, Any], folder: Path, suffix: str) -> None:
     """Which file, how wide, and on which kind of page."""
     name = picture.pop("name")
+    del picture["data"]  # Typst reads the files itself
     if not (folder / "figures" / f"{name}.{suffix}").is_file():
         suffix = "png"
     upright, across = (
@@ -91,6 +109,34 @@ def _place(picture: dict[str, Any], folder: Path, suffix: str) -> None:
     if upright > READABLE:
         upright = min(upright, max(HALF_A_PAGE / picture["height"], READABLE))
     picture["width"] *= across if is_landscape else upright
+
+
+def _without_font(content: dict[str, Any], fonts: typst.Fonts) -> list[str]:
+    """Characters of the content that no font has, MOST_NAMED at most. Typst draws empty boxes for them without a word,
+    but where a PDF/A is asked for it names the first of them."""
+    every = set("".join(_texts(content)))
+    marks = sorted(mark for mark in every if mark > "\xff" and unicodedata.category(mark)[0] in "LNPS")
+    missing: list[str] = []
+    while len(missing) < MOST_NAMED:
+        compiler = typst.Compiler(b"#sys.inputs.text", font_paths=fonts, sys_inputs={"text": " ".join(marks)})
+        try:
+            compiler.compile(format="pdf", pdf_standards=["a-2b"])
+        except typst.TypstError as error:
+            named = [mark for mark in marks if f'"{mark}"' in str(error)]
+            if not named:
+                break  # another complaint, which says nothing of the fonts
+            missing += named
+            marks = [mark for mark in marks if mark not in named]
+        else:
+            break
+    return missing
+
+
+def _texts(value: Any) -> list[str]:
+    """Every string in it."""
+    if isinstance(value, (dict, list)):
+        return [text for part in (value.values() if isinstance(value, dict) else value) for text in _texts(part)]
+    return [value] if isinstance(value, str) else []
 
 
 def _day(text: str) -> tuple[int, int, int] | None:

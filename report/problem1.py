@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -19,10 +19,11 @@ from report.blocks import (
     value_of,
     words,
 )
-from report.document import Block, Gap, Picture, Problem, Question, Table, Text
+from report.document import Block, Gap, Picture, Problem, Table, Text
 from report.found import Found, pretraining_of, settings_folder
+from report.questions import answered
 from report.run_figures import draw_pretraining
-from report.runs import RunRecord, class_names_of, is_number, series
+from report.runs import RunRecord, class_names_of, is_number, read_json, scores
 from report.settings_analysis import analyse
 from report.settings_figures import confusion_figure, curves_figure
 from report.settings_notes import remarks_on
@@ -31,12 +32,13 @@ from report.settings_table import cells_of
 from report.text import one_line
 
 PRETRAIN = (
-    "python3 p1_ssl_pretrain.py --images hw1_data/p1_data/mini/train --output runs/ssl "
+    "python3 p1_ssl_pretrain.py --images hw1_data/p1_data/mini/train --output runs/problem1/ssl "
     "--probe-csv hw1_data/p1_data/office/train.csv"
 )
 FINETUNE = (
-    "python3 p1_finetune.py --data hw1_data/p1_data/office --settings ABCDE --seeds 0 1 2 --output runs/p1 "
-    "--sl-backbone hw1_data/p1_data/pretrain_model_SL.pt --ssl-backbone runs/ssl/backbone.pt"
+    "python3 p1_finetune.py --data hw1_data/p1_data/office --settings ABCDE --seeds 0 1 2 "
+    "--output runs/problem1/settings --sl-backbone hw1_data/p1_data/pretrain_model_SL.pt "
+    "--ssl-backbone runs/problem1/ssl/backbone.pt"
 )
 TSNE = "python3 p1_tsne.py --run {run} --data hw1_data/p1_data/office --output {output}"
 VIEWS = {
@@ -52,29 +54,9 @@ def problem_1(found: Found, figures: Path) -> Problem:
     return Problem(
         "Problem 1: self-supervised pre-training for image classification",
         (
-            Question(
-                "1.1",
-                "The pre-training",
-                5,
-                "The implementation details of your SSL method: method, data augmentation, learning-rate schedule, "
-                "optimiser, batch size.",
-                tuple(_pretraining(pretraining_of(folder, found.pretraining), found, figures)),
-            ),
-            Question(
-                "1.2",
-                "Settings A to E",
-                20,
-                "The classification accuracy of Office-Home's validation set for each of the five settings, discussed.",
-                tuple(_settings(folder, figures)),
-            ),
-            Question(
-                "1.3",
-                "t-SNE of setting C",
-                5,
-                "The learned representations of setting C on the train set, the output of the second last layer, from "
-                "the first and the last epoch.",
-                tuple(_tsne(found.tsne, folder, figures)),
-            ),
+            answered("1.1", _pretraining(pretraining_of(folder, found.pretraining), found, figures)),
+            answered("1.2", _settings(folder, found, figures)),
+            answered("1.3", _tsne(found.tsne, folder, figures)),
         ),
     )
 
@@ -125,7 +107,7 @@ def _pretraining(run: RunRecord | None, found: Found, figures: Path) -> list[Blo
             "Three curves over the epochs of the pre-training",
         )
     )
-    probes = series(run, "neighbour_accuracy")
+    probes = scores(run, "neighbour_accuracy")
     if probes:
         (first_epoch, first), (last_epoch, last) = probes[0], probes[-1]
         blocks.append(
@@ -145,9 +127,10 @@ def _weights(given: dict[str, Any]) -> str:
 # -- 1.2 ---------------------------------------------------------------------------------------------------------------
 
 
-def _settings(folder: Path | None, figures: Path) -> list[Block]:
+def _settings(folder: Path | None, found: Found, figures: Path) -> list[Block]:
     if folder is None:
         return [Gap("There is no run of settings A to E.", FINETUNE)]
+    others = [one_line(other, 80) for other in found.settings if other != folder]
     try:
         rows = read_rows(folder)
     except OUTSIDE as error:
@@ -157,8 +140,8 @@ def _settings(folder: Path | None, figures: Path) -> list[Block]:
         Table(
             columns,
             tuple(cells),
-            "Accuracy on the validation set, mean ± standard deviation over the seeds. The best epoch was chosen on "
-            "the images that it is measured on; the last one was chosen by nothing.",
+            f"Accuracy on {_validation(rows)}, mean ± standard deviation over the seeds ({one_line(folder, 80)}). The "
+            "best epoch was chosen on the images that it is measured on; the last one was chosen by nothing.",
             numbers_from=3,
         )
     ]
@@ -166,8 +149,9 @@ def _settings(folder: Path | None, figures: Path) -> list[Block]:
     if missing:
         blocks.append(Gap(f"There is no run of setting {', '.join(missing)}.", FINETUNE))
     blocks += [Text(sentence) for sentence in analyse(rows, _chance(rows))]
-    remarks = remarks_on(rows)
-    blocks += [Text(remark) for remark in remarks]
+    blocks += [Text(remark) for remark in remarks_on(rows)]
+    if others:
+        blocks.append(Text(f"Found too, and not shown: {', '.join(others[:5])}{', …' if len(others) > 5 else ''}."))
     names = {row.setting: class_names_of(row.pictured.run) if row.pictured else {} for row in rows}
     blocks.append(
         drawn(
@@ -185,7 +169,8 @@ def _settings(folder: Path | None, figures: Path) -> list[Block]:
             figures,
             f"confusion_{row.setting}",
             lambda row=row: confusion_figure(row, names[row.setting]),
-            f"Confusion matrix of setting {row.setting}; those of the other settings are in figures/.",
+            f"Confusion matrix of setting {row.setting}."
+            + (" Those of the other settings are in figures/." if len(pictured) > 1 else ""),
             f"Confusion matrix of setting {row.setting}",
         )
         if row is shown or isinstance(block, Gap):
@@ -194,9 +179,19 @@ def _settings(folder: Path | None, figures: Path) -> list[Block]:
 
 
 def _chance(rows: Sequence[Row]) -> float | None:
-    counts = {scored.run.arguments.get("num_classes") for row in rows for scored in row.shown}
-    count = counts.pop() if len(counts) == 1 else None
-    return 1 / count if is_number(count) and count >= 2 else None
+    """The accuracy of guessing, where all runs have the same number of classes."""
+    counts = [scored.run.arguments.get("num_classes") for row in rows for scored in row.shown]
+    known = {count for count in counts if is_number(count) and count >= 2}
+    return 1 / known.pop() if len(known) == 1 else None
+
+
+def _validation(rows: Sequence[Row]) -> str:
+    """The images of validation in words: how many, and which folder where one was named."""
+    counts = {row.validation_images for row in rows if row.validation_images}
+    runs = [scored.run for row in rows for scored in row.shown]
+    folders = {value_of(run, "val_images" if run.arguments.get("val_images") else "data") for run in runs}
+    images = f"the {counts.pop():,} validation images" if len(counts) == 1 else "the validation images"
+    return f"{images} of {folders.pop()}" if len(folders) == 1 and "–" not in folders else images
 
 
 # -- 1.3 ---------------------------------------------------------------------------------------------------------------
@@ -204,12 +199,14 @@ def _chance(rows: Sequence[Row]) -> float | None:
 
 def _tsne(folders: Sequence[Path], settings: Path | None, figures: Path) -> list[Block]:
     runs = sorted(settings.glob("C-seed*")) if settings else []
-    run, output = (runs[0], settings / "tsne") if runs else ("runs/p1/C-seed0", "runs/p1/tsne")
-    command = TSNE.format(run=run, output=output)
+    run, output = (runs[0], settings / "tsne") if runs else ("runs/problem1/settings/C-seed0", "runs/problem1/tsne")
+    command = TSNE.format(run=shlex.quote(str(run)), output=shlex.quote(str(output)))
     blocks: list[Block] = []
     for number, folder in enumerate(folders):
         name = "tsne" if number == 0 else f"tsne_{number + 1}"
         panels = _scores(folder / "scores.json")
+        if _origin(panels)[:2] in ("A-", "B-", "D-", "E-"):
+            blocks.append(Text(f"{one_line(folder, 80)} shows {_origin(panels)}, no run of setting C."))
         block = taken(
             figures,
             name,
@@ -242,10 +239,13 @@ def _tsne_table(panels: Sequence[dict[str, Any]]) -> list[Block]:
     ]
     blocks: list[Block] = []
     if rows:
-        columns = ("features", "silhouette, features", "silhouette, plane", "accuracy of 20 neighbours")
+        numbers = {words(panel.get("neighbours")) for panel in panels}
+        neighbours = f"accuracy of {numbers.pop()} neighbours" if len(numbers) == 1 else "accuracy of neighbours"
         blocks.append(
             Table(
-                columns, tuple(rows), "How far apart the classes lie: 1 would be perfect, 0 is mixed, below it worse."
+                ("features", "silhouette, features", "silhouette, plane", neighbours),
+                tuple(rows),
+                "How far apart the classes lie: a silhouette of 1 would be perfect, at 0 they are mixed.",
             )
         )
         names = [one_line(entry["name"], 40) for entry in _dicts(panels[-1].get("most_scattered")) if "name" in entry]
@@ -263,8 +263,8 @@ def _tsne_table(panels: Sequence[dict[str, Any]]) -> list[Block]:
 
 def _scores(path: Path) -> list[dict[str, Any]]:
     try:
-        return _dicts(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError):
+        return _dicts(read_json(path))
+    except (OSError, ValueError):
         return []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Sequence
 
@@ -9,6 +10,8 @@ from datasets.palette import CLASS_NAMES, COLOURS, SCORED_CLASSES
 from report.architecture import read_architecture
 from report.blocks import (
     OUTSIDE,
+    command_of,
+    count,
     drawn,
     how_long,
     label_of,
@@ -19,17 +22,21 @@ from report.blocks import (
     value_of,
     words,
 )
-from report.document import Block, Gap, Picture, Problem, Question, Table, Text
-from report.found import Found, best_iou, model_a_and_b
+from report.document import Block, Gap, Picture, Problem, Table, Text
+from report.found import Found, model_a_and_b
+from report.questions import answered
 from report.run_figures import draw_ious, draw_learning
-from report.runs import RunRecord, is_number
+from report.runs import RunRecord, best, is_number, place_of
 from report.sam_section import sam_blocks
 from report.stages import write_stages
 from report.text import one_line
 from report.worst_tiles import compare_masks, draw_land_cover_confusion, draw_worst
 
-TRAIN_A = "python3 p2_train.py --data hw1_data/p2_data --model fcn32s --weights imagenet --output runs/p2_a"
-TRAIN_B = "python3 p2_train.py --data hw1_data/p2_data --model deeplabv3_resnet101 --weights coco --output runs/p2_b"
+TRAIN_A = "python3 p2_train.py --data hw1_data/p2_data --model fcn32s --weights imagenet --output runs/problem2/model_a"
+TRAIN_B = (
+    "python3 p2_train.py --data hw1_data/p2_data --model deeplabv3_resnet101 --weights coco "
+    "--output runs/problem2/model_b"
+)
 MASKS = "P2_CHECKPOINT={model} bash hw1_2.sh {tiles} {masks}"
 SCORED = CLASS_NAMES[:SCORED_CLASSES]
 SWATCHES = tuple("#" + "".join(f"{part:02x}" for part in colour) for colour in COLOURS.tolist())[:SCORED_CLASSES]
@@ -41,48 +48,19 @@ def problem_2(found: Found, sam: Path | None, figures: Path) -> Problem:
     """Its five questions, answered from what was found; figures go into `figures`."""
     a, b = model_a_and_b(found.segmentation)
     models = [(name, run) for name, run in (("A", a), ("B", b)) if run]
+    scores = [
+        *_scores(models, found.segmentation, figures),
+        *_curves(models, found.segmentation, figures),
+        *_tiles(found.masks, b or a, figures),
+    ]
     return Problem(
         "Problem 2: land-cover segmentation",
         (
-            Question(
-                "2.1",
-                "Model A, VGG16-FCN32s",
-                3,
-                "Draw the network architecture of your VGG16-FCN32s model (model A).",
-                tuple(_network("A", a, TRAIN_A, figures)),
-            ),
-            Question(
-                "2.2",
-                "Model B, the improved one",
-                3,
-                "Draw the network architecture of the improved model (model B), and explain how it differs from A.",
-                (*_network("B", b, TRAIN_B, figures), *_differences(a, b)),
-            ),
-            Question(
-                "2.3",
-                "Mean IoU of both",
-                1,
-                "The mIoU of both models on the validation set.",
-                (
-                    *_scores(models, figures),
-                    *_curves(models, found.segmentation, figures),
-                    *_tiles(found.masks, b or a, figures),
-                ),
-            ),
-            Question(
-                "2.4",
-                "Masks during training",
-                3,
-                "The predicted masks of 0013, 0062 and 0104 at the early, the middle and the final stage of training.",
-                tuple(_stages(models, figures)),
-            ),
-            Question(
-                "2.5",
-                "Segment Anything",
-                10,
-                "Segment three of the validation images with SAM; show the results and describe the method.",
-                tuple(sam_blocks(sam, figures)),
-            ),
+            answered("2.1", _network("A", a, TRAIN_A, figures)),
+            answered("2.2", [*_network("B", b, TRAIN_B, figures), *_differences(a, b)]),
+            answered("2.3", scores),
+            answered("2.4", _stages(models, figures)),
+            answered("2.5", sam_blocks(sam, figures)),
         ),
     )
 
@@ -94,7 +72,8 @@ def _network(letter: str, run: RunRecord | None, command: str, figures: Path) ->
     if run is None:
         return [Gap(f"There is no run of a model {letter}.", command)]
     drawing = read_architecture(run.folder)
-    describe = f"python3 -m models.describe {value_of(run, 'model')} --output {run.folder}"
+    model, folder = shlex.quote(value_of(run, "model")), shlex.quote(str(run.folder))
+    describe = f"python3 -m models.describe {model} --output {folder}"
     if drawing is None:
         return [Gap(f"{label_of(run)} has no drawing of its network.", describe)]
     name = f"model_{letter.lower()}"
@@ -128,8 +107,8 @@ def _differences(a: RunRecord | None, b: RunRecord | None) -> list[Block]:
             numbers_from=3,
         )
     ]
-    if same:
-        alike = "; ".join(f"{name} ({columns[0][name]})" for name in same if columns[0][name] != "–")
+    alike = "; ".join(f"{name} ({columns[0][name]})" for name in same if columns[0][name] != "–")
+    if alike:
         blocks.append(Text(f"The same in both: {alike}."))
     return blocks
 
@@ -164,19 +143,20 @@ def _about(run: RunRecord) -> dict[str, str]:
 # -- 2.3: scores -------------------------------------------------------------------------------------------------------
 
 
-def _scores(models: Sequence[tuple[str, RunRecord]], figures: Path) -> list[Block]:
+def _scores(models: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord], figures: Path) -> list[Block]:
     blocks: list[Block] = []
     rows, bars = [], []
     for letter, run in models:
-        best = best_iou(run)
-        if best is None:
-            blocks.append(Gap(f"Model {letter}, {label_of(run)}, has no scored epoch.", unfinished(run).command))
+        scored = best(run, "mean_iou")
+        if scored is None:
+            blocks.append(Gap(f"Model {letter}, {label_of(run)}, has no scored epoch.", command_of(run)))
             continue
-        line = next(line for line in run.metrics if line.get("mean_iou") == best[1] and line["epoch"] == best[0])
-        ious = {name: line[name] for name in SCORED if is_number(line.get(name))}
-        bars.append((f"{letter}: {value_of(run, 'model')}", {"mean_iou": best[1], **ious}))
+        epoch, iou = scored
+        line = next(line for line in run.metrics if line.get("mean_iou") == iou and line["epoch"] == epoch)
+        ious = {name: line[name] for name in SCORED if is_number(line.get(name)) and 0 <= line[name] <= 1}
+        bars.append((f"{letter}: {value_of(run, 'model')}", {"mean_iou": iou, **ious}))
         cells = (f"{ious[name]:.4f}" if name in ious else "–" for name in SCORED)
-        rows.append((letter, value_of(run, "model"), f"{best[1]:.4f}", str(best[0]), *cells))
+        rows.append((letter, value_of(run, "model"), f"{iou:.4f}", str(epoch), *cells))
     for letter, command in (("A", TRAIN_A), ("B", TRAIN_B)):
         if letter not in [name for name, _ in models]:
             blocks.append(Gap(f"There is no run of a model {letter}.", command))
@@ -192,29 +172,36 @@ def _scores(models: Sequence[tuple[str, RunRecord]], figures: Path) -> list[Bloc
         caption = "IoU of each class and their mean; the squares are the classes' colours in the masks."
         blocks[:0] = [table, drawn(figures, "ious", lambda: draw_ious(bars), caption, "Bars of IoU by class")]
     if len(rows) == 2:
-        blocks.append(Text(_verdict(bars)))
+        blocks.append(Text(_verdict(*(ious for _, ious in bars))))
+    if len(runs) > len(models):
+        names = " and ".join(name for name, _ in models)
+        blocks.append(
+            Text(f"{names}: the best of {count(len(runs), 'run')} here, chosen on the tiles that they are scored on.")
+        )
     return blocks
 
 
-def _verdict(bars: Sequence[tuple[str, dict[str, float]]]) -> str:
-    (_, a), (_, b) = bars
+def _verdict(a: dict[str, float], b: dict[str, float]) -> str:
+    """What the mean IoU of both and of their classes say; no more, since a run of each is no spread."""
     apart = b["mean_iou"] - a["mean_iou"]
-    common = [name for name in SCORED if name in a and name in b]
-    gains = sorted(common, key=lambda name: a[name] - b[name])
-    text = f"B's mean IoU lies {abs(apart):.4f} {'above' if apart >= 0 else 'below'} A's."
+    side = f"lies {abs(apart):.4f} {'above' if apart > 0 else 'below'} A's" if apart else "is A's"
+    sentences = [f"B's mean IoU {side}."]
+    gains = {name: b[name] - a[name] for name in SCORED if name in a and name in b}
+    most, least = max(gains, key=gains.get, default=None), min(gains, key=gains.get, default=None)
+    if most and gains[most] > 0:
+        sentences.append(f"B gains most in {most} ({gains[most]:+.4f}).")
+    if least and gains[least] < 0:
+        sentences.append(f"It loses most in {least} ({gains[least]:+.4f}).")
     if gains:
-        first, last = gains[0], gains[-1]
-        text += (
-            f" Of the classes {first} differs most in B's favour ({b[first] - a[first]:+.4f}) and {last} least "
-            f"({b[last] - a[last]:+.4f}); B's weakest is {min(common, key=b.get)} ({min(b[n] for n in common):.4f})."
-        )
-    return text + " One run of each: how far another seed would move them is not known."
+        weakest = min(gains, key=b.get)
+        sentences.append(f"Its weakest class is {weakest} ({b[weakest]:.4f}).")
+    return " ".join([*sentences, "How far another seed would move either is not known from these two runs."])
 
 
 def _curves(models: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord], figures: Path) -> list[Block]:
     """A and B first, then the best of the others, by numbers."""
     others = [run for run in runs if run.metrics and all(run is not model for _, model in models)]
-    others.sort(key=lambda run: -(best_iou(run) or (0, -1.0))[1])
+    others.sort(key=lambda run: -(best(run, "mean_iou") or (0, -1.0))[1])
     named = [*models, *((str(number), run) for number, run in enumerate(others, start=1))][:MOST_CURVES]
     if not named:
         return []
@@ -232,36 +219,41 @@ def _curves(models: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord], 
 
 def _tiles(folders: Sequence[Path], run: RunRecord | None, figures: Path) -> list[Block]:
     """What the masks of hw1_2.sh say, against the truth of the run's own validation tiles."""
-    data = run.arguments.get("data") if run else None
-    if run is None or not isinstance(data, str):
+    data = place_of(run, "data") if run else None
+    if data is None:
         return []
-    tiles = Path(data) / "validation"
+    tiles = data / "validation"
     if not folders:
-        command = MASKS.format(model=run.folder / "model.pt", tiles=tiles, masks=run.folder.parent / "masks")
+        places = {"model": run.folder / "model.pt", "tiles": tiles, "masks": run.folder / "masks"}
+        command = MASKS.format(**{name: shlex.quote(str(place)) for name, place in places.items()})
         return [Gap("There are no masks to look for the worst-predicted tiles in.", command)]
     folder = folders[0]
     try:
         comparison = compare_masks(folder, tiles)
     except OUTSIDE as error:
         return [Gap(f"The masks in {folder} could not be compared with the truth: {one_line(error, 300)}.")]
-    where = one_line(folder, 80)
-    return [
+    blocks: list[Block] = [
         drawn(
             figures,
             "land_confusion",
             lambda: draw_land_cover_confusion(comparison),
-            f"What each class's pixels were called, over {len(comparison.tiles)} tiles (masks in {where}).",
+            f"What each class's pixels were called, over {count(len(comparison.tiles), 'tile')} "
+            f"(the masks in {one_line(folder, 80)}).",
             "Confusion matrix of the land-cover classes",
         ),
         drawn(
             figures,
             "worst_tiles",
             lambda: draw_worst(comparison, WORST),
-            f"The {min(WORST, len(comparison.tiles))} tiles whose masks agree least with the truth, pixel by pixel.",
+            f"The {count(min(WORST, len(comparison.tiles)), 'tile')} with the least pixels of their true class.",
             "Image, truth, prediction and disagreement of the worst-predicted tiles",
         ),
-        *(Text(f"Left out: {one_line(gap, 200)}") for gap in comparison.gaps[:5]),
     ]
+    if comparison.gaps:
+        all_tiles = len(comparison.gaps) + len(comparison.tiles)
+        left_out = f"{len(comparison.gaps)} of {all_tiles} tiles were left out"
+        blocks.append(Gap(f"{left_out}, the first: {one_line(comparison.gaps[0], 200)}"))
+    return blocks
 
 
 # -- 2.4: stages -------------------------------------------------------------------------------------------------------
@@ -270,19 +262,21 @@ def _tiles(folders: Sequence[Path], run: RunRecord | None, figures: Path) -> lis
 def _stages(models: Sequence[tuple[str, RunRecord]], figures: Path) -> list[Block]:
     blocks: list[Block] = []
     for letter, run in reversed(models):  # B first: it is the one that is asked for
-        name = f"stages_{letter.lower()}"
-        caption = (
-            f"Model {letter} ({value_of(run, 'model')}): image, truth, masks at three stages, the last one over it."
-        )
-        alt = f"Tiles with model {letter}'s masks at an early, a middle and the final stage"
-        data = run.arguments.get("data")
+        name, network = f"stages_{letter.lower()}", value_of(run, "model")
+        alt = f"Tiles with model {letter}'s masks at its stages"
+        tiles = (place_of(run, "data") or run.folder) / "validation"
         try:
-            write_stages(run.folder, Path(str(data)) / "validation", figures / name)
+            stages = write_stages(run.folder, tiles, figures / name)
+            caption = (
+                f"Model {letter} ({network}): image, truth, masks after {', '.join(stages)}, the last one over it."
+            )
+            blocks.append(Picture(name, caption, alt))
         except OUTSIDE as error:
             if (run.folder / "stages.png").is_file():  # the tiles are elsewhere now; the training drew it already
+                caption = f"Model {letter} ({network}): image, truth, masks at its stages, the last one over it."
                 blocks.append(taken(figures, name, run.folder / "stages", caption, alt))
             else:
                 blocks.append(Gap(f"No picture of model {letter}'s stages: {one_line(error, 300)}."))
-            continue
-        blocks.append(Picture(name, caption, alt))
+        if run.gap:
+            blocks.append(unfinished(run))
     return blocks or [Gap("There is no run whose stages could be shown.", TRAIN_B)]

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from datasets.palette import CLASS_NAMES, SCORED_CLASSES
 from datasets.palette import COLOURS as CLASS_COLOURS
-from report.runs import RunRecord, is_number, series
+from report.runs import RunRecord, is_number, scores
 from report.settings_figures import Curve, draw_curves
 from report.style import COLOURS, GREY, styled
 from report.text import one_line
@@ -172,17 +172,16 @@ def draw_learning(runs: Sequence[tuple[str, RunRecord]], score: str, title: str)
     Seven can be told apart. At its line's end a run is called by what stands before the first colon of its label
     ("B: lite_fpn" is B), in the legend by all of it. A run without a scored epoch has its loss alone.
     """
-    scores, losses = [], []
+    curves_of_scores, curves_of_losses = [], []
     for place, (label, run) in enumerate(runs):
         look = _look(place)
         short = one_line(label.split(":")[0], END_WIDTH)
         full = one_line(label, LABEL_WIDTH) + (f" ({run.gap.split(':')[0]})" if run.gap else "")
-        found = [(epoch, value) for epoch, value in series(run, score) if 0 <= value <= 1]
         loss = [(line["epoch"], line["loss"]) for line in _ends(run) if _is_drawable(line.get("loss"))]
-        for curves, points in ((scores, found), (losses, loss)):
+        for curves, points in ((curves_of_scores, scores(run, score)), (curves_of_losses, loss)):
             spread = [(epoch, value, value, value) for epoch, value in points]
             curves.append(Curve(short, full, look["color"], look["linestyle"], spread))
-    return draw_curves([(title, "%", scores), ("Training loss", "", losses)])
+    return draw_curves([(title, "%", curves_of_scores), ("Training loss", "", curves_of_losses)])
 
 
 # -- IoU of the classes ------------------------------------------------------------------------------------------------
@@ -201,7 +200,7 @@ def draw_ious(rows: Sequence[tuple[str, dict[str, float]]]) -> Figure:
         for place, (_, ious) in enumerate(rows):
             for group, name in enumerate(names):
                 value = ious.get(name)
-                if not (is_number(value) and math.isfinite(value) and 0 <= value <= 1):
+                if not (is_number(value) and 0 <= value <= 1):
                     continue
                 x = group - 0.42 + (place + 0.5) * width
                 axes.bar(x, value, width * 0.92, color=COLOURS[place % len(COLOURS)])

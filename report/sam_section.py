@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 from datasets.images import natural_key
 from datasets.palette import CLASS_NAMES, SCORED_CLASSES
 from report.blocks import facts, taken, words
 from report.document import Block, Gap, Table, Text
-from report.runs import is_number
+from report.runs import is_number, read_json
 from report.text import one_line
 
 COMMAND = (
     "python3 p2_sam.py --images hw1_data/p2_data/validation/0013_sat.jpg hw1_data/p2_data/validation/0062_sat.jpg "
     "hw1_data/p2_data/validation/0104_sat.jpg --output runs/sam --vote runs/p2_b/model.pt"
 )
+FEW_IMAGES = 30  # fewer than this say nothing of others
 SCORED = CLASS_NAMES[:SCORED_CLASSES]
 SETTINGS = {
     "network": "network",
@@ -37,17 +38,12 @@ def sam_blocks(folder: Path | None, figures: Path) -> list[Block]:
     if not images:
         return [Gap(f"{folder}: no result of p2_sam.py in it.", COMMAND)]
     made_by = images[0]["made_by"]
-    points = words(made_by.get("points_per_side"))
     blocks: list[Block] = [
-        Text(
-            f"Segment Anything (Kirillov et al., 2023; {words(made_by.get('network'))}, weights "
-            f"{words(made_by.get('weights'))}) was asked for the object at each point of a {points} by {points} grid. "
-            "Of the masks that it gave, those were kept that it expects to be right and that stay the same when cut a "
-            "little higher or lower, and of masks with nearly the same box the best one."
-        ),
+        Text(_method(made_by)),
         facts(
             [(label, words(made_by.get(name))) for name, label in SETTINGS.items()], "Settings of the mask generator."
         ),
+        *_others(images),
     ]
     sheets = sorted(folder.glob("sheet*.png"), key=lambda path: natural_key(path.name))
     for number, sheet in enumerate(sheets):
@@ -61,15 +57,41 @@ def sam_blocks(folder: Path | None, figures: Path) -> list[Block]:
     return blocks + _vote(folder / "score.json")
 
 
+def _method(made_by: dict[str, Any]) -> str:
+    points = words(made_by.get("points_per_side"))
+    text = (
+        f"Segment Anything (Kirillov et al., 2023; {words(made_by.get('network'))}, weights "
+        f"{words(made_by.get('weights'))}) was asked for the object at each point of a grid of {points} by {points} "
+        "points. Of the masks that it gave, those were kept that it expects to be right and that stay the same when "
+        "cut a little higher or lower"
+    )
+    alike = made_by.get("box_nms_thresh")
+    is_sifted = is_number(alike) and alike < 1
+    return text + (", and of masks with nearly the same box the best one." if is_sifted else ".")
+
+
+def _others(images: Sequence[dict[str, Any]]) -> list[Block]:
+    """A remark where not all the images were made like the first."""
+    first, *rest = images
+    names = [image["name"] for image in rest if image["made_by"] != first["made_by"]]
+    if not names:
+        return []
+    return [Text(f"These are the settings of {first['name']}; made with others: {one_line(', '.join(names), 200)}.")]
+
+
 def _read(path: Path) -> dict[str, Any] | None:
-    """{"name", "made_by", "areas", "pixels"} of an image's masks; None where the file is not one of ours."""
+    """{"name", "made_by", "shares"} of an image: how it was made, and of each mask the share of the image that it
+    covers, the smallest first. None where the file is not one of ours."""
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        said = read_json(path)
         image, areas = said["image"], [mask["area"] for mask in said["annotations"]]
-        pixels = image["height"] * image["width"]
-        if not (isinstance(said["made_by"], dict) and is_number(pixels) and pixels > 0 and all(map(is_number, areas))):
+        sides = [image["height"], image["width"]]
+        if not (isinstance(said["made_by"], dict) and all(is_number(side) and side > 0 for side in sides)):
             return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pixels = sides[0] * sides[1]
+        if not all(is_number(area) and 0 <= area <= pixels for area in areas):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return {
         "name": one_line(path.name[: -len("_sam.json")], 60),
@@ -82,20 +104,20 @@ def _row(image: dict[str, Any]) -> tuple[str, ...]:
     shares = image["shares"]
     if not shares:
         return image["name"], "0", "–", "–"
-    return image["name"], f"{len(shares)}", f"{shares[-1]:.1%}", f"{shares[len(shares) // 2]:.2%}"
+    return image["name"], f"{len(shares)}", f"{shares[-1]:.1%}", f"{statistics.median(shares):.2%}"
 
 
 def _vote(path: Path) -> list[Block]:
     """Model B's score beside that of its masks after SAM's vote, where p2_sam.py had both."""
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        makers = {name: said[name] for name in ("model B", "vote") if is_number(said[name].get("mean_iou"))}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        said = read_json(path)
+        makers = {name: said[name] for name in ("model B", "vote") if _is_share(said[name].get("mean_iou"))}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         makers = {}
     if not makers:
         return [Gap("There is no comparison with model B.", COMMAND)]
     cells = [
-        (name, *(f"{found[key]:.4f}" if is_number(found.get(key)) else "–" for key in ("mean_iou", *SCORED)))
+        (name, *(f"{found[key]:.4f}" if _is_share(found.get(key)) else "–" for key in ("mean_iou", *SCORED)))
         for name, found in makers.items()
     ]
     blocks: list[Block] = [
@@ -109,10 +131,12 @@ def _vote(path: Path) -> list[Block]:
     if len(makers) == 2:
         apart = makers["vote"]["mean_iou"] - makers["model B"]["mean_iou"]
         side = "raises" if apart > 0 else "lowers" if apart < 0 else "leaves"
-        blocks.append(
-            Text(
-                f"The vote {side} the mean IoU of these images {f'by {abs(apart):.4f}' if apart else 'as it is'}; "
-                "so few images say nothing of others."
-            )
-        )
+        text = f"The vote {side} the mean IoU of these images {f'by {abs(apart):.4f}' if apart else 'as it is'}"
+        images = said.get("images")
+        is_few = is_number(images) and images < FEW_IMAGES
+        blocks.append(Text(text + ("; so few images say nothing of others." if is_few else ".")))
     return blocks
+
+
+def _is_share(value: Any) -> bool:
+    return is_number(value) and 0 <= value <= 1

@@ -16,6 +16,7 @@ COMPARED = (
     ("B", "D", "fine-tuning everything instead of the classifier alone, pre-trained with labels"),
     ("C", "E", "fine-tuning everything instead of the classifier alone, pre-trained without labels"),
 )
+LEAST_ANSWERS = 10  # right ones, and wrong ones, of both together: below that no bell curve is near
 
 
 def analyse(rows: Sequence[Row], chance: float | None) -> list[str]:
@@ -23,7 +24,8 @@ def analyse(rows: Sequence[Row], chance: float | None) -> list[str]:
 
     `chance` is the accuracy of guessing, where the number of classes is known.
     """
-    known = {row.setting: row for row in rows if row.best and row.validation_images}
+    finished = [row for row in rows if row.best]
+    known = {row.setting: row for row in finished if row.validation_images}
     # Best epochs flatter, each by as much as it was scored often; last ones were chosen by nothing.
     is_last = all(row.last for row in known.values())
     which = "last-epoch" if is_last else "best-epoch"
@@ -38,12 +40,20 @@ def analyse(rows: Sequence[Row], chance: float | None) -> list[str]:
             "is sqrt(p (1 - p) (1 / n1 + 1 / n2)), with p their mean and n images of validation; it says nothing of "
             "how far another pre-training would move a setting.",
         )
+    unknown = [row.setting for row in finished if row.setting not in known]
+    if unknown:
+        sentences.append(
+            f"Not compared: {', '.join(unknown)}, since the number of validation images is not known, or not the "
+            "same in all seeds."
+        )
     if chance is not None:
-        low = [row.setting for row in known.values() if _accuracy(row, is_last) < chance + 2 * _error(row, is_last)]
-        if low:
-            sentences.append(
-                f"Guessing would reach {chance:.4f}: {' and '.join(low)} lies within two standard errors of that."
-            )
+        for row in known.values():
+            accuracy, error = _accuracy(row, is_last), math.sqrt(chance * (1 - chance) / row.validation_images)
+            if accuracy < chance + 2 * error:
+                where = "within two standard errors of" if accuracy > chance - 2 * error else "below"
+                sentences.append(
+                    f"{row.setting} ({accuracy:.4f}) lies {where} what guessing would reach ({chance:.4f})."
+                )
     return sentences
 
 
@@ -55,7 +65,10 @@ def _compare(one: Row, other: Row, what: str, is_last: bool) -> str:
     apart = abs(first - second)
     if not apart:
         return f"{one.setting} against {other.setting} ({what}): both are {first:.4f}."
-    if apart < error:
+    if min(mean, 1 - mean) * (n + m) < LEAST_ANSWERS:
+        few = "wrong" if mean > 0.5 else "right"
+        verdict = f"{apart * n:.1f} of {n} images, and too few are {few} for a standard error to say anything"
+    elif apart < error:
         verdict = f"within one standard error of the difference ({error:.4f}), so these runs do not tell them apart"
     elif apart < 2 * error:
         verdict = f"{apart / error:.1f} standard errors of the difference ({error:.4f}), a hint and no proof"
@@ -70,8 +83,3 @@ def _compare(one: Row, other: Row, what: str, is_last: bool) -> str:
 
 def _accuracy(row: Row, is_last: bool) -> float:
     return (row.last if is_last else row.best)[0]
-
-
-def _error(row: Row, is_last: bool) -> float:
-    accuracy = _accuracy(row, is_last)
-    return math.sqrt(accuracy * (1 - accuracy) / row.validation_images)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from report.runs import series
+from report.runs import scores, series
 from report.settings_runs import MOST_CLASSES, STARTS, Row, Scored
 from report.style import BLACK, BLUE, GREY, SEQUENTIAL, VERMILION, save_figure, styled
 from report.text import one_line
@@ -63,7 +63,8 @@ def draw_all(folder: Path, rows: Sequence[Row], names: dict[str, dict[str, str]]
 
 def _curve(row: Row, name: str) -> Curve:
     """Mean and range over the seeds, at the epochs that all of them have."""
-    values = [dict(series(scored.run, name)) for scored in row.shown]
+    read = scores if name == "accuracy" else series
+    values = [dict(read(scored.run, name)) for scored in row.shown]
     epochs = sorted(set.intersection(*map(set, values)))
     points = []
     for epoch in epochs:

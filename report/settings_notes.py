@@ -31,14 +31,13 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
         *_on_standard_error(rows),
         *_on_close_pairs(rows),
         *remarks_on(rows),
-        *_on_predictions(rows),
     ]
 
 
 def remarks_on(rows: Sequence[Row]) -> list[str]:
     """What is missing, and in what the runs differ, so that their figures may not compare."""
     scored = [scored for row in rows for scored in row.runs if scored.best is not None]
-    return [*_on_gaps(rows), *_on_differences(scored), *_on_augmentation(scored)]
+    return [*_on_gaps(rows), *_on_differences(scored), *_on_augmentation(scored), *_on_predictions(rows)]
 
 
 def _on_standard_error(rows: Sequence[Row]) -> list[str]:

@@ -14,7 +14,7 @@ from datasets.errors import DataError
 from datasets.images import natural_key
 from engine.errors import RunError
 from report.predictions import read_predictions
-from report.runs import RunRecord, read_run, series
+from report.runs import RunRecord, best, read_run, scores, seconds_of
 
 STARTS = {"A": "random", "B": "labels", "C": "own SSL", "D": "labels", "E": "own SSL"}
 MOST_CLASSES = 150  # of a confusion matrix; more can't be read on any page
@@ -44,7 +44,8 @@ class Scored:
 
     @property
     def seconds(self) -> float:
-        return series(self.run, "seconds")[-1][1] if series(self.run, "seconds") else 0.0
+        """Of training; 0 where the run does not say, or says what cannot be."""
+        return seconds_of(self.run) or 0.0
 
 
 @dataclass(frozen=True)
@@ -105,36 +106,36 @@ def read_rows(folder: Path) -> list[Row]:
 
 def _read_scored(folder: Path, setting: str, seed: int) -> Scored:
     run = read_run(folder / f"{setting}-seed{seed}")
-    scores = [(epoch, value) for epoch, value in series(run, "accuracy") if 0 <= value <= 1]
-    best_epoch, best = max(scores, key=lambda score: score[1], default=(None, None))
-    last = scores[-1][1] if scores and scores[-1][0] == run.metrics[-1]["epoch"] else None
+    scored = scores(run, "accuracy")
+    best_epoch, highest = best(run, "accuracy") or (None, None)
+    last = scored[-1][1] if scored and scored[-1][0] == run.metrics[-1]["epoch"] else None
     gap = run.gap
     own = (run.arguments.get("setting"), run.arguments.get("seed"))
     if run.arguments and own != (setting, seed):
         gap = "its config.json is of another run: the folder was renamed or copied"
-        best_epoch = best = last = None
-    elif not gap and best is None:
+        best_epoch = highest = last = None
+    elif not gap and highest is None:
         gap = "no epoch is scored"
     predictions = []
-    if best is not None:
+    if highest is not None:
         with suppress(DataError):  # a note beneath the table names it
             predictions = read_predictions(run.folder / "predictions.csv")
-    return Scored(setting, seed, run, best, best_epoch, last, predictions, gap)
+    return Scored(setting, seed, run, highest, best_epoch, last, predictions, gap)
 
 
 def _row(setting: str, runs: list[Scored]) -> Row:
     finished = [scored for scored in runs if not scored.gap]
-    best = _mean_and_spread([scored.best for scored in finished])
+    mean_best = _mean_and_spread([scored.best for scored in finished])
     counts = {len(scored.predictions) for scored in finished if scored.predictions}
     images = counts.pop() if len(counts) == 1 else None
     return Row(
         setting,
         runs,
-        best,
+        mean_best,
         _mean_and_spread([scored.last for scored in finished if scored.last is not None]),
         statistics.fmean(scored.seconds for scored in finished) / 60 if finished else None,
         images,
-        math.sqrt(best[0] * (1 - best[0]) / images) if best and images else None,
+        math.sqrt(mean_best[0] * (1 - mean_best[0]) / images) if mean_best and images else None,
     )
 
 

@@ -150,9 +150,9 @@ def cells_of(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]
 
 def _start(row: Row) -> str:
     """What the backbone starts from, with the file's name where all the runs agree on it."""
-    sources = {scored.run.arguments.get("backbone") or scored.run.arguments.get("weights") for scored in row.shown}
-    source = sources.pop() if len(sources) == 1 else None
-    if not isinstance(source, str) or source == "none":
+    sources = [scored.run.arguments.get("backbone") or scored.run.arguments.get("weights") for scored in row.shown]
+    source = sources[0] if sources else None
+    if not isinstance(source, str) or source == "none" or any(other != source for other in sources):
         return STARTS[row.setting]
     file = one_line(source.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1], 40)
     return f"weights: {file}" if row.setting == "A" else f"{STARTS[row.setting]} ({file})"

@@ -23,10 +23,11 @@ CELL = 1.6  # inches across a picture
 OPACITY = 0.45  # of the mask over the image
 
 
-def write_stages(run: str | Path, tiles: str | Path, path: str | Path | None = None) -> None:
+def write_stages(run: str | Path, tiles: str | Path, path: str | Path | None = None) -> list[str]:
     """Draw the masks beside the run's snapshots as PATH.png and .pdf (default: RUN/stages); `tiles` are validation's.
 
-    DataError when the run has no such masks, or a picture cannot be read.
+    Returns the stages' headings, such as ["epoch 1", "epoch 17"]. DataError when the run has no such masks, or a
+    picture cannot be read or is not as large as its tile.
     """
     stages = sorted(path for path in Path(run).glob("snapshots/epoch_*") if path.is_dir() and any(path.glob("*.png")))
     if not stages:
@@ -39,15 +40,21 @@ def write_stages(run: str | Path, tiles: str | Path, path: str | Path | None = N
     if not names:
         raise DataError(f"{tiles}: none of the tiles pictured in {stages[-1]} is there; give the run's own data")
     rows = [
-        (
-            name[: -len("_mask.png")],
-            *(read_rgb(path, apply_exif=False) for path in (Path(tiles) / tile_of_mask[name], Path(tiles) / name)),
-            [read_rgb(stage / name, apply_exif=False) for stage in stages],
-        )
-        for name in names
+        _row(Path(tiles) / tile_of_mask[name], [folder / name for folder in (Path(tiles), *stages)]) for name in names
     ]
     titles = [f"epoch {int(re.sub('[^0-9]', '', stage.name) or 0)}" for stage in stages]
     save_figure(draw(rows, titles), path or Path(run) / "stages")
+    return titles
+
+
+def _row(image: Path, masks: Sequence[Path]) -> tuple[str, np.ndarray, np.ndarray, list[np.ndarray]]:
+    """What `draw` takes of one tile; its true mask is the first of `masks`."""
+    tile, truth, *predicted = (read_rgb(path, apply_exif=False) for path in (image, *masks))
+    for path, mask in zip(masks, (truth, *predicted)):
+        if mask.shape != tile.shape:
+            own, its = (f"{array.shape[1]}x{array.shape[0]}" for array in (mask, tile))
+            raise DataError(f"{path}: {own} pixels, but its tile {image} has {its}; give the run's own data")
+    return masks[0].name[: -len("_mask.png")], tile, truth, predicted
 
 
 def draw(rows: Sequence[tuple[str, np.ndarray, np.ndarray, list[np.ndarray]]], stages: Sequence[str]) -> Figure:

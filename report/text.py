@@ -9,13 +9,22 @@ import unicodedata
 def one_line(text: object, width: int) -> str:
     """The text without line ends, control characters and reversals of direction; longer than `width` columns it is cut,
     with an ellipsis. A Chinese character takes two columns."""
-    kept = "".join(" " if unicodedata.category(mark)[0] in "CZ" else mark for mark in str(text))
-    kept = " ".join(kept.split())
-    if columns(kept) <= width:
-        return kept
-    while columns(kept) > width - 1:
-        kept = kept[:-1]
-    return kept.rstrip() + "…"
+    kept: list[str] = []
+    used, fitting = 0, 0  # columns of what is kept; how many of its marks leave a column for the ellipsis
+    gap = ""
+    for mark in str(text):
+        if unicodedata.category(mark)[0] in "CZ":
+            gap = " " if kept else ""
+            continue
+        for part in gap + mark:
+            used += columns(part)
+            if used > width:  # the rest, which may be megabytes, is not looked at
+                return "".join(kept[:fitting]).rstrip() + "…"
+            kept.append(part)
+            if used < width:
+                fitting = len(kept)
+        gap = ""
+    return "".join(kept)
 
 
 def columns(text: str) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from report.document import Command, Gap, Picture, Problem, Question, Report, Table, Text
+from report.document import Gap, Picture, Problem, Question, Report, Table, Text
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -53,6 +53,8 @@ WORDS = """The backbone is **trained** with *BYOL* for `300` epochs.
 if loss < 0.1:   # <b>not bold</b> #panic("x")
     print("$")
 ```
+
+---
 
 <img src="http://example.org/x.png"> [a link](http://example.org) ![a picture](http://example.org/y.png)
 """
@@ -140,7 +142,11 @@ def made_up_report(folder: Path) -> Report:
     )
     second = (
         Question(
-            "2.1", "Architectures", 5, "Draw A and B.", (Command("python3 p2_train.py --model a \\\n  --seed 0"),)
+            "2.1",
+            "Architectures",
+            5,
+            "Draw A and B.",
+            (Gap("There is no A.", "python3 p2_train.py --model a \\\n  --seed 0"),),
         ),
         Question("2.2", "Scores", 10, "Report mIoU.", (iou_table(), Picture("square", "Confusions.", "A square"))),
         Question(

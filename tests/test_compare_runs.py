@@ -139,6 +139,13 @@ def test_runs_with_gaps_have_a_row_that_says_so_and_status_1(tmp_path, capsys):
     assert err.count("\n") == 9
 
 
+def test_no_figure_is_ever_infinite(tmp_path, capsys):
+    run = make_run(tmp_path / "quick", "segmentation", [0.5], batch_size=1e308)
+    (run / "metrics.jsonl").write_text('{"step": 10, "epoch": 1, "mean_iou": 0.5, "seconds": 5e-324}\n')
+    _, lines, _ = compared(capsys, tmp_path)
+    assert row_of(lines, "quick")[6:8] == ["0.0", "–"]
+
+
 def test_values_that_make_no_sense_are_no_scores_and_no_traceback(tmp_path, capsys):
     odd = make_run(tmp_path / "odd", "segmentation", [7.0, -1, "x", None], batch_size="6", model=["a", {}], recipe=3)
     with open(odd / "metrics.jsonl", "a") as file:

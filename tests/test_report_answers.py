@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 
 import pytest
@@ -81,6 +82,20 @@ def test_sub_headings_and_blocks_of_code_stay_with_their_question(path):
 def test_a_comment_that_is_not_closed_swallows_no_other_answer(path):
     words = written(path, "## 1.1 a\n\n<!-- asked\n\none\n\n## 1.2 b\n\n<!-- asked -->\n\ntwo\n\n## 2.1 c\n")
     assert words["1.2"] == "two" and "one" in words["1.1"]
+
+
+CODE = {
+    "fence": "```html\n<!-- kept -->\n```",
+    "fence in a list": "- so:\n\n  ~~~\n  <!-- kept -->\n  ~~~",
+    "indented": "so:\n\n    <!-- kept -->",
+    "span": "it ends with `<!-- kept -->` here",
+}
+
+
+@pytest.mark.parametrize("code", CODE.values(), ids=list(CODE))
+def test_comments_in_code_are_words_and_those_around_it_are_not(path, code):
+    words = written(path, f"## 1.1 x\n\n<!-- a ``` fence\n```\n-->\n\n{code}\n\n<!-- gone -->\n\n## 1.2 y\n\nb\n")
+    assert words == {"1.1": code, "1.2": "b"}
 
 
 def test_words_under_no_question_are_left_out_and_named(path, capsys):
@@ -180,6 +195,20 @@ def test_links_pictures_and_html_stay_as_typed(text):
 
 def test_a_line_that_ends_between_chinese_characters_leaves_no_gap():
     assert plain(read_markdown("第一行\n第二行\nthird line\nfourth")) == "第一行第二行 third line fourth"
+
+
+@pytest.mark.parametrize(
+    "text", ["**粗體**\n中文", "中文\n**粗體**", "*斜*\n**粗**", "**粗體\n中文**", "中 *a*\n*b* 文"]
+)
+def test_marks_beside_a_lines_end_are_looked_through(text):
+    has_gap = "a" in text
+    assert plain(read_markdown(text)) == re.sub(r"\*+", "", text).replace("\n", " " if has_gap else "")
+
+
+def test_a_line_across_the_page_is_a_rule_and_an_underlined_title_is_none():
+    kinds = [block["kind"] for block in read_markdown("above\n\n---\n\n> ***\n\ntitle\n---\n")]
+    assert kinds == ["paragraph", "rule", "quote", "heading"]
+    assert read_markdown("> ***")[0]["blocks"] == [{"kind": "rule"}]
 
 
 @pytest.mark.parametrize("mark", ["> ", "- ", "1. ", "*a ", "**a *b ", "`a ", "[", "<"])

@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import RunError
 from report import blocks, build, stages
+from report.found import find
+from report.problem2 import _verdict
+from report.runs import place_of, read_run
 from tests import report_runs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -241,3 +245,72 @@ def test_an_output_that_is_a_file_is_one_line_and_status_2(whole, tmp_path):
     command = [sys.executable, "-m", "report.build", *map(str, words)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "another folder" in done.stderr
+
+
+# -- where runs lie ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_counts_once_however_it_is_named(whole, tmp_path):
+    (tmp_path / "link").symlink_to(whole / "p2" / "model_b")
+    found = find([whole / "p2", whole / "p2" / "model_b", tmp_path])
+    assert sorted(run.name for run in found.segmentation) == ["model_a", "model_b"] and not found.remarks
+
+
+def test_runs_behind_links_are_found(whole, tmp_path):
+    (tmp_path / "storage").symlink_to(whole / "p2")
+    assert [run.name for run in find([tmp_path]).segmentation] == ["model_a", "model_b"]
+
+
+def test_one_run_of_a_setting_stands_for_its_table(whole):
+    found = find([whole / "p1" / "settings" / "C-seed0"])
+    assert found.settings == [whole / "p1" / "settings"]
+
+
+def test_the_data_of_a_run_are_found_from_any_folder(whole, tmp_path, monkeypatch):
+    shutil.copytree(whole / "p2", tmp_path / "home" / "p2")
+    config = tmp_path / "home" / "p2" / "model_b" / "config.json"
+    config.write_text(config.read_text().replace(str(whole), "."))
+    monkeypatch.chdir(tmp_path)
+    assert place_of(read_run(config.parent), "data") == (tmp_path / "home" / "p2" / "data")
+
+
+# -- sentences that say no more than is known --------------------------------------------------------------------------
+
+
+def test_a_class_is_called_gained_or_lost_only_where_it_is():
+    worse = _verdict({"mean_iou": 0.7, "urban": 0.8, "water": 0.6}, {"mean_iou": 0.6, "urban": 0.7, "water": 0.5})
+    assert "0.1000 below A's" in worse and "gains" not in worse and "loses most in" in worse
+    equal = _verdict({"mean_iou": 0.7, "urban": 0.8}, {"mean_iou": 0.7, "urban": 0.8})
+    assert "is A's" in equal and "gains" not in equal and "loses" not in equal
+
+
+def test_settings_that_cannot_be_compared_are_named(whole, quick_figures, tmp_path):
+    shutil.copytree(whole / "p1", tmp_path / "p1")
+    for path in (tmp_path / "p1" / "settings").glob("C-seed*/predictions.csv"):
+        path.unlink()
+    run_build(tmp_path / "out", "--p1", tmp_path / "p1")
+    page = page_of(tmp_path / "out")
+    assert "Not compared: C" in page and "C against" not in page and "No predictions.csv that can be read" in page
+
+
+def test_one_wrong_image_of_many_is_no_hint(tmp_path, quick_figures):
+    report_runs.problem_1(tmp_path / "p1", seeds=1, settings="AB")
+    for name, right in (("A-seed0", 99), ("B-seed0", 100)):
+        run = tmp_path / "p1" / "settings" / name
+        lines = report_runs.epochs(4, accuracy=lambda e, right=right: right / 100)
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run_build(tmp_path / "out", "--p1", tmp_path / "p1")
+    assert "1.0 of 100 images, and too few are wrong for a standard error" in page_of(tmp_path / "out")
+
+
+# -- a report that fails leaves the one before it ----------------------------------------------------------------------
+
+
+def test_answers_that_cannot_be_read_leave_the_old_report_as_it_was(whole, quick_figures, tmp_path):
+    run_build(tmp_path, "--p2", whole / "p2")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    (tmp_path / "answers.md").write_bytes("我的答案".encode("big5"))
+    before[tmp_path / "answers.md"] = (tmp_path / "answers.md").read_bytes()
+    with pytest.raises(RunError, match="UTF-8"):
+        run_build(tmp_path, "--p1", whole / "p1")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == before

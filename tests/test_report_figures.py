@@ -16,8 +16,10 @@ import mean_iou_evaluate
 from datasets import sample
 from datasets.errors import DataError
 from datasets.palette import COLOURS, save_mask
+from report import stages
 from report.run_figures import draw_ious, draw_learning, draw_pretraining, steps_per_epoch
 from report.runs import RunRecord, read_run
+from report.stages import write_stages
 from report.style import save_figure, styled
 from report.worst_tiles import compare_masks, draw_land_cover_confusion, draw_worst
 
@@ -213,6 +215,50 @@ def test_the_same_run_gives_the_same_bytes(tmp_path):
         save_figure(draw_pretraining([run]), tmp_path / name)
     for suffix in ("png", "pdf"):
         assert (tmp_path / f"one.{suffix}").read_bytes() == (tmp_path / f"two.{suffix}").read_bytes()
+
+
+def test_scores_and_ious_outside_0_and_1_are_not_drawn(tmp_path):
+    run = segmentation(tmp_path / "run", [0.1, 7.0, -0.5, 0.3])
+    assert points(draw_learning([("A", run)], "mean_iou", "Mean IoU").axes[0]) == [[(1, 0.1), (4, 0.3)]]
+    figure = draw_ious([("A", {"mean_iou": 7.0, "urban": -0.1, "forest": float("nan"), "water": 0.5})])
+    assert [text for text in words(figure) if text[:1].isdigit()] == ["0.50"]
+
+
+# -- stages of a training ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(tiles, masks, tmp_path) -> Path:
+    """A run with the masks of two tiles after epochs 1 and 17."""
+    for epoch in (1, 17):
+        folder = tmp_path / "run" / "snapshots" / f"epoch_{epoch:04d}"
+        folder.mkdir(parents=True)
+        for path in sorted(masks.iterdir())[:2]:
+            shutil.copy(path, folder)
+    return tmp_path / "run"
+
+
+def test_the_stages_that_are_drawn_are_told(trained, tiles, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(stages, "save_figure", lambda figure, path: drawn.append((figure, path)))
+    assert write_stages(trained, tiles) == ["epoch 1", "epoch 17"]
+    ((figure, path),) = drawn
+    assert path == trained / "stages" and len(figure.axes) == 2 * 5 and {"epoch 1", "epoch 17"} <= titles(figure)
+
+
+def titles(figure) -> set[str]:
+    return {axes.get_title() for axes in figure.axes}
+
+
+@pytest.mark.parametrize("is_truth", [False, True])
+def test_a_mask_of_another_size_than_its_tile_is_an_error_that_names_it(trained, tiles, tmp_path, is_truth):
+    shutil.copytree(tiles, tmp_path / "truth")
+    name = sorted(path.name for path in tiles.glob("*_mask.png"))[1]
+    folder = tmp_path / "truth" if is_truth else trained / "snapshots" / "epoch_0017"
+    Image.new("RGB", (32, 64)).save(folder / name)
+    with pytest.raises(DataError, match=rf"{folder.name}/{name}: 32x64 pixels, but its tile .*_sat\.jpg has 64x64"):
+        write_stages(trained, tmp_path / "truth")
+    assert not (trained / "stages.png").exists()
 
 
 # -- predicted masks ---------------------------------------------------------------------------------------------------

@@ -18,9 +18,11 @@ from PIL import Image
 
 from engine.errors import RunError
 from report import chinese
+from report import page as page_module
+from report.content import content_of
 from report.document import Picture, Problem, Question, Report, Table, Text
 from report.page import write_page
-from tests.made_up_report import HOSTILE, made_up_report
+from tests.made_up_report import HOSTILE, made_up_report, save_picture
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REFERENCES = ("src", "href", "srcset", "action", "data", "poster", "background", "style")
@@ -109,7 +111,7 @@ def test_hostile_names_are_text_and_nothing_else(page):
     allowed = (
         "html head meta title style body header h1 h2 h3 h4 p strong em code pre br nav ol ul li a span main section"
     )
-    allowed += " figure figcaption b div img table thead tbody tr th td footer blockquote"
+    allowed += " figure figcaption b div img table thead tbody tr th td footer blockquote hr"
     assert {tag for tag, _ in page.tags} <= set(allowed.split())
     for hostile in HOSTILE[:6]:
         assert page.text.count(" ".join(hostile.split())) >= 3, hostile
@@ -143,6 +145,24 @@ def test_a_picture_that_is_missing_or_broken_leaves_a_note_that_names_it(tmp_pat
         (tmp_path / "figures" / "curves.png").write_bytes(data)
     page = Read(write_page(one_question(Picture("curves", "All curves", "x")), tmp_path))
     assert "Not here yet: figures/curves.png (All curves)" in page.text and "img" not in [tag for tag, _ in page.tags]
+
+
+def test_a_picture_that_vanishes_while_the_page_is_written_is_in_it_all_the_same(tmp_path, monkeypatch):
+    save_picture(tmp_path, "a", (3, 2))
+
+    def read_and_lose(report, folder):
+        content = content_of(report, folder)
+        (folder / "figures" / "a.png").unlink()
+        return content
+
+    monkeypatch.setattr(page_module, "content_of", read_and_lose)
+    page = Read(write_page(one_question(Picture("a", "A", "x")), tmp_path))
+    assert "img" in [tag for tag, _ in page.tags]
+
+
+def test_a_line_across_the_students_words_is_a_line(tmp_path):
+    page = Read(write_page(one_question(words="above\n\n---\n\nbelow"), tmp_path))
+    assert [tag for tag, _ in page.tags].count("hr") == 1 and "---" not in page.text
 
 
 def test_a_tables_colours_stand_before_its_columns_and_only_colours_do(tmp_path):

@@ -166,6 +166,34 @@ def test_a_figure_is_drawn_from_its_pdf_and_from_its_png_where_that_is_missing_o
     assert b"/Subtype/Image" not in write_pdf(report, tmp_path).read_bytes()
 
 
+def test_a_picture_that_vanishes_while_the_pdf_is_drawn_is_one_line(tmp_path, monkeypatch):
+    save_picture(tmp_path, "a", (3, 2))
+
+    def read_and_lose(report, folder):
+        content = content_of(report, folder)
+        shutil.rmtree(folder / "figures")
+        return content
+
+    monkeypatch.setattr(pdf, "content_of", read_and_lose)
+    with pytest.raises(RunError, match=r"hw1_r1\.pdf: Typst cannot draw it"):
+        write_pdf(one_question(Picture("a", "A", "x")), tmp_path)
+    assert not list(tmp_path.glob("*.pdf"))
+
+
+def test_a_line_across_the_students_words_is_a_line(tmp_path, monkeypatch):
+    given = document(one_question(words="above\n\n---\n\nbelow"), tmp_path, monkeypatch)
+    assert texts(given, "par")[-2:] == ["above", "below"]
+
+
+def test_characters_that_no_font_has_are_named_once_and_others_are_not(tmp_path, capsys):
+    words = "我的 “words” – 😀 and ± ★ 😀"
+    assert write_pdf(one_question(words=words), tmp_path).is_file()
+    said = capsys.readouterr().err
+    assert said.startswith("note: ") and "none of its fonts has 😀;" in said and said.count("\n") == 1
+    write_pdf(one_question(words=words.replace("😀", "")), tmp_path)
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("columns", [1, 2, 13, 40])
 def test_tables_of_any_width_and_of_no_rows_are_drawn(tmp_path, columns):
     names = tuple(f"column {n}" for n in range(columns))

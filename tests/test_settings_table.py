@@ -184,6 +184,25 @@ def test_an_unfinished_run_is_marked_and_not_averaged(tmp_path, no_pictures, cap
     assert err.count("\n") == 1 and "A-seed1: unfinished" in err
 
 
+@pytest.mark.parametrize("strange", [["x"], {"a": 1}, 3, True])
+def test_arguments_of_another_kind_are_no_names_of_weights(tmp_path, no_pictures, strange):
+    make_run(tmp_path, "B-seed0", [0.5], backbone=strange)
+    make_run(tmp_path, "C-seed0", [0.5], weights=strange)
+    for seed, backbone in enumerate(("a.pt", strange)):
+        make_run(tmp_path, f"E-seed{seed}", [0.5], backbone=backbone)
+    table = write_settings_table(tmp_path)
+    assert [row_of(table, letter)[1] for letter in "BCE"] == ["labels", "own SSL", "own SSL"]
+
+
+def test_scores_outside_0_and_1_and_impossible_times_count_nowhere(tmp_path, no_pictures):
+    for seed in (0, 1):
+        run = make_run(tmp_path, f"A-seed{seed}", [0.5, 7.0, -1.0, 0.25])
+        with open(run / "metrics.jsonl", "a") as file:
+            file.write('{"step": 40, "epoch": 4, "seconds": 1.7e308}\n')
+    cells = row_of(write_settings_table(tmp_path), "A")
+    assert cells[4:8] == ["0.5000 ± 0.0000", "0.2500 ± 0.0000", "1, 1", "1.5"]
+
+
 def test_killed_foreign_empty_and_renamed_folders_leave_gaps(tmp_path, no_pictures, capsys):
     make_run(tmp_path, "A-seed0", [0.5, 0.25], predictions=HALF)
     killed = make_run(tmp_path, "A-seed1", [0.5, 0.75]) / "metrics.jsonl"
