@@ -8,9 +8,8 @@ uncompressed COCO run lengths, with box, area, predicted IoU, stability score an
 and sheet.pdf: image, truth (the 0013_mask.png beside it), model B, SAM. With --vote each SAM mask takes the class that
 most of its pixels have by that network; the results are in OUTPUT/vote, scored beside the network alone in score.json.
 
-The masks are those of segment-anything's SamAutomaticMaskGenerator. A GPU tries 32 x 32 points, 64 at a time; a CPU,
-where that takes vit_b about a minute an image, 16 x 16, 16 at a time. All of it can be set; the batch changes no mask,
-and is halved when the memory runs out.
+The masks are those of segment-anything's SamAutomaticMaskGenerator. A GPU tries 32 x 32 points, 64 at a time; a CPU
+16 x 16, 16 at a time. All of it can be set; the batch changes no mask, and is halved when the memory runs out.
 
 Exit status: 0 all done; 1 some images could not be used (named on stderr), all else is there; 2 nothing was.
 """
