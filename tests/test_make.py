@@ -174,3 +174,20 @@ def test_the_demo_goes_on_where_some_inputs_could_not_be_used(tmp_path, status, 
     done, calls = make_with_pretended_python(tmp_path, "demo", status=status)
     assert done.returncode == (0 if goes_on else 2), done.stderr
     assert len(calls) == (15 if goes_on else 1)
+
+
+@pytest.mark.parametrize(("status", "ends"), [(0, 0), (1, 0), (2, 2)])
+def test_the_report_is_made_of_what_the_other_targets_left(tmp_path, status, ends):
+    words = (
+        "report",
+        "STUDENT_ID=r12345678",
+        'NAME=王 "小" $(x) 明',
+        f"SAM_OUT={tmp_path}",
+        "P1_OUT=here",
+        "P2_OUT=there",
+    )
+    done, calls = make_with_pretended_python(tmp_path, *words, status=status)
+    assert done.returncode == ends, done.stderr
+    assert calls[0].startswith(
+        f"-m report.build --p1 here --p2 there --sam {tmp_path} --student-id r12345678 --name 王 "
+    )
