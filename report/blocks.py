@@ -74,7 +74,7 @@ def words(value: Any) -> str:
 
 
 def count(number: int, name: str) -> str:
-    """ "1 epoch", "1,200 epochs"."""
+    """Such as "1 epoch" or "1,200 epochs"."""
     return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
