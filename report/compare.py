@@ -19,7 +19,6 @@ import os
 import sys
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -31,7 +30,7 @@ from rich.text import Text
 from datasets.images import natural_key
 from engine.cli import run_script, say
 from engine.errors import RunError
-from report.runs import RunRecord, best, is_number, read_run, scores, series
+from report.runs import KINDS, Kind, RunRecord, best, is_number, kind_of, read_run, scores, series
 from report.text import one_line
 
 CONFIG = "config.json"
@@ -41,22 +40,6 @@ PIPE_WIDTH = 10_000  # columns: no line of a table is that long
 NAME_WIDTH = VALUE_WIDTH = 60
 IN_COLUMNS = ("model", "recipe")
 OF_NO_INTEREST = ("backbone_sha256",)  # its file differs then too, and 64 digits tell nobody more
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a run trains, told by an argument that this kind alone records."""
-
-    title: str
-    mark: str
-    score: str
-
-
-KINDS = (
-    Kind("Problem 1, pre-training", "target_schedule", "neighbour_accuracy"),
-    Kind("Problem 1, fine-tuning", "setting", "accuracy"),
-    Kind("Problem 2, land cover", "min_crop", "mean_iou"),
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,11 +75,6 @@ def find_runs(given: Sequence[Path]) -> list[Path]:
 
 
 # -- what a run says ---------------------------------------------------------------------------------------------------
-
-
-def kind_of(run: RunRecord) -> Kind | None:
-    """None when its config.json is missing or of no script of ours."""
-    return next((kind for kind in KINDS if kind.mark in run.arguments), None)
 
 
 def gap_of(run: RunRecord) -> str:

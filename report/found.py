@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterator, Sequence
 
 from datasets.images import natural_key
-from report.runs import RunRecord, best, read_run
+from report.runs import RunRecord, best, kind_of, read_run
+from report.settings_runs import A_SETTING
 
 DEEPEST = 4  # folders below the one given
 MOST_FOLDERS = 2000  # looked into; a folder of data given by mistake must not take minutes
 INSIDE_A_RUN = ("snapshots", "tensorboard")
-A_SETTING = re.compile(r"([A-E])-seed(0|[1-9][0-9]{0,8})")
 
 
 @dataclass
@@ -117,12 +116,13 @@ def _folders(root: Path, seen: set[str], again: list[Path]) -> Iterator[tuple[Pa
 def _look_into(folder: Path, names: Sequence[str], found: Found) -> None:
     if "config.json" in names:
         run = read_run(folder)
-        if "target_schedule" in run.arguments:
-            found.pretraining.append(run)
-        elif "min_crop" in run.arguments:
-            found.segmentation.append(run)
-        elif "setting" not in run.arguments:  # those of settings are read where their table is
+        kind = kind_of(run)
+        if kind is None:
             found.remarks.append(f"{folder}: {run.gap or 'no run of these scripts'}")
+        elif kind.score == "neighbour_accuracy":
+            found.pretraining.append(run)
+        elif kind.score == "mean_iou":
+            found.segmentation.append(run)  # those of settings are read where their table is
     if any(A_SETTING.fullmatch(name) for name in names):
         found.settings.append(folder)
     if "tsne.png" in names and "scores.json" in names:

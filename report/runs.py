@@ -42,6 +42,22 @@ class RunRecord:
         return self.folder.name
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What a run trains, told by an argument that this kind alone records."""
+
+    title: str
+    mark: str
+    score: str
+
+
+KINDS = (
+    Kind("Problem 1, pre-training", "target_schedule", "neighbour_accuracy"),
+    Kind("Problem 1, fine-tuning", "setting", "accuracy"),
+    Kind("Problem 2, land cover", "min_crop", "mean_iou"),
+)
+
+
 def read_run(folder: str | Path) -> RunRecord:
     """The record of any folder, also of a missing, empty, foreign, killed or still growing one."""
     folder = Path(folder)
@@ -59,6 +75,11 @@ def read_run(folder: str | Path) -> RunRecord:
         return RunRecord(folder, config, [], False, "no epoch is done yet")
     finished = _is_finished(config, metrics[-1])
     return RunRecord(folder, config, metrics, finished, "" if finished else _how_far(config, metrics[-1]))
+
+
+def kind_of(run: RunRecord) -> Kind | None:
+    """None when its config.json is missing or of no script of ours."""
+    return next((kind for kind in KINDS if kind.mark in run.arguments), None)
 
 
 def series(run: RunRecord, name: str) -> list[tuple[int, float]]:

@@ -17,6 +17,7 @@ from report.predictions import read_predictions
 from report.runs import RunRecord, best, read_run, scores, seconds_of
 
 STARTS = {"A": "random", "B": "labels", "C": "own SSL", "D": "labels", "E": "own SSL"}
+A_SETTING = re.compile(r"([A-E])-seed(0|[1-9][0-9]{0,8})")  # the name of a run's folder
 MOST_CLASSES = 150  # of a confusion matrix; more can't be read on any page
 
 
@@ -90,7 +91,7 @@ class Row:
 def read_rows(folder: Path) -> list[Row]:
     """A row for each of the five settings, also for those without runs; RunError when no run has a scored epoch."""
     try:
-        found = [re.fullmatch(r"([A-E])-seed(0|[1-9][0-9]{0,8})", path.name) for path in folder.iterdir()]
+        found = [A_SETTING.fullmatch(path.name) for path in folder.iterdir()]
     except OSError as error:
         raise RunError(f"{folder}: {error.strerror}; give the --output of p1_finetune.py") from None
     runs = [_read_scored(folder, match[1], int(match[2])) for match in found if match]
