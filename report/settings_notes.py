@@ -62,7 +62,7 @@ def _on_close_pairs(rows: Sequence[Row]) -> list[str]:
         if apart < error:
             notes.append(
                 f"{one.setting} and {other.setting} differ by less than one standard error of the validation set "
-                f"({apart:.4f} < {error:.4f})."
+                f"({apart:.4f}, and that is {error:.4f})."
             )
     return notes
 
