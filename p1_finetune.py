@@ -63,6 +63,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="what else changes: colours, or TrivialAugment",
     )
     add("--mix", choices=("none", "mixup", "cutmix"), help="two photographs in one, in half of the batches")
+    add("--backbone-lr", type=float, help="learning rate of weights that are not new (default: --lr)")
+    add("--label-share", type=float, default=1.0, help="share of each class's training images to use, drawn by seed")
     add("--label-smoothing", type=float, help="share of the target that is spread over all classes")
     add("--edition", help="of the course, for p1_inference.py (default: that of EDITION, else 2024)")
     add("--ema-decay", type=float, help="of the averaged weights that are scored and kept; 0: no average")
@@ -86,6 +88,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     check_settings(parser, args)
     if not (0 <= args.label_smoothing < 1 and 0 <= args.ema_decay < 1):
         parser.error("--label-smoothing and --ema-decay must be 0 at least and less than 1")
+    if not 0 < args.label_share <= 1:
+        parser.error("--label-share must lie above 0 and up to 1")
     # Crops enlarge what they show, so the network is trained a little smaller than it is used (Touvron et al., 2019).
     args.crop_size = args.crop_size or (args.image_size if args.shift else max(32, args.image_size * 7 // 8))
 
@@ -110,7 +114,15 @@ from engine.device import autocast, choose_device, choose_workers, seed_everythi
 from engine.loop import Loop
 from engine.optimizer import build_optimizer, parameter_groups
 from engine.run import Run, Stopper
-from models.backbone import backbone_sha256, head_of, prove_unchanged, set_training_mode, start_from, with_other_head
+from models.backbone import (
+    backbone_sha256,
+    head_name,
+    head_of,
+    prove_unchanged,
+    set_training_mode,
+    start_from,
+    with_other_head,
+)
 from models.builders import CLASSIFIERS, build_network, describe_classifier, normalisation
 from models.describe import keep_architecture
 from models.features import HeadInputs
@@ -129,7 +141,8 @@ def main(args: argparse.Namespace) -> int:
     train, validation = (args.train_images, args.train_csv), (args.val_images, args.val_csv)
     data, stopper = load_training_data(train, validation, args.image_size, args.cache), Stopper(args.max_minutes)
     for setting, seed in product(args.settings, args.seeds):
-        status = fine_tune(arguments_of_run(args, setting, seed), data, stopper)
+        part = data if args.label_share == 1 else data.with_labels_of(args.label_share, seed)
+        status = fine_tune(arguments_of_run(args, setting, seed), part, stopper)
         if status is not None:
             return status
     if not args.dry_run:
@@ -152,7 +165,10 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
         use_matrix_products(network)
     print(f"{args.setting}, seed {args.seed}: {args.model} {origin}; on {device}", file=sys.stderr)
     trained, samples, validation = what_is_trained(args, network, data, device)
-    optimizer = build_optimizer(args.optimizer, parameter_groups(trained, args.lr), args.lr, args.weight_decay)
+    backbone_lr = None if is_random or trained is not network else args.backbone_lr
+    head = head_name(network) + "."
+    groups = parameter_groups(trained, args.lr, backbone_lr, is_backbone=lambda name: not name.startswith(head))
+    optimizer = build_optimizer(args.optimizer, groups, args.lr, args.weight_decay)
     batch_size, workers = min(args.batch_size, len(samples)), choose_workers(args.workers, device)
     set_training_mode(network, args.is_frozen)
     if args.dry_run:
@@ -238,7 +254,7 @@ def loss_of(
     mix = args.mix if args.is_augmented else "none"
     images, partners, share = mix_images(images, mix, np.random.default_rng((args.seed, step, 2)))
     images = normalise(images, *normalisation(args.model)).contiguous(memory_format=torch.channels_last)
-    with autocast(device):
+    with autocast(device, network):
         logits = network(images).float()
     if share == 1:
         return criterion(logits, labels)

@@ -35,6 +35,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--data", required=True, help="the course's p2_data folder, with train/ and validation/")
     add("--model", help="name of a network of models/ (default: lite_fpn, fit for a CPU)")
     add("--weights", help="none, imagenet (the backbone's), coco, or a file such as another model.pt")
+    add(
+        "--holdout",
+        type=float,
+        default=0.0,
+        help="share of the training tiles, drawn by seed, to score on in place of the validation tiles",
+    )
     # how long
     add("--eval-every", type=int, default=1, help="epochs between two scorings of the validation tiles")
     add("--snapshot-epochs", type=int, nargs="+", help="epochs kept in snapshots/ (default: first, middle and last)")
@@ -64,6 +70,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--scale must lie above 0 and up to 4, --min-crop above 0 and up to 1")
     if not (0 <= args.ema_decay < 1 and 0 <= args.gamma <= 10 and 0 <= args.soft_iou <= 100):
         parser.error("--ema-decay must lie below 1, --gamma up to 10, --soft-iou up to 100, none of them below 0")
+    if not 0 <= args.holdout < 1:
+        parser.error("--holdout must lie from 0 to below 1")
     if len(args.alpha) not in (1, 6) or not all(0 < weight <= 100 for weight in args.alpha):
         parser.error("--alpha wants one number or six, above 0 and up to 100")
     return args
@@ -105,7 +113,10 @@ def main(args: argparse.Namespace) -> int:
     with distributed.main_first():
         origin = load_ready_made(network, args.model, args.weights)
         train = load_pairs(f"{args.data}/train", args.cache, least=2)  # as batch norm needs
-        validation = load_pairs(f"{args.data}/validation", args.cache)
+        if args.holdout:
+            train, validation = train.split(args.holdout, args.seed)
+        else:
+            validation = load_pairs(f"{args.data}/validation", args.cache)
     crop_size = args.crop_size or default_crop_size(train, args.scale, args.augment)
     crops = TileCrops(train, crop_size, args.min_crop, args.seed, args.augment)
     args.pictures = validation.named(args.pictures, usual=edition(args.edition).report_images)
@@ -141,8 +152,9 @@ def main(args: argparse.Namespace) -> int:
     if status is None:
         status = 1 if train.left_out or validation.left_out else 0
         if distributed.is_main():
-            draw_stages(run, f"{args.data}/validation")
-            print(f"best mIoU {loop.best:.6f} on {len(validation)} validation tiles: {run.folder / 'model.pt'}")
+            draw_stages(run, f"{args.data}/{'train' if args.holdout else 'validation'}")
+            scored_on = "held-out training" if args.holdout else "validation"
+            print(f"best mIoU {loop.best:.6f} on {len(validation)} {scored_on} tiles: {run.folder / 'model.pt'}")
     return distributed.leave(status)
 
 

@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from datasets.errors import DataError
 from datasets.labelled import LabelledImages, as_inference_sees, load_evaluation, load_training
 
@@ -25,9 +27,30 @@ class TrainingData:
         self._image_size, self._cache = image_size, cache
         self.computed: dict[str, Any] = {}  # what scripts make of the photographs once, for all their runs
 
+    def with_labels_of(self, share: float, seed: int) -> TrainingData:
+        """The same, but of each class only this share of the photographs to learn from, at least one, drawn by `seed`.
+
+        DataError when fewer than two are left.
+        """
+        kept = draw_by_class(self.photographs.labels, share, seed)
+        if len(kept) < 2:  # batch norm needs two
+            folder = self.photographs.folder
+            raise DataError(f"{folder}: --label-share {share:g} leaves {len(kept)} photographs; give a larger one")
+        return TrainingData(self.photographs.part(kept), self.validation, self._image_size, self._cache)
+
     @cached_property
     def as_inference_sees(self) -> LabelledImages:
         return as_inference_sees(self.photographs, self._image_size, self._cache)
+
+
+def draw_by_class(labels: np.ndarray, share: float, seed: int) -> list[int]:
+    """Indices, in order, of this share of each class (rounded, at least one), drawn by `seed` and the class alone."""
+    kept: list[int] = []
+    for label in np.unique(labels):
+        of_class = np.flatnonzero(labels == label)
+        order = np.random.default_rng((seed, int(label))).permutation(len(of_class))
+        kept.extend(of_class[order[: max(1, round(share * len(of_class)))]].tolist())
+    return sorted(kept)
 
 
 def load_training_data(

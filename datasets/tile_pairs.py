@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 from typing import Sequence
@@ -26,20 +27,31 @@ class TilePairs:
 
     def __init__(self, names: list[str], tiles: ImageCache, masks: ImageCache, indices: list[int]):
         self.names, self._tiles, self._masks, self._indices = names, tiles, masks, indices
+        self.left_out = len(tiles) - len(indices)  # how many pairs could not be read
 
     def __len__(self) -> int:
         return len(self._indices)
-
-    @property
-    def left_out(self) -> int:
-        """How many pairs could not be read."""
-        return len(self._tiles) - len(self._indices)
 
     def tile(self, index: int) -> np.ndarray:
         return self._tiles[self._indices[index]]
 
     def mask(self, index: int) -> np.ndarray:
         return self._masks[self._indices[index]]
+
+    def split(self, share: float, seed: int) -> tuple[TilePairs, TilePairs]:
+        """The rest, and a `share` of the pairs drawn by `seed`, both in order. DataError when either has too few."""
+        drawn = set(np.random.default_rng((seed, 3)).permutation(len(self))[: round(share * len(self))].tolist())
+        rest = [index for index in range(len(self)) if index not in drawn]
+        if not drawn or len(rest) < 2:  # batch norm needs two
+            sizes = f"{len(rest)} to train on and {len(drawn)} to score on"
+            raise DataError(f"--holdout {share:g} of {len(self)} tiles leaves {sizes}; give another share")
+        return self._part(rest), self._part(sorted(drawn))
+
+    def _part(self, indices: list[int]) -> TilePairs:
+        part = copy.copy(self)
+        part.names = [self.names[index] for index in indices]
+        part._indices = [self._indices[index] for index in indices]
+        return part
 
     def named(self, asked: Sequence[str] | None, usual: Sequence[str]) -> list[str]:
         """The names `asked` for, as far as they are here. Without any the `usual` ones, others for those not here."""

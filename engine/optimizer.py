@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Callable
+
 import torch
 from torch import nn
 
@@ -14,13 +16,18 @@ def build_optimizer(name: str, groups: list[dict], lr: float, weight_decay: floa
     return adam(groups, lr=lr, weight_decay=weight_decay, fused=True)
 
 
-def parameter_groups(network: nn.Module, lr: float, backbone_lr: float | None = None) -> list[dict]:
-    """Groups for an optimiser: the network's `backbone.*` at its own rate (if given), and no weight decay on biases
-    and batch norm, which it would only pull to zero."""
+def parameter_groups(
+    network: nn.Module,
+    lr: float,
+    backbone_lr: float | None = None,
+    is_backbone: Callable[[str], bool] = lambda name: name.startswith("backbone."),
+) -> list[dict]:
+    """Groups for an optimiser: the backbone (by its parameters' names) at its own rate, if given, and no weight decay
+    on biases and batch norm, which it would only pull to zero."""
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            rate = backbone_lr if backbone_lr is not None and name.startswith("backbone.") else lr
+            rate = backbone_lr if backbone_lr is not None and is_backbone(name) else lr
             groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
     return [
         {"params": parameters, "lr": rate, **({} if is_decayed else {"weight_decay": 0.0})}

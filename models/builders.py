@@ -22,6 +22,7 @@ from models.classifiers import (
 )
 from models.efficientnet_lite import MEAN as LITE_MEAN
 from models.efficientnet_lite import STD as LITE_STD
+from models.efficientnet_lite import EfficientNetLiteClassifier
 from models.errors import ModelError
 from models.fcn import (
     fcn8s,
@@ -35,7 +36,7 @@ from models.fcn import (
     resnet34_fcn8s,
     resnet34_fcn32s,
 )
-from models.lite_fpn import LiteFPN
+from models.lite_fpn import lite2_fpn, lite_fpn
 from models.torchvision_segmentation import (
     deeplabv3_mobilenet_v3_large,
     deeplabv3_resnet50,
@@ -52,6 +53,7 @@ CLASSIFIERS = {
     "resnet18": published("resnet18"),
     "resnet34": published("resnet34"),  # report000
     "resnet50": resnet50,
+    "efficientnet_lite0": EfficientNetLiteClassifier,
     "resnet50_bn": resnet50_bn,
     "resnet50_mlp": resnet50_mlp,
     "resnet50_fc1000": ResNet50FC1000,  # report001
@@ -69,7 +71,8 @@ CLASSIFIERS = {
 
 # (B, 3, H, W) → {"out": logits (B, num_classes, H, W)}
 SEGMENTERS = {
-    "lite_fpn": LiteFPN,
+    "lite_fpn": lite_fpn,
+    "lite2_fpn": lite2_fpn,
     "fcn32s": fcn32s,
     "fcn32s_conv2x2": fcn32s_conv2x2,  # report000
     "fcn32s_staged": fcn32s_staged,  # report001
@@ -106,7 +109,7 @@ def build_network(name: str, builders: dict[str, Any] | None = None, stem: str =
 
 def normalisation(name: str) -> tuple[list[float], list[float]]:
     """Mean and standard deviation, for images in 0..1, that the network `name` was made for."""
-    mean, std = (LITE_MEAN, LITE_STD) if name == "lite_fpn" else (IMAGENET_MEAN, IMAGENET_STD)
+    mean, std = (LITE_MEAN, LITE_STD) if "lite" in name else (IMAGENET_MEAN, IMAGENET_STD)
     return list(mean), list(std)
 
 

@@ -1,11 +1,13 @@
-"""EfficientNet-Lite0 as an encoder with taps at strides 4, 8, 16 and 32.
+"""EfficientNet-Lite: an encoder with taps at strides 4, 8, 16 and 32, and the classifier that was published.
 
 Tan and Le, "EfficientNet" (2019), in the Lite form of TensorFlow's TPU team: ReLU6 in place of swish, no
-squeeze-and-excite, a stem and a head that are never scaled. torchvision has no such network, and its 3.4 million
+squeeze-and-excite, a stem and a head that are never scaled. torchvision has no such network, and Lite0's 3.4 million
 parameters train on a laptop. Parameter names are those of the published weights (`_blocks.N._expand_conv.weight`).
 """
 
 from __future__ import annotations
+
+import math
 
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 MEAN = (127 / 255,) * 3
 STD = (128 / 255,) * 3
 
-# (expansion, channels, repeats, kernel, stride of the first repeat)
+# Lite0's stages: (expansion, channels, repeats, kernel, stride of the first repeat)
 STAGES = (
     (1, 16, 1, 3, 1),
     (6, 24, 2, 3, 2),
@@ -23,6 +25,7 @@ STAGES = (
     (6, 192, 4, 5, 2),
     (6, 320, 1, 3, 1),
 )
+HEAD_CHANNELS = 1280  # of the published classifier's last convolution, whatever the width
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -54,25 +57,30 @@ class InvertedResidual(nn.Module):
         return hidden + features if self.is_residual else hidden
 
 
-class EfficientNetLite0(nn.Module):
-    """(B, 3, H, W), normalised with MEAN and STD → features of (B, 24, H/4, W/4), (B, 40, H/8, W/8),
-    (B, 112, H/16, W/16) and (B, 320, H/32, W/32)."""
+class EfficientNetLite(nn.Module):
+    """(B, 3, H, W), normalised with MEAN and STD → features at strides 4, 8, 16 and 32.
 
-    channels = (24, 40, 112, 320)  # of the four taps
+    Of (B, C, H/stride, W/stride), where C is in `channels`: 24, 40, 112 and 320 for Lite0. `width` and `depth` scale
+    the channels and repeats of Lite0 (Lite2: 1.1 and 1.2); the stem, and the repeats of the first and last stage, stay.
+    """
 
-    def __init__(self):
+    def __init__(self, width: float = 1.0, depth: float = 1.0):
         super().__init__()
         self._conv_stem = nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False)
         self._bn0 = batch_norm(32)
-        blocks, taps, in_channels = [], [], 32
+        blocks, taps, tapped_channels, in_channels = [], [], [], 32
         for stage, (expansion, channels, repeats, kernel, stride) in enumerate(STAGES):
+            channels = scaled_channels(channels, width)
+            if 0 < stage < len(STAGES) - 1:
+                repeats = math.ceil(repeats * depth)
             for repeat in range(repeats):
                 blocks.append(InvertedResidual(expansion, in_channels, channels, kernel, stride if repeat == 0 else 1))
                 in_channels = channels
             if stage in (1, 2, 4, 6):
                 taps.append(len(blocks) - 1)
+                tapped_channels.append(channels)
         self._blocks = nn.ModuleList(blocks)
-        self.taps = tuple(taps)
+        self.taps, self.channels = tuple(taps), tuple(tapped_channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         features = nn.functional.relu6(self._bn0(self._conv_stem(images)), inplace=True)
@@ -82,3 +90,24 @@ class EfficientNetLite0(nn.Module):
             if index in self.taps:
                 tapped.append(features)
         return tapped
+
+
+def scaled_channels(channels: int, width: float) -> int:
+    """`channels` times `width` in whole eights, at most a tenth below (Tan and Le's rule)."""
+    scaled = max(8, int(channels * width + 4) // 8 * 8)
+    return scaled + 8 if scaled < 0.9 * channels * width else scaled
+
+
+class EfficientNetLiteClassifier(EfficientNetLite):
+    """(B, 3, S, S), normalised with MEAN and STD → logits (B, num_classes); the published network with a new `_fc`."""
+
+    def __init__(self, num_classes: int, dropout: float = 0.2):
+        super().__init__()
+        self._conv_head = nn.Conv2d(self.channels[-1], HEAD_CHANNELS, 1, bias=False)
+        self._bn1 = batch_norm(HEAD_CHANNELS)
+        self._dropout = nn.Dropout(dropout)
+        self._fc = nn.Linear(HEAD_CHANNELS, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = nn.functional.relu6(self._bn1(self._conv_head(super().forward(images)[-1])), inplace=True)
+        return self._fc(self._dropout(features.mean(dim=(2, 3))))

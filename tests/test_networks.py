@@ -8,9 +8,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from models.builders import CLASSIFIERS, SEGMENTERS, build_network, load_trained, normalisation
-from models.efficientnet_lite import EfficientNetLite0
+from models.efficientnet_lite import EfficientNetLite
 from models.errors import ModelError
 from models.lite_fpn import bin_averages
+from models.weights import _load_fitting
 
 
 @pytest.mark.parametrize("name", SEGMENTERS)
@@ -46,12 +47,30 @@ def test_an_unknown_name_is_answered_with_the_names_there_are():
 
 def test_the_encoder_taps_four_scales_with_the_listed_channels():
     with torch.inference_mode():
-        scales = EfficientNetLite0().eval()(torch.zeros(1, 3, 64, 96))
+        scales = EfficientNetLite().eval()(torch.zeros(1, 3, 64, 96))
     assert [tuple(s.shape[1:]) for s in scales] == [(24, 16, 24), (40, 8, 12), (112, 4, 6), (320, 2, 3)]
 
 
+def test_lite2_is_wider_and_deeper_by_the_published_rule():
+    encoder = EfficientNetLite(width=1.1, depth=1.2)
+    assert encoder.channels == (24, 48, 120, 352) and len(encoder._blocks) == 21
+    assert encoder._blocks[20]._project_conv.weight.shape == (352, 1248, 1, 1)
+    assert build_network("lite2_fpn", num_classes=7).backbone.channels == encoder.channels
+
+
+def test_the_light_classifier_takes_the_published_weights_whole_but_for_its_last_layer():
+    published, network = (build_network("efficientnet_lite0", num_classes=count).eval() for count in (1000, 65))
+    assert {"_conv_head.weight", "_bn1.running_var", "_fc.bias"} <= set(published.state_dict())
+    said = _load_fitting(network, "efficientnet_lite0", published.state_dict())
+    assert said == "294 tensors loaded; new: _fc"
+    images = torch.rand(2, 3, 64, 64)
+    features = [EfficientNetLite.forward(each, images)[-1] for each in (published, network)]
+    assert torch.equal(*features) and torch.equal(published._conv_head.weight, network._conv_head.weight)
+    assert network(images).shape == (2, 65)
+
+
 def test_the_encoder_has_the_key_names_of_the_published_weights():
-    keys = EfficientNetLite0().state_dict()
+    keys = EfficientNetLite().state_dict()
     assert "_blocks.0._expand_conv.weight" not in keys
     for key in ("_conv_stem.weight", "_bn0.running_mean", "_blocks.15._project_conv.weight", "_blocks.1._bn2.bias"):
         assert key in keys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 
@@ -13,6 +14,7 @@ import mean_iou_evaluate
 import p2_inference
 import p2_train
 from datasets.palette import COLOURS, mask_image
+from datasets.tile_pairs import load_pairs
 from engine import checkpoint
 from models import builders
 from tests.grader import call
@@ -119,6 +121,19 @@ def test_without_an_average_the_score_is_that_of_the_masks_that_inference_writes
 def test_rare_classes_can_be_drawn_more_often_among_three_times_the_tiles(flags, tmp_path):
     assert call(p2_train, *flags("run", "--augment", "flips", "--epochs", 1)) == 0
     assert scores_of(tmp_path / "run")[-1]["step"] == 12  # three times 8 tiles in batches of 2
+
+
+def test_choices_can_be_made_on_held_out_training_tiles_alone(flags, data, tmp_path, capsys):
+    shutil.rmtree(data / "validation")
+    assert call(p2_train, *flags("run", "--holdout", 0.25)) == 0
+    assert "on 2 held-out training tiles" in capsys.readouterr().out
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["arguments"]["training_tiles"] == 6
+    pairs = load_pairs(data / "train", tmp_path / "cache")
+    (trained, scored), other = pairs.split(0.25, 0), pairs.split(0.25, 5)[1]
+    assert sorted(trained.names + scored.names) == pairs.names and other.names != scored.names
+    assert np.array_equal(scored.tile(0), pairs.tile(pairs.names.index(scored.names[0])))
+    assert call(p2_train, *flags("few", "--holdout", 0.9)) == 2 and "--holdout 0.9" in capsys.readouterr().err
 
 
 def test_snapshots_that_were_never_due_leave_the_training_whole(flags, tmp_path, capsys):
