@@ -109,7 +109,7 @@ from datasets.mixing import mix_images
 from datasets.sampling import epoch_loader
 from datasets.score import accuracy
 from datasets.splits import TrainingData, load_training_data
-from engine.cli import run_script
+from engine.base import run_script
 from engine.device import autocast, choose_device, choose_workers, seed_everything, tune_allocator
 from engine.loop import Loop
 from engine.optimizer import build_optimizer, parameter_groups

@@ -69,16 +69,21 @@ import torch
 from torch import Tensor
 
 from datasets.editions import edition
-from datasets.errors import DataError
 from datasets.images import ImageError, list_images, path_inside, read_rgb
 from datasets.tables import read_table, write_table
 from datasets.transforms import evaluation_image
-from engine.cli import run_script, say
+from engine.base import (
+    Progress,
+    UserError,
+    cannot_write,
+    check_writable,
+    refuse_replacing,
+    run_script,
+    say,
+    write_atomically,
+)
 from engine.device import choose_device, tune_allocator
-from engine.errors import RunError
-from engine.files import cannot_write, check_writable, refuse_replacing, write_atomically
 from engine.pipeline import Runner, batches_of_one_shape, read_ahead
-from engine.progress import Progress
 from models.builders import load_trained
 from models.predict import predict_images
 from models.small_maps import use_matrix_products
@@ -95,10 +100,10 @@ def main(args: argparse.Namespace) -> int:
     models = inference.read_models("p1_50" if args.csv is None else "p1", args.checkpoint, with_states=False)
     classes = models[0]["classes"]
     if any(model["classes"] != classes for model in models):
-        raise RunError("the checkpoints know different classes; give those of one training set")
+        raise UserError("the checkpoints know different classes; give those of one training set")
     weights = args.vote_weights or [1.0] * len(models)
     if len(weights) != len(models):
-        raise RunError(f"{len(weights)} --vote-weights for {len(models)} checkpoints; give one for each")
+        raise UserError(f"{len(weights)} --vote-weights for {len(models)} checkpoints; give one for each")
     device = choose_device(args.device)
     probabilities, unreadable = {}, {}
     for model, weight in zip(models, weights) if names else ():  # one network in memory at a time
@@ -139,12 +144,12 @@ def listed_rows(args: argparse.Namespace) -> tuple[tuple[str, ...], list[dict[st
     year, images = edition(args.edition), list_images(args.images)
     if args.csv is None:
         if year.folder_header is None:
-            raise DataError(f"edition {year.name} classifies the images of a CSV; give --csv, or another --edition")
+            raise UserError(f"edition {year.name} classifies the images of a CSV; give --csv, or another --edition")
         if not images:
-            raise DataError(f"{args.images}: no image in it; give a folder of images")
+            raise UserError(f"{args.images}: no image in it; give a folder of images")
         return year.folder_header, [{"filename": name, "image_id": name} for name in images]
     if year.table_header is None:
-        raise DataError(f"edition {year.name} classifies every image of a folder; leave --csv out, or give --edition")
+        raise UserError(f"edition {year.name} classifies every image of a folder; leave --csv out, or give --edition")
     return year.table_header, [{"id": str(number), **row} for number, row in enumerate(read_table(args.csv))]
 
 
@@ -156,7 +161,7 @@ def check_paths(args: argparse.Namespace, names: list[str]) -> str:
     refuse_replacing(output, [args.csv, *paths] if args.csv else paths)
     check_writable(os.path.dirname(output), args.output)
     if names and not any(map(os.path.isfile, paths)):
-        raise DataError(f"{args.images}: none of the {len(names)} listed images is there; give their folder")
+        raise UserError(f"{args.images}: none of the {len(names)} listed images is there; give their folder")
     return output
 
 
@@ -198,7 +203,7 @@ def probabilities_of(
     if len(failed) == len(names):
         for reason in failed.values():
             say(f"cannot be read: {reason}")
-        raise DataError(f"{args.images}: none of the {len(names)} images can be read; nothing is written")
+        raise UserError(f"{args.images}: none of the {len(names)} images can be read; nothing is written")
     if failed:
         mean_image = 255 * torch.tensor(model["mean"])[:, None, None].expand(3, size, size)
         found.update(dict.fromkeys(failed, runner(mean_image.repeat(batch_size, 1, 1, 1))[0]))

@@ -63,12 +63,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from datasets.errors import DataError
 from datasets.labelled import LabelledImages, load_evaluation
 from datasets.unlabelled import load_unlabelled
 from datasets.views import epoch_images, two_views
 from engine import distributed
-from engine.cli import run_script
+from engine.base import UserError, run_script
 from engine.device import autocast, seed_everything, tune_allocator
 from engine.loop import Loop
 from engine.neighbours import neighbour_accuracy
@@ -78,7 +77,6 @@ from engine.schedule import target_decay
 from models.backbone import head_name
 from models.builders import CLASSIFIERS, build_network, normalisation
 from models.byol import BYOL
-from models.errors import ModelError
 from models.predict import normalise, predict_images
 from models.small_maps import use_matrix_products
 from models.weights import load_ready_made
@@ -89,7 +87,7 @@ def main(args: argparse.Namespace) -> int:
     seed_everything(args.seed)
     backbone = build_network(args.model, CLASSIFIERS, num_classes=2)  # however many: the head is dropped at once
     if head_name(backbone) != "fc":
-        raise ModelError(f"--model {args.model} is no plain ResNet, whose features BYOL trains; give resnet50")
+        raise UserError(f"--model {args.model} is no plain ResNet, whose features BYOL trains; give resnet50")
     origin = load_ready_made(backbone, args.model, args.weights)
     backbone.fc = nn.Identity()  # what comes out are the pooled features
     byol = BYOL(backbone, args.image_size)  # before the processes join, see there
@@ -186,7 +184,7 @@ def load_probe(args: argparse.Namespace) -> LabelledImages | None:
         return None
     probe = load_evaluation(args.probe_csv[: -len(".csv")], args.probe_csv, args.image_size, args.cache)
     if len(probe) < 2:
-        raise DataError(f"{args.probe_csv}: one image has no neighbours; give more, or leave --probe-csv out")
+        raise UserError(f"{args.probe_csv}: one image has no neighbours; give more, or leave --probe-csv out")
     return probe
 
 

@@ -71,14 +71,10 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from datasets.errors import DataError
 from datasets.labelled import LabelledImages, load_evaluation
 from datasets.tables import read_class_names, write_table
-from engine.cli import run_script, say
+from engine.base import Progress, UserError, cannot_write, check_writable, run_script, say, write_atomically, write_json
 from engine.device import choose_device, tune_allocator
-from engine.errors import RunError
-from engine.files import cannot_write, check_writable, write_atomically, write_json
-from engine.progress import Progress
 from models.builders import load_trained
 from models.features import second_last
 from report.embedding_figure import draw_all_classes, draw_ten_classes, tens
@@ -96,7 +92,7 @@ def main(args: argparse.Namespace) -> int:
     models = inference.read_models("p1", paths)
     classes = models[0]["classes"]
     if any(model["classes"] != classes for model in models):
-        raise RunError("the checkpoints know different classes; give those of one training set")
+        raise UserError("the checkpoints know different classes; give those of one training set")
     device, entries = choose_device(args.device), legend_entries(args, classes)
     seen = {size: load_images(args, size, classes) for size in dict.fromkeys(model["image_size"] for model in models)}
 
@@ -123,10 +119,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def snapshots_of(run: Path) -> list[Path]:
-    """The first and the last snapshot of a run folder; one, where there is one only. RunError where there is none."""
+    """The first and the last snapshot of a run folder; one, where there is one only. UserError where there is none."""
     found = [path for path in (run / "snapshots").glob("epoch_*.pt") if re.fullmatch("epoch_[0-9]+", path.stem)]
     if not found:
-        raise RunError(f"{run}: no snapshots/epoch_*.pt in it; give --run a run folder of p1_finetune.py")
+        raise UserError(f"{run}: no snapshots/epoch_*.pt in it; give --run a run folder of p1_finetune.py")
     found.sort(key=epoch_of)
     return found[:1] + found[1:][-1:]
 
@@ -141,7 +137,7 @@ def names_of(args: argparse.Namespace, paths: Sequence[str | Path]) -> tuple[lis
     if len(set(keys)) < len(keys):
         keys = [str(path) for path in paths]
     if len(set(keys)) < len(keys):
-        raise RunError("--checkpoint names a file twice; give different ones")
+        raise UserError("--checkpoint names a file twice; give different ones")
     titles = [re.sub("^epoch_0*([0-9]+)$", r"after epoch \1", "/".join(Path(key).parts[-3:])) for key in keys]
     if args.run:
         run, epoch = read_run(args.run), epoch_of(paths[-1])
@@ -159,14 +155,14 @@ def legend_entries(args: argparse.Namespace, classes: list[str]) -> dict[str, st
 
 
 def load_images(args: argparse.Namespace, size: int, classes: list[str]) -> LabelledImages:
-    """The images as inference sees them, (size, size, 3), with their labels. DataError when they are no picture."""
+    """The images as inference sees them, (size, size, 3), with their labels. UserError when they are no picture."""
     folder = args.images or f"{args.data}/{args.split}"
     if os.path.realpath(args.output) == os.path.realpath(folder):
-        raise DataError(f"{args.output}: is the folder of images; give --output another one")
+        raise UserError(f"{args.output}: is the folder of images; give --output another one")
     images = load_evaluation(folder, f"{folder}.csv" if args.data else args.csv, size, args.cache, classes)
     counts = np.bincount(images.labels)
     if len(images) < LEAST_IMAGES or (counts > 1).sum() < 2:
-        raise DataError(
+        raise UserError(
             f"{folder}: {len(images)} images of {(counts > 0).sum()} classes are too few for a picture; "
             f"give {LEAST_IMAGES} at least, and two classes with two or more"
         )
@@ -176,7 +172,7 @@ def load_images(args: argparse.Namespace, size: int, classes: list[str]) -> Labe
 def features_of(
     model: dict[str, Any], images: LabelledImages, device: torch.device, args: argparse.Namespace, path: str | Path
 ) -> np.ndarray:
-    """Output of the second last layer for every image, (N, features) float32. RunError when it is of no use."""
+    """Output of the second last layer for every image, (N, features) float32. UserError when it is of no use."""
     network = load_trained(model).to(device, memory_format=torch.channels_last)
     progress = Progress(Path(path).name, total=-(-len(images) // args.batch_size))
     parts = []
@@ -186,7 +182,7 @@ def features_of(
     progress.close()
     features = torch.cat(parts).numpy()
     if not np.isfinite(features).all() or (features == features[0]).all():
-        raise RunError(f"{path}: gives all images the same features, or no finite ones; take another checkpoint")
+        raise UserError(f"{path}: gives all images the same features, or no finite ones; take another checkpoint")
     return features
 
 

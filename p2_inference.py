@@ -59,16 +59,12 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor
 
-from datasets.errors import DataError
 from datasets.images import ImageError, read_rgb
 from datasets.palette import save_mask
 from datasets.tiles import find_tiles
-from engine.cli import run_script, say
+from engine.base import Progress, UserError, cannot_write, check_writable, run_script, say, write_atomically
 from engine.device import choose_device, tune_allocator
-from engine.errors import RunError
-from engine.files import cannot_write, check_writable, write_atomically
 from engine.pipeline import Runner, batches_of_one_shape, read_ahead, run_each, write_behind
-from engine.progress import Progress
 from models.builders import load_trained
 from models.predict import land_cover
 
@@ -108,7 +104,7 @@ def main(args: argparse.Namespace) -> int:
                     progress.advance(name)
     progress.close()
     if len(failed) == len(mask_of_tile):
-        raise DataError(f"{args.images}: none of its {len(failed)} tiles could be used; nothing is written")
+        raise UserError(f"{args.images}: none of its {len(failed)} tiles could be used; nothing is written")
     done = len(mask_of_tile) - len(failed)
     say(f"{done} masks in {args.output}" + (f", {len(failed)} tiles without" if failed else ""))
     return 1 if failed else 0
@@ -121,9 +117,9 @@ def check_output(args: argparse.Namespace, mask_of_tile: dict[str, str]) -> None
     for mask in mask_of_tile.values():
         path = os.path.join(args.output, mask)
         if is_same_folder and os.path.lexists(path):
-            raise RunError(f"{path}: a mask would replace this file beside the tiles; give --output another folder")
+            raise UserError(f"{path}: a mask would replace this file beside the tiles; give --output another folder")
         if os.path.isdir(path):
-            raise RunError(f"{path}: a folder lies where a mask belongs; give another --output")
+            raise UserError(f"{path}: a folder lies where a mask belongs; give another --output")
 
 
 def segmenter(models: list[dict[str, Any]], device: torch.device, batch_size: int, args: argparse.Namespace) -> Runner:

@@ -26,8 +26,7 @@ from typing import Any, Callable, Sequence
 
 from engine import inference, manifest
 from engine.arguments import nonempty_path, positive_count, positive_number
-from engine.cli import run_script, say
-from engine.errors import RunError
+from engine.base import UserError, run_script, say
 
 POINTS_PER_SIDE, POINTS_PER_BATCH = {"cpu": 16}, {"cpu": 16}  # by device; any other has 32 and 64
 
@@ -75,7 +74,7 @@ def require_more(*packages: str) -> None:
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         say(f"error: {sys.executable} lacks {' and '.join(missing)}; install it: {inference.install_command()}")
-        sys.exit(RunError.exit_status)
+        sys.exit(UserError.exit_status)
 
 
 if __name__ == "__main__":
@@ -86,26 +85,21 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 
-from datasets.errors import DataError
 from datasets.image_choice import ChosenImage, find_images
 from datasets.images import ImageError, read_rgb
 from datasets.rle import vote
 from datasets.tile_pairs import read_mask
+from engine.base import Progress, write_json
 from engine.device import choose_device, tune_allocator
 from engine.download import fetch
-from engine.files import write_json
-from engine.pipeline import OutOfMemoryError, Runner
-from engine.progress import Progress
+from engine.pipeline import Runner
 from models.builders import load_trained
-from models.errors import ModelError
 from models.predict import land_cover
 from models.sam import load_sam, type_of
 from models.sam_masks import MaskGenerator, SamMemoryError
 from report.sam_files import check_output, write_masks
 from report.sam_pictures import Sheet, classes_picture, draw_masks
 from report.vote_score import Scores
-
-ERRORS_OF_ONE_IMAGE = (ImageError, ModelError, OutOfMemoryError)  # the others can go on
 
 
 def main(args: argparse.Namespace) -> int:
@@ -131,7 +125,7 @@ def main(args: argparse.Namespace) -> int:
             pixels = read_rgb(image.path, apply_exif=False)
             masks = masks_of(generator, pixels, image.name, progress)
             classes = {"model B": model_b(pixels)} if model_b else {}
-        except ERRORS_OF_ONE_IMAGE as error:
+        except UserError as error:  # no image, or one too thin or too large: the others can go on
             fail(image.path, error)
             continue
         if args.vote is not None:
@@ -155,7 +149,7 @@ def main(args: argparse.Namespace) -> int:
     progress.close()
     sheet.write()
     if not sheet.written:
-        raise DataError(f"{images[0].path}: none of {len(images)} images could be used; nothing is written")
+        raise UserError(f"{images[0].path}: none of {len(images)} images could be used; nothing is written")
     if scores.counts:
         write_json(os.path.join(args.output, "score.json"), scores.values())
         print(scores.table())
@@ -177,8 +171,8 @@ def mask_generator(args: argparse.Namespace, device: torch.device) -> tuple[Mask
     if entry:
         try:
             path = manifest.entry_path(entry) if manifest.is_present(entry) else fetch(entry)
-        except RunError as error:
-            raise RunError(f"{error}; put the file there yourself, or give --checkpoint FILE") from None
+        except UserError as error:
+            raise UserError(f"{error}; put the file there yourself, or give --checkpoint FILE") from None
     sam = load_sam(path)
     say(f"checkpoint {path}: {type_of(sam)} of Segment Anything, on {device}")
     batch = args.points_per_batch or POINTS_PER_BATCH.get(device.type, 64)

@@ -85,14 +85,12 @@ from torch import Tensor, nn
 
 from datasets.augment import jitter_colours
 from datasets.editions import edition
-from datasets.errors import DataError
 from datasets.palette import CLASS_NAMES, NUM_CLASSES, SCORED_CLASSES, UNCLAIMED, save_mask
 from datasets.sampling import epoch_loader
 from datasets.tile_pairs import IGNORED, TileCrops, TilePairs, default_crop_size, load_pairs
 from engine import distributed
-from engine.cli import run_script
+from engine.base import UserError, run_script, write_atomically
 from engine.device import autocast, choose_workers, seed_everything, tune_allocator
-from engine.files import write_atomically
 from engine.loop import Loop
 from engine.metrics import confusion_matrix, iou_per_class, mean_iou
 from engine.optimizer import build_optimizer, parameter_groups
@@ -236,7 +234,7 @@ def draw_stages(run: Run, tiles: str) -> None:
 
     try:
         write_stages(run.folder, tiles)
-    except DataError as error:  # no masks at --snapshot-epochs that were never reached, say: the weights are there
+    except UserError as error:  # no masks at --snapshot-epochs that were never reached, say: the weights are there
         run.say(f"no picture of the stages: {error}")
 
 

@@ -19,7 +19,7 @@ from typing import IO, Callable, Sequence
 
 import numpy as np
 
-from datasets.errors import DataError
+from engine.base import UserError, available_cores
 
 _VERSION = 1
 _READING = ".reading-"  # how names of unfinished files start
@@ -56,10 +56,10 @@ class ImageCache:
 def cached_images(
     paths: Sequence[Path], read: Callable[[Path], np.ndarray], name: str, cache: str | Path | None
 ) -> ImageCache:
-    """Read every path with `read` (→ uint8 array; may raise DataError), or map what an earlier call has read.
+    """Read every path with `read` (→ uint8 array; may raise UserError), or map what an earlier call has read.
 
     `name` says what `read` makes of a file ("tile", "photo160"); files are known by path, size and time of change.
-    A broken cache is made anew. DataError when it cannot be written or read.
+    A broken cache is made anew. UserError when it cannot be written or read.
     """
     folder = Path(cache) if cache else default_cache_folder()
     data = folder / f"{name}-{_fingerprint(paths, name)}.bin"
@@ -75,7 +75,7 @@ def cached_images(
             found = ImageCache(data, _build(paths, read, data, index))
     except OSError as error:
         reason = error.strerror or error
-        raise DataError(f"{data}: the cache cannot be made or read ({reason}); give --cache another folder") from None
+        raise UserError(f"{data}: the cache cannot be made or read ({reason}); give --cache another folder") from None
     return found
 
 
@@ -112,21 +112,20 @@ def _fingerprint(paths: Sequence[Path], name: str) -> str:
 def _build(paths: Sequence[Path], read: Callable[[Path], np.ndarray], data: Path, index: Path) -> dict:
     """Write both files, the index last. Returns the index."""
     shapes, errors = [], {}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def attempt(path: Path):
         try:
             return read(path)
-        except DataError as error:
+        except UserError as error:
             return error
 
     handle, temporary = tempfile.mkstemp(dir=str(data.parent), prefix=_READING)
     try:
-        with os.fdopen(handle, "wb") as file, ThreadPoolExecutor(min(8, cores)) as pool:
+        with os.fdopen(handle, "wb") as file, ThreadPoolExecutor(min(8, available_cores())) as pool:
             # In portions, so that a fast reader does not pile decoded images up before a slow disk.
             for start in range(0, len(paths), 64):
                 for image in pool.map(attempt, paths[start : start + 64]):
-                    if isinstance(image, DataError):
+                    if isinstance(image, UserError):
                         errors[str(len(shapes))] = str(image)
                         shapes.append(())
                     else:

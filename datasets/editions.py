@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from datasets.errors import DataError
+from engine.base import UserError
 
 DEFAULT = "2024"
 
@@ -126,8 +126,8 @@ EDITIONS = {
 
 
 def edition(name: str | None = None) -> Edition:
-    """The edition of that name; without one, the variable EDITION's, else 2024. Raises DataError on an unknown one."""
+    """The edition of that name; without one, the variable EDITION's, else 2024. Raises UserError on an unknown one."""
     name = name or os.environ.get("EDITION") or DEFAULT
     if name not in EDITIONS:
-        raise DataError(f"edition {name!r} is unknown; choose one of {', '.join(EDITIONS)}")
+        raise UserError(f"edition {name!r} is unknown; choose one of {', '.join(EDITIONS)}")
     return EDITIONS[name]

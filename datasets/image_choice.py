@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import NamedTuple, Sequence
 
-from datasets.errors import DataError
 from datasets.tiles import find_tiles, satellite_masks
+from engine.base import UserError
 
 
 class ChosenImage(NamedTuple):
@@ -19,7 +19,7 @@ class ChosenImage(NamedTuple):
 def find_images(given: Sequence[str]) -> list[ChosenImage]:
     """The images, those of a folder in the order and by the rules of `find_tiles`.
 
-    DataError when a folder has none, or when two images have one name.
+    UserError when a folder has none, or when two images have one name.
     """
     chosen: dict[str, ChosenImage] = {}
     for path in given:
@@ -34,5 +34,5 @@ def find_images(given: Sequence[str]) -> list[ChosenImage]:
             image = ChosenImage(os.path.join(folder, file), name, mask, truth if has_truth else None)
             other = chosen.setdefault(name, image)
             if os.path.realpath(other.path) != os.path.realpath(image.path):
-                raise DataError(f"{other.path} and {image.path} are both called {name}; leave one of them out")
+                raise UserError(f"{other.path} and {image.path} are both called {name}; leave one of them out")
     return list(chosen.values())

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from datasets.errors import DataError
+from engine.base import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 # What a file is counts, not its name. Others (EPS starts a program, for one) are no photographs and no tiles.
@@ -23,7 +23,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
-class ImageError(DataError):
+class ImageError(UserError):
     """One file that is no readable image; the rest can go on."""
 
 
@@ -44,7 +44,7 @@ def list_images(folder: str | Path) -> list[str]:
         with os.scandir(folder) as entries:
             names = [e.name for e in entries if e.name.lower().endswith(EXTENSIONS) and not _is_folder(e)]
     except OSError as error:
-        raise DataError(f"{folder}: {error.strerror}; give a folder of images") from None
+        raise UserError(f"{folder}: {error.strerror}; give a folder of images") from None
     return sorted((name for name in names if not name.startswith(".")), key=natural_key)
 
 

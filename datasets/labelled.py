@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.cache import ImageCache, cached_images
-from datasets.errors import DataError
 from datasets.images import ImageError, path_inside, read_rgb
 from datasets.tables import NO_LABEL, labels_in_names, read_labels
 from datasets.transforms import evaluation_image
+from engine.base import UserError
 
 MARGIN = 1.25  # kept photographs are that much larger than the network's input: crops of them stay sharp
 
@@ -93,7 +93,7 @@ def load_evaluation(
     classes: list[str] | None = None,
 ) -> LabelledImages:
     """The photographs of a CSV as inference sees them, (image_size, image_size, 3); `classes` are those of training,
-    or without them those that the CSV names. DataError for any other class."""
+    or without them those that the CSV names. UserError for any other class."""
     rows = _labelled_rows(folder, table)
     classes = classes or classes_of([label for _, label in rows])
     return _load_as_inference(folder, table, rows, classes, image_size, cache)
@@ -143,15 +143,15 @@ def shrink(rgb: np.ndarray, shorter_side: int) -> np.ndarray:
 def _labelled_rows(folder: str | Path, table: str | Path | None) -> list[tuple[str, str]]:
     """(file name, label) of every row of the table; without one, of every image {label}_{number}.png in the folder.
 
-    DataError when one has no label.
+    UserError when one has no label.
     """
     table_rows = labels_in_names(folder) if table is None else read_labels(table)
     rows = [(row["filename"], row["label"]) for row in table_rows]
     for number, (name, label) in enumerate(rows, start=1):
         if label in NO_LABEL and table is None:
-            raise DataError(f"{folder}: {name} has no label in its name, as in 7_123.png; give the CSV with the labels")
+            raise UserError(f"{folder}: {name} has no label in its name, as in 7_123.png; give the CSV with the labels")
         if label in NO_LABEL:
-            raise DataError(f"{table}: row {number} ({name}) has no label; training needs one in every row")
+            raise UserError(f"{table}: row {number} ({name}) has no label; training needs one in every row")
     return rows
 
 
@@ -165,7 +165,7 @@ def _load(
     cache: str | Path | None,
 ) -> LabelledImages:
     if not Path(folder).is_dir():
-        raise DataError(f"{folder}: no such folder; it should hold the images of {table}")
+        raise UserError(f"{folder}: no such folder; it should hold the images of {table}")
     source = table or folder
     numbers = {name: number for number, name in enumerate(classes)}
     in_numbers = are_integers(classes)
@@ -173,7 +173,7 @@ def _load(
     for name, label in rows:
         key = str(int(label)) if in_numbers and are_integers([label]) else label
         if key not in numbers:
-            raise DataError(f"{source}: label {label!r} of {name} is none of the {len(classes)} classes of training")
+            raise UserError(f"{source}: label {label!r} of {name} is none of the {len(classes)} classes of training")
         path = path_inside(folder, name)
         if path is None:
             escaping.append(name)

@@ -19,7 +19,6 @@ import argparse
 import csv
 import os
 import shutil
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +28,8 @@ from typing import Callable, Sequence
 import numpy as np
 
 from datasets.drawings import OBJECT_CLASSES, draw_object, draw_tile, object_name
-from datasets.errors import DataError
 from datasets.palette import NUM_CLASSES, save_mask
+from engine.base import UserError, available_cores, run_script
 
 MINI_CLASSES = 20  # none of them is a class of office
 MINI_SIZE = (84, 84)
@@ -42,11 +41,7 @@ _OFFICE, _MINI, _TRAIN_TILES, _VALIDATION_TILES, _FIFTY = range(5)  # streams of
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     start = time.monotonic()
-    try:
-        write_sample(args)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
+    write_sample(args)
     fifty = FIFTY_CLASSES * sum(FIFTY_IMAGES.values())
     print(
         f"{args.folder / 'hw1_data'}: {args.train_images} + {args.val_images} images of {args.classes} classes, "
@@ -90,11 +85,11 @@ def _whole_number(lowest: int, highest: int) -> Callable[[str], int]:
 
 
 def write_sample(args: argparse.Namespace) -> None:
-    """Write the whole tree under another name and rename it. DataError when DIR/hw1_data is there and not empty."""
+    """Write the whole tree under another name and rename it. UserError when DIR/hw1_data is there and not empty."""
     folder = args.folder / "hw1_data"
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise DataError(f"{folder}: is there already, and made-up data never replaces anything; give a new folder")
+            raise UserError(f"{folder}: is there already, and made-up data never replaces anything; give a new folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
@@ -108,7 +103,7 @@ def write_sample(args: argparse.Namespace) -> None:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror}); give another folder") from None
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); give another folder") from None
 
 
 def _write_office(args: argparse.Namespace, folder: Path) -> None:
@@ -182,7 +177,7 @@ def _write_tiles(args: argparse.Namespace, folder: Path, count: int, stream: int
 
 def _for_each(draw: Callable[[int], None], count: int) -> None:
     """Call `draw` with 0 to count - 1, several at a time; the first error comes back."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         for _ in pool.map(draw, range(count)):
             pass
 
@@ -200,4 +195,4 @@ def _write_names(path: Path, classes: range) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

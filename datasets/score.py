@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Iterable, Sequence
 
-from datasets.errors import DataError
 from datasets.images import natural_key
 from datasets.tables import NO_LABEL, labels_in_names, read_labels
+from engine.base import UserError, run_script
 
 Key = tuple  # (filename,) or (id, filename)
 
@@ -36,16 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "truth", metavar="TRUTH.csv", type=Path, help="the true labels: a CSV, or a folder of 7_123.png"
     )
     args = parser.parse_args(argv)
-    try:
-        print(describe(matched_labels(args.predictions, args.truth)))
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
+    print(describe(matched_labels(args.predictions, args.truth)))
     return 0
 
 
 def matched_labels(predictions: str | Path, truth: str | Path) -> list[tuple[str, str]]:
-    """(predicted, true) labels of each row of `truth`. DataError when a row of either has no partner, or no truth."""
+    """(predicted, true) labels of each row of `truth`. UserError when a row of either has no partner, or no truth."""
     predicted_rows = read_labels(predictions)
     true_rows = labels_in_names(truth) if Path(truth).is_dir() else read_labels(truth)
     with_id = all("id" in rows[0] for rows in (predicted_rows, true_rows))
@@ -56,14 +51,14 @@ def matched_labels(predictions: str | Path, truth: str | Path) -> list[tuple[str
     ):
         alone = [key for key in others if len(others[key]) > len(keys.get(key, ()))]
         if alone:
-            raise DataError(
+            raise UserError(
                 f"{path}: lacks {len(alone)} of the rows of {other_path}, {_row(alone[0])} first; "
                 "give the prediction of this very CSV"
             )
     pairs = [pair for key in true for pair in zip(predicted[key], true[key])]
     unlabelled = sum(label in NO_LABEL for _, label in pairs)
     if unlabelled:
-        raise DataError(f"{truth}: {unlabelled} of {len(pairs)} rows have no label; give a CSV with the true labels")
+        raise UserError(f"{truth}: {unlabelled} of {len(pairs)} rows have no label; give a CSV with the true labels")
     return pairs
 
 
@@ -100,4 +95,4 @@ def describe(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

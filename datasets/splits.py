@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from datasets.errors import DataError
 from datasets.labelled import LabelledImages, as_inference_sees, load_evaluation, load_training
+from engine.base import UserError
 
 HELD_OUT = 20  # without images to validate on, every 20th photograph of training is one
 
@@ -30,12 +30,12 @@ class TrainingData:
     def with_labels_of(self, share: float, seed: int) -> TrainingData:
         """The same, but of each class only this share of the photographs to learn from, at least one, drawn by `seed`.
 
-        DataError when fewer than two are left.
+        UserError when fewer than two are left.
         """
         kept = draw_by_class(self.photographs.labels, share, seed)
         if len(kept) < 2:  # batch norm needs two
             folder = self.photographs.folder
-            raise DataError(f"{folder}: --label-share {share:g} leaves {len(kept)} photographs; give a larger one")
+            raise UserError(f"{folder}: --label-share {share:g} leaves {len(kept)} photographs; give a larger one")
         return TrainingData(self.photographs.part(kept), self.validation, self._image_size, self._cache)
 
     @cached_property
@@ -62,13 +62,13 @@ def load_training_data(
     """
     photographs = load_training(*train, image_size, cache)
     if len(photographs) < 2:  # batch norm needs two
-        raise DataError(f"{train[0]}: 1 of its photographs can be used; 2 at least are needed")
+        raise UserError(f"{train[0]}: 1 of its photographs can be used; 2 at least are needed")
     if validation[0]:
         evaluation = load_evaluation(*validation, image_size, cache, photographs.classes)
         return TrainingData(photographs, evaluation, image_size, cache)
     held_out = range(HELD_OUT - 1, len(photographs), HELD_OUT)
     if not held_out:
-        raise DataError(
+        raise UserError(
             f"{train[0]}: of {len(photographs)} photographs none can be held out for validation, which takes every "
             f"{HELD_OUT}th; give --val-images"
         )

@@ -7,8 +7,8 @@ import io
 from pathlib import Path
 from typing import Iterable, Sequence
 
-from datasets.errors import DataError
 from datasets.images import list_images
+from engine.base import UserError
 
 NO_LABEL = ("", "None", "NONE")  # what the course's test files have instead of labels
 
@@ -17,28 +17,28 @@ def read_table(path: str | Path, required: Sequence[str] = ("filename",)) -> lis
     """One dict for each row below the header, cell by column name ("id", "filename", ...), as it stands in the file.
 
     A byte-order mark, either line end, quotes, blank lines, more columns and other orders of them are taken as they are
-    meant; cells that a short row lacks are "". DataError when it can't be read, isn't UTF-8, or lacks a column.
+    meant; cells that a short row lacks are "". UserError when it can't be read, isn't UTF-8, or lacks a column.
     """
     needs = f"give a CSV with the column{'s' if len(required) > 1 else ''} {', '.join(required)}"
     try:
         with open(path, "rb") as file:
             text = file.read().decode("utf-8-sig")
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; {needs}") from None
+        raise UserError(f"{path}: {error.strerror}; {needs}") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     # The csv module refuses NUL before Python 3.11: another character, one that the text lacks, stands in for it.
     stand_in = next(chr(code) for code in range(0xE000, 0x110000) if chr(code) not in text) if "\0" in text else "\0"
     try:
         rows = list(csv.reader(io.StringIO(text.replace("\0", stand_in), newline="")))
     except csv.Error as error:
-        raise DataError(f"{path}: not a CSV ({error}); {needs}") from None
+        raise UserError(f"{path}: not a CSV ({error}); {needs}") from None
     rows = [[cell.replace(stand_in, "\0") for cell in row] for row in rows if any(cell.strip() for cell in row)]
     header = [name.strip().lower() for name in rows[0]] if rows else []
     for column in required:
         if column not in header:
             found = f"only {', '.join(header)}"[:200] if header else "the file is empty"
-            raise DataError(f"{path}: no column '{column}' ({found}); {needs}")
+            raise UserError(f"{path}: no column '{column}' ({found}); {needs}")
     columns = {name: header.index(name) for name in header}  # of two columns with one name, the first
     return [{name: row[i] if i < len(row) else "" for name, i in columns.items()} for row in rows[1:]]
 
@@ -59,13 +59,13 @@ def _quoted(cell: object) -> str:
 
 
 def read_labels(path: str | Path) -> list[dict[str, str]]:
-    """The rows of a CSV with `filename` (or `image_id`) and `label`, at least one; DataError otherwise."""
+    """The rows of a CSV with `filename` (or `image_id`) and `label`, at least one; UserError otherwise."""
     rows = read_table(path, ("label",))
     if not rows:
-        raise DataError(f"{path}: has no row below its header; give a CSV with labels")
+        raise UserError(f"{path}: has no row below its header; give a CSV with labels")
     if "filename" not in rows[0]:
         if "image_id" not in rows[0]:
-            raise DataError(f"{path}: no column 'filename' (only {', '.join(rows[0])}); give a CSV with file names")
+            raise UserError(f"{path}: no column 'filename' (only {', '.join(rows[0])}); give a CSV with file names")
         rows = [{**row, "filename": row["image_id"]} for row in rows]
     return [{column: cell.strip() for column, cell in row.items()} for row in rows]
 
@@ -85,5 +85,5 @@ def labels_in_names(folder: str | Path) -> list[dict[str, str]]:
     """As read_labels, of every image {label}_{number}.png in the folder; an empty label where a name has none."""
     rows = [{"filename": name, "label": name.rpartition("_")[0]} for name in list_images(folder)]
     if not rows:
-        raise DataError(f"{folder}: no image in it; give a folder of labelled images")
+        raise UserError(f"{folder}: no image in it; give a folder of labelled images")
     return rows

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from datasets.cache import ImageCache, cached_images
-from datasets.errors import DataError
 from datasets.images import FORMATS, ImageError, list_images, read_rgb
 from datasets.palette import NUM_CLASSES, SCORED_CLASSES, UNKNOWN, classes_of_colours
 from datasets.tiles import satellite_masks
+from engine.base import UserError
 
 IGNORED = 255  # in training targets: unknown, and the red that no class claims
 
@@ -39,12 +39,12 @@ class TilePairs:
         return self._masks[self._indices[index]]
 
     def split(self, share: float, seed: int) -> tuple[TilePairs, TilePairs]:
-        """The rest, and a `share` of the pairs drawn by `seed`, both in order. DataError when either has too few."""
+        """The rest, and a `share` of the pairs drawn by `seed`, both in order. UserError when either has too few."""
         drawn = set(np.random.default_rng((seed, 3)).permutation(len(self))[: round(share * len(self))].tolist())
         rest = [index for index in range(len(self)) if index not in drawn]
         if not drawn or len(rest) < 2:  # batch norm needs two
             sizes = f"{len(rest)} to train on and {len(drawn)} to score on"
-            raise DataError(f"--holdout {share:g} of {len(self)} tiles leaves {sizes}; give another share")
+            raise UserError(f"--holdout {share:g} of {len(self)} tiles leaves {sizes}; give another share")
         return self._part(rest), self._part(sorted(drawn))
 
     def _part(self, indices: list[int]) -> TilePairs:
@@ -65,7 +65,7 @@ class TilePairs:
 
 
 def find_pairs(folder: str | Path) -> list[tuple[str, Path, Path]]:
-    """(name, tile, mask) of each `NAME_sat.*` with a `NAME_mask.png`. DataError when there is none."""
+    """(name, tile, mask) of each `NAME_sat.*` with a `NAME_mask.png`. UserError when there is none."""
     folder = Path(folder)
     names = set(list_images(folder))
     pairs, alone = [], []
@@ -75,7 +75,7 @@ def find_pairs(folder: str | Path) -> list[tuple[str, Path, Path]]:
         else:
             alone.append(name)
     if not pairs:
-        raise DataError(f"{folder}: no pair of NNNN_sat.jpg and NNNN_mask.png; give --data the course's p2_data folder")
+        raise UserError(f"{folder}: no pair of NNNN_sat.jpg and NNNN_mask.png; give --data the course's p2_data folder")
     if alone:
         print(f"{folder}: {len(alone)} tiles have no mask and are left out, {alone[0]} first", file=sys.stderr)
     return pairs
@@ -97,7 +97,7 @@ def read_tile(path: Path) -> np.ndarray:
 def load_pairs(folder: str | Path, cache: str | Path | None, least: int = 1) -> TilePairs:
     """Every usable pair of a folder; those that cannot be read, or whose sizes differ, are named and left out.
 
-    DataError when fewer than `least` are usable.
+    UserError when fewer than `least` are usable.
     """
     pairs = find_pairs(folder)
     tiles = cached_images([tile for _, tile, _ in pairs], read_tile, "tile", cache)
@@ -112,7 +112,7 @@ def load_pairs(folder: str | Path, cache: str | Path | None, least: int = 1) -> 
         else:
             print(f"left out: {reason}", file=sys.stderr)
     if len(usable) < least:
-        raise DataError(f"{folder}: {len(usable)} of its {len(pairs)} pairs can be used; {least} at least are needed")
+        raise UserError(f"{folder}: {len(usable)} of its {len(pairs)} pairs can be used; {least} at least are needed")
     return TilePairs([pairs[index][0] for index in usable], tiles, masks, usable)
 
 

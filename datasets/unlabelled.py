@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from datasets.cache import cached_images
-from datasets.errors import DataError
 from datasets.images import FORMATS, list_images, read_rgb
 from datasets.labelled import MARGIN
 from datasets.transforms import evaluation_image
+from engine.base import UserError
 
 _LOOKED_AT = 64  # images whose headers say how large the others will be
 
@@ -36,11 +36,11 @@ class UnlabelledImages:
 def load_unlabelled(folder: str | Path, image_size: int, cache: str | Path | None) -> UnlabelledImages:
     """Every image of a folder in natural order, squeezed to a square as inference does it; no table is needed.
 
-    DataError when there is no such folder, or fewer than two of its images can be used.
+    UserError when there is no such folder, or fewer than two of its images can be used.
     """
     paths = [Path(folder) / name for name in list_images(folder)]
     if not paths:
-        raise DataError(
+        raise UserError(
             f"{folder}: no image in it (.jpg, .jpeg, .png); give the folder that the images themselves lie in"
         )
     side = common_side(paths, round(MARGIN * image_size))
@@ -53,7 +53,7 @@ def load_unlabelled(folder: str | Path, image_size: int, cache: str | Path | Non
         print(f"left out: {reason}", file=sys.stderr)
     usable = len(paths) - len(images.errors)
     if usable < 2:
-        raise DataError(f"{folder}: {usable} of its {len(paths)} images can be used; pre-training needs two at least")
+        raise UserError(f"{folder}: {usable} of its {len(paths)} images can be used; pre-training needs two at least")
     # Images that could not be read take no room in the file. Mode "c": torch warns of arrays that are read-only.
     pixels = np.memmap(images.path, dtype=np.uint8, mode="c", shape=(usable, side, side, 3))
     return UnlabelledImages(pixels, left_out=len(images.errors))

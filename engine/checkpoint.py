@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from engine.errors import RunError
-from engine.files import write_atomically
+from engine.base import UserError, write_atomically
 from engine.inference import VIEWS
 
 MODEL_FORMAT = 1
@@ -31,7 +30,7 @@ _MODEL_KEYS = {
 
 
 def save(path: str | Path, values: dict[str, Any]) -> None:
-    """Write `values` with torch.save; the file is whole or the old one stays. RunError when the disk is full."""
+    """Write `values` with torch.save; the file is whole or the old one stays. UserError when the disk is full."""
     try:
         with write_atomically(path) as temporary, open(temporary, "wb") as file:
             torch.save(values, file)
@@ -39,21 +38,21 @@ def save(path: str | Path, values: dict[str, Any]) -> None:
         disk = ("PytorchStreamWriter", "unexpected pos", "iostream error")  # torch's words for it
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in disk):
             raise
-        raise RunError(f"{path}: cannot be written ({error}); make room, then give the same command again") from None
+        raise UserError(f"{path}: cannot be written ({error}); make room, then give the same command again") from None
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU with weights_only=True. RunError when it is missing, broken or no dict."""
+    """Read a checkpoint onto the CPU with weights_only=True. UserError when it is missing, broken or no dict."""
     if not Path(path).is_file():
-        raise RunError(f"{path}: no such checkpoint file")
+        raise UserError(f"{path}: no such checkpoint file")
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise RunError(f"{path}: not a readable checkpoint ({str(error)[:100] or type(error).__name__})") from None
+        raise UserError(f"{path}: not a readable checkpoint ({str(error)[:100] or type(error).__name__})") from None
     except (pickle.UnpicklingError, zipfile.BadZipFile, MemoryError, OverflowError):
-        raise RunError(f"{path}: not a checkpoint, or one that wants to run code; it is not loaded") from None
+        raise UserError(f"{path}: not a checkpoint, or one that wants to run code; it is not loaded") from None
     if not isinstance(values, dict):
-        raise RunError(f"{path}: holds a {type(values).__name__}, not the dict of a checkpoint")
+        raise UserError(f"{path}: holds a {type(values).__name__}, not the dict of a checkpoint")
     return values
 
 
@@ -61,13 +60,13 @@ def read_model(path: str | Path) -> dict[str, Any]:
     """Read a `model.pt` and check that it describes itself (see README, "model.pt")."""
     model = read(path)
     if model.get("format") != MODEL_FORMAT:
-        raise RunError(f"{path}: not a model.pt of this repository (format {MODEL_FORMAT}); give RUN/model.pt")
+        raise UserError(f"{path}: not a model.pt of this repository (format {MODEL_FORMAT}); give RUN/model.pt")
     for key, kind in _MODEL_KEYS.items():
         if not isinstance(model.get(key), kind):
-            raise RunError(f"{path}: broken model.pt, '{key}' is not a {kind.__name__}; train or download it again")
+            raise UserError(f"{path}: broken model.pt, '{key}' is not a {kind.__name__}; train or download it again")
     for key, (is_right, rule) in _rules(model).items():
         if not is_right:
-            raise RunError(f"{path}: broken model.pt, '{key}' {rule}; train or download it again")
+            raise UserError(f"{path}: broken model.pt, '{key}' {rule}; train or download it again")
     return model
 
 

@@ -10,8 +10,7 @@ import random
 import numpy as np
 import torch
 
-from engine.cores import available_cores
-from engine.errors import RunError
+from engine.base import UserError, available_cores
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -25,7 +24,7 @@ def choose_device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise RunError(f"--device {name}: cannot be used here ({str(error).splitlines()[0]}); leave it out") from None
+        raise UserError(f"--device {name}: cannot be used here ({str(error).splitlines()[0]}); leave it out") from None
     return device
 
 

@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from engine.base import UserError
 from engine.device import choose_device
-from engine.errors import RunError
 
 
 def is_joined() -> bool:
@@ -42,7 +42,7 @@ def join(device_name: str | None) -> torch.device:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         if device.index >= torch.cuda.device_count():
-            raise RunError(f"torchrun started more processes than the {torch.cuda.device_count()} GPUs here")
+            raise UserError(f"torchrun started more processes than the {torch.cuda.device_count()} GPUs here")
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device
@@ -72,9 +72,9 @@ def main_first() -> Iterator[None]:
 
 
 def share_of(batch_size: int) -> slice:
-    """Which samples of a batch are this process's. RunError when they cannot be dealt out evenly."""
+    """Which samples of a batch are this process's. UserError when they cannot be dealt out evenly."""
     if batch_size % world_size() or batch_size < 2 * world_size():
-        raise RunError(
+        raise UserError(
             f"a batch of {batch_size} does not divide among {world_size()} processes: give --batch-size a multiple of "
             f"{world_size()}, {2 * world_size()} at least"
         )
@@ -94,9 +94,9 @@ def wrap(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def synchronise_batch_norm(network: nn.Module) -> None:
-    """Exchange the batch norms below `network` for torch's SyncBatchNorm, which works on GPUs alone (else RunError)."""
+    """Exchange the batch norms below `network` for torch's SyncBatchNorm; UserError without a GPU."""
     if next(network.parameters()).device.type != "cuda":
-        raise RunError("several processes need a GPU each; on this machine leave torchrun out")
+        raise UserError("several processes need a GPU each; on this machine leave torchrun out")
     nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 

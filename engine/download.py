@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Iterator
 
 from engine import manifest
-from engine.cli import run_script
-from engine.errors import RunError
+from engine.base import UserError, run_script
 from engine.transfer import Refused, download, say, size_of
 
 try:
@@ -30,15 +29,15 @@ except ImportError:  # Windows
     fcntl = None
 
 
-class NotAvailable(RunError):
+class NotAvailable(UserError):
     """One checkpoint that cannot be had now; others may."""
 
 
 def fetch(entry: dict[str, Any]) -> Path:
     """Bring the entry's file into place unless it is there and good; returns its path. Speaks on stderr only.
 
-    NotAvailable when no URL gives it, RunError when the disk does not take it. A wrong file that lies there stays until
-    a good one replaces it.
+    NotAvailable when no URL gives it, UserError when the disk does not take it. A wrong file that lies there stays
+    until a good one replaces it.
     """
     path = manifest.entry_path(entry)
     if not manifest.is_intact(entry):
@@ -80,13 +79,13 @@ def _get(entry: dict[str, Any], path: Path) -> None:
 
 @contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
-    """Turns what the disk says into a RunError."""
+    """Turns what the disk says into a UserError."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise RunError(f"{path}: the disk is full; make room and start again, it goes on from there") from None
-        raise RunError(f"{path}: cannot be written ({error.strerror})") from None
+            raise UserError(f"{path}: the disk is full; make room and start again, it goes on from there") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 @contextmanager
@@ -139,7 +138,7 @@ def _chosen(names: list[str]) -> list[dict[str, Any]]:
     entries = {entry["name"]: entry for entry in manifest.read()}
     unknown = [name for name in names if name not in entries]
     if unknown:
-        raise RunError(f"no checkpoint is called {unknown[0]!a}; the manifest has: {', '.join(entries) or 'none'}")
+        raise UserError(f"no checkpoint is called {unknown[0]!a}; the manifest has: {', '.join(entries) or 'none'}")
     if names:
         return [entries[name] for name in dict.fromkeys(names)]
     return [entry for entry in entries.values() if entry["problem"] != "sam" and (entry["default"] or entry["urls"])]

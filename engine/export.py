@@ -13,8 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from engine.cli import run_script
-from engine.errors import RunError
+from engine.base import UserError, run_script
 
 NETWORKS = ("resnet50", "resnet18")  # those whose keys are torchvision's
 FC_ROWS = 1000
@@ -23,13 +22,13 @@ FC_ROWS = 1000
 def export(source: Path, output: Path) -> dict[str, Any]:
     """Write the state_dict of the model.pt `source` to `output`, and return it.
 
-    RunError, and nothing is written, when it is another network's or the file cannot be written.
+    UserError, and nothing is written, when it is another network's or the file cannot be written.
     """
     from engine import checkpoint  # imports torch: two seconds, which --help does without
 
     source = source / "model.pt" if source.is_dir() else source
     if output.is_dir() or (output.exists() and source.exists() and os.path.samefile(source, output)):
-        raise RunError(f"{output}: is a folder or the model itself; give another file to write")
+        raise UserError(f"{output}: is a folder or the model itself; give another file to write")
     state = torchvision_state(checkpoint.read_model(source), source)
     checkpoint.save(output, state)
     return state
@@ -42,7 +41,7 @@ def torchvision_state(model: dict[str, Any], source: Path) -> dict[str, Any]:
 
     name, state = model["network"], dict(model["state"])
     if name not in NETWORKS:
-        raise RunError(f"{source}: a {name}, which has other layers; train with --model {' or '.join(NETWORKS)}")
+        raise UserError(f"{source}: a {name}, which has other layers; train with --model {' or '.join(NETWORKS)}")
     network = getattr(torchvision.models, name)(weights=None)
     for key in ("fc.weight", "fc.bias"):
         rows = state.get(key, torch.zeros(0))
@@ -51,7 +50,7 @@ def torchvision_state(model: dict[str, Any], source: Path) -> dict[str, Any]:
     try:
         network.load_state_dict(state)  # brings half precision back to float32, too
     except RuntimeError as error:
-        raise RunError(f"{source}: its weights are no {name}'s ({str(error)[:200]})") from None
+        raise UserError(f"{source}: its weights are no {name}'s ({str(error)[:200]})") from None
     return dict(network.state_dict())
 
 

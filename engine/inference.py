@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from engine import manifest
-from engine.cli import say
-from engine.cores import available_cores
-from engine.errors import RunError
+from engine.base import UserError, available_cores, say
 
 KINDS = {"p1": "p1", "p1_50": "p1", "p2": "p2"}  # what the model.pt for each problem says it was trained for
 VIEWS = {"p1": ("none", "flip"), "p2": ("none", "flip", "d4")}  # of test-time augmentation, by problem
@@ -34,7 +32,7 @@ def require_packages() -> None:
             importlib.import_module(package)
     except (ImportError, OSError, RuntimeError) as error:
         say(f"error: {sys.executable} lacks a package ({error}); install what is needed: {install_command()}")
-        sys.exit(RunError.exit_status)
+        sys.exit(UserError.exit_status)
 
 
 def install_command() -> str:
@@ -48,7 +46,7 @@ def read_models(problem: str, given: Sequence[str], with_states: bool = True) ->
 
     `problem` is p1, p1_50 (the editions with 50 classes) or p2. Those `given`; else those of P1_CHECKPOINT, or
     P1_50_CHECKPOINT or P2_CHECKPOINT, separated by ':'; else the manifest's default, which is fetched when it is not
-    there and has a URL. RunError when there is none, or one is broken or for the other problem.
+    there and has a URL. UserError when there is none, or one is broken or for the other problem.
 
     Not `with_states`, several come without their weights, for which `with_state` reads each file when its turn comes.
     """
@@ -62,7 +60,7 @@ def read_models(problem: str, given: Sequence[str], with_states: bool = True) ->
     if not paths:
         entry = manifest.default_checkpoint(problem) or manifest.default_checkpoint(kind)
         if entry is None:
-            raise RunError(
+            raise UserError(
                 f"no checkpoint for {problem}; train one: {TRAINING[problem]}; then set {variable}="
                 f"{TRAINED[kind]}, or publish it: python3 -m engine.publish {TRAINED[kind]} --name NAME "
                 f"--problem {problem} --default"
@@ -79,10 +77,12 @@ def read_models(problem: str, given: Sequence[str], with_states: bool = True) ->
     models = []
     for path in paths:
         if not os.path.isfile(path):
-            raise RunError(f"{path}: no such checkpoint; give --checkpoint or {variable} a model.pt, or leave both out")
+            raise UserError(
+                f"{path}: no such checkpoint; give --checkpoint or {variable} a model.pt, or leave both out"
+            )
         model = {**checkpoint.read_model(path), "path": path}
         if model["problem"] != kind:
-            raise RunError(f"{path}: a checkpoint for {model['problem']}, not for {kind}; give another one")
+            raise UserError(f"{path}: a checkpoint for {model['problem']}, not for {kind}; give another one")
         if not with_states and len(paths) > 1:
             model["state"] = None
         models.append(model)

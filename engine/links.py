@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from engine.errors import RunError
+from engine.base import UserError
 
 
 def direct_url(url: str) -> str:
-    """The URL that gives the bytes behind `url`; links of other sites come back as they are. RunError for a folder."""
+    """The URL that gives the bytes behind `url`; links of other sites come back as they are. UserError for a folder."""
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     host = (parts.hostname or "").lower()
@@ -25,7 +25,7 @@ def direct_url(url: str) -> str:
 
 def _google_drive(url: str, path: str, query: dict[str, str]) -> str:
     if "/folders/" in path or "/folderview" in path:
-        raise RunError(f"{url} is a link to a folder; share the file itself and take its link")
+        raise UserError(f"{url} is a link to a folder; share the file itself and take its link")
     match = re.search(r"/d/([\w-]+)", path)
     identity = match.group(1) if match else query.get("id")
     if not identity:

@@ -29,9 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from engine import checkpoint, distributed
+from engine.base import Progress, UserError, clock
 from engine.ema import update_average
-from engine.errors import RunError
-from engine.progress import Progress, clock
 from engine.run import Run, Stopper, command_to_go_on, random_state, restore_random_state
 from engine.schedule import SCHEDULES, average_decay, steps_of_warmup
 
@@ -141,10 +140,10 @@ class Loop:
             self.save()
 
     def mean_loss(self) -> float:
-        """Over the epoch so far, and all processes. RunError when it is no finite number: nothing good comes after."""
+        """Over the epoch so far, and all processes. UserError when it is no finite number: nothing good comes after."""
         mean = distributed.mean_of_all(self.loss_sum).item() / max(1, self.loss_count)
         if not math.isfinite(mean):
-            raise RunError(f"{self.run.folder}: the loss is {mean} at step {self.step}; try a smaller --lr")
+            raise UserError(f"{self.run.folder}: the loss is {mean} at step {self.step}; try a smaller --lr")
         return mean
 
     def _fix_total_steps(self) -> None:
@@ -272,7 +271,7 @@ class Loop:
             for name in ("step", "total_steps", "best", "seconds", "loss_sum", "loss_count"):
                 setattr(self, name, state[name])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            raise RunError(
+            raise UserError(
                 f"{self.run.folder}: its checkpoint is of another version of this program "
                 f"({str(error)[:120]}); start again in a new folder"
             ) from None

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from engine.errors import RunError
-from engine.files import write_json
+from engine.base import UserError, write_json
 
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
 PROBLEMS = ("p1", "p1_50", "p2", "sam")  # p1_50: problem 1 of the editions with 50 classes
@@ -27,7 +26,7 @@ _LARGEST_MANIFEST = 1 << 20  # bytes; a thousand entries take half of it
 
 
 def read() -> list[dict[str, Any]]:
-    """The entries of the manifest, checked; none when there is no manifest. RunError when something in it is wrong."""
+    """The entries of the manifest, checked; none when there is no manifest. UserError when something in it is wrong."""
     path = FOLDER / "manifest.json"
     try:
         with open(path, "rb") as file:
@@ -35,21 +34,21 @@ def read() -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise RunError(f"{path}: {error.strerror}") from None
+        raise UserError(f"{path}: {error.strerror}") from None
     if len(text) > _LARGEST_MANIFEST:
-        raise RunError(f"{path}: too large to be a manifest; take the one of the repository")
+        raise UserError(f"{path}: too large to be a manifest; take the one of the repository")
     try:
         value = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError):
-        raise RunError(f"{path}: not JSON; take the one of the repository (git checkout)") from None
+        raise UserError(f"{path}: not JSON; take the one of the repository (git checkout)") from None
     try:
         if not isinstance(value, dict) or not isinstance(value.get("checkpoints"), list):
-            raise RunError('not of the form {"checkpoints": [...]}')
+            raise UserError('not of the form {"checkpoints": [...]}')
         return checked(value["checkpoints"])
-    except RunError as error:
-        raise RunError(f"{path}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except RecursionError:
-        raise RunError(f"{path}: nested too deeply to be a manifest") from None
+        raise UserError(f"{path}: nested too deeply to be a manifest") from None
 
 
 def write(entries: list[dict[str, Any]]) -> None:
@@ -87,7 +86,7 @@ def sha256_of(path: str | Path) -> str:
         with open(path, "rb") as file:
             return digest_of(file)
     except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def digest_of(file: BinaryIO) -> str:
@@ -100,34 +99,34 @@ def digest_of(file: BinaryIO) -> str:
 
 
 def checked(entries: list[Any]) -> list[dict[str, Any]]:
-    """The entries with what is optional filled in. RunError names the first entry that is wrong, and why."""
+    """The entries with what is optional filled in. UserError names the first entry that is wrong, and why."""
     result = []
     for number, entry in enumerate(entries, start=1):
         try:
             result.append(_checked_entry(entry))
-        except RunError as error:
-            raise RunError(f"entry {number}: {error}") from None
+        except UserError as error:
+            raise UserError(f"entry {number}: {error}") from None
     # Case is ignored: on some file systems A.pt and a.pt are one file.
     for key in ("name", "file"):
         values = [entry[key].lower() for entry in result]
         twice = sorted({value for value in values if values.count(value) > 1})
         if twice:
-            raise RunError(f"two entries have the {key} {twice[0]!r}")
+            raise UserError(f"two entries have the {key} {twice[0]!r}")
     for problem in PROBLEMS:
         if sum(entry["default"] for entry in result if entry["problem"] == problem) > 1:
-            raise RunError(f"{problem} has more than one default")
+            raise UserError(f"{problem} has more than one default")
     return result
 
 
 def check_name(name: Any) -> None:
-    """RunError unless `name` can be a checkpoint's name, and with .pt the name of its file."""
+    """UserError unless `name` can be a checkpoint's name, and with .pt the name of its file."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise RunError(f"name {name!a:.100} must be letters, digits, '.', '_', '-' (80 at most, no '/')")
+        raise UserError(f"name {name!a:.100} must be letters, digits, '.', '_', '-' (80 at most, no '/')")
 
 
 def check_url(url: Any) -> None:
-    """RunError unless `url` is a plain http, https or file URL (printable ASCII, a host where one is needed)."""
-    problem = RunError(f"URL {url!a:.200} is not an http, https or file URL")
+    """UserError unless `url` is a plain http, https or file URL (printable ASCII, a host where one is needed)."""
+    problem = UserError(f"URL {url!a:.200} is not an http, https or file URL")
     if not isinstance(url, str) or len(url) > 2000 or not re.fullmatch(r"[!-~]+", url):
         raise problem
     try:
@@ -142,7 +141,7 @@ def check_url(url: Any) -> None:
 def _checked_entry(entry: Any) -> dict[str, Any]:
     """One entry, checked. What else it holds is kept as it is."""
     if not isinstance(entry, dict):
-        raise RunError("not an object")
+        raise UserError("not an object")
     optional = {"default": False, "urls": [], "network": "", "score": {}}
     entry = {**{key: optional.get(key) for key in _KEYS}, **entry}
     check_name(entry.get("name"))
@@ -158,7 +157,7 @@ def _checked_entry(entry: Any) -> dict[str, Any]:
     }
     for key, (right, rule) in wanted.items():
         if not right:
-            raise RunError(f"({entry['name']}) {key} {entry.get(key)!a:.100} {rule}")
+            raise UserError(f"({entry['name']}) {key} {entry.get(key)!a:.100} {rule}")
     for url in entry["urls"]:
         check_url(url)
     return entry

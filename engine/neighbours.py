@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine.errors import RunError
+from engine.base import UserError
 
 CHUNK = 512  # samples compared at a time: 80 MB beside 40,000 others
 
@@ -15,14 +15,14 @@ CHUNK = 512  # samples compared at a time: 80 MB beside 40,000 others
 def nearest_neighbours(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Cosine similarities and indices (N, k) of the k others nearest to each of (N, D), nearest first.
 
-    Fewer than k where there are no more. RunError when there is none, or features are not finite.
+    Fewer than k where there are no more. UserError when there is none, or features are not finite.
     """
     if not features.isfinite().all():
-        raise RunError("the features are not finite; the training has failed, start it again with a smaller --lr")
+        raise UserError("the features are not finite; the training has failed, start it again with a smaller --lr")
     units = functional.normalize(features.float(), dim=1)
     k = min(k, len(units) - 1)
     if k < 1:
-        raise RunError(f"{len(units)} images are too few to look for neighbours among them; give more")
+        raise UserError(f"{len(units)} images are too few to look for neighbours among them; give more")
     found = []
     for start in range(0, len(units), CHUNK):
         similarities = units[start : start + CHUNK] @ units.T

@@ -13,11 +13,10 @@ from typing import Any, Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from engine.cli import say
-from engine.errors import RunError
+from engine.base import UserError, is_out_of_memory, say
 
 
-class OutOfMemoryError(RunError):
+class OutOfMemoryError(UserError):
     """One input that does not fit into the memory even by itself on the CPU; the rest can go on."""
 
 
@@ -143,10 +142,3 @@ def run_each(runner: Runner, batch: Sequence[tuple[Any, Tensor]]) -> list[tuple[
         if len(batch) == 1:
             return [(batch[0][0], error)]
         return [result for single in batch for result in run_each(runner, [single])]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """torch says it in several ways: CUDA's allocator, cuDNN, cuBLAS, mps, the CPU's allocator."""
-    said = str(error).lower()
-    phrases = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(phrase in said for phrase in phrases)

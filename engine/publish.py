@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import manifest
-from engine.cli import run_script
-from engine.errors import RunError
-from engine.files import write_atomically
+from engine.base import UserError, run_script, write_atomically
 from engine.inference import KINDS, VIEWS
 from engine.links import direct_url
 
@@ -38,7 +36,7 @@ def publish(
 
     The bytes of `source` are kept, except with `fp16` or `tta` (the test-time augmentation that inference is to use,
     with the `score` that was measured with it).
-    RunError, and nothing is changed, when `source` is no model.pt of `problem` or the name, a URL or the manifest is
+    UserError, and nothing is changed, when `source` is no model.pt of `problem` or the name, a URL or the manifest is
     wrong.
     """
     manifest.check_name(name)
@@ -47,20 +45,20 @@ def publish(
         direct_url(url)  # refuses a link to a folder
     kind = KINDS[problem]
     if tta not in (None, *VIEWS[kind]):
-        raise RunError(f"--tta {tta} is not for {problem}; choose one of {', '.join(VIEWS[kind])}")
+        raise UserError(f"--tta {tta} is not for {problem}; choose one of {', '.join(VIEWS[kind])}")
     if (tta is None) != (score is None):
-        raise RunError(f"--tta and --score go together: measure the {SCORES[kind]} of {kind}_inference.py --tta")
+        raise UserError(f"--tta and --score go together: measure the {SCORES[kind]} of {kind}_inference.py --tta")
     entries = manifest.read()
     old = next((entry for entry in entries if entry["name"].lower() == name.lower()), None)
     if old is not None and old["problem"] != problem:
-        raise RunError(f"the name {name} is taken by a checkpoint of {old['problem']}; choose another")
+        raise UserError(f"the name {name} is taken by a checkpoint of {old['problem']}; choose another")
 
     from engine.checkpoint import read_model  # imports torch: two seconds, which --help and the checks do without
 
     source = source / "model.pt" if source.is_dir() else source
     model = read_model(source)
     if model["problem"] != kind:
-        raise RunError(f"{source} was trained for {model['problem']}, not for {problem}")
+        raise UserError(f"{source} was trained for {model['problem']}, not for {problem}")
     # New weights under the name of the default stay the default: a wrapper must not lose its checkpoint that way.
     default = default or (old is not None and old["default"])
     entry = {"name": name, "problem": problem, "default": default, "file": f"{name}.pt"}
@@ -151,7 +149,7 @@ def main() -> None:
             publish(args.model, args.name, args.problem, args.default, args.fp16, tuple(args.url), args.tta, args.score)
         )
     except OSError as error:
-        raise RunError(f"{error.filename or manifest.FOLDER}: {error.strerror}; nothing was published") from None
+        raise UserError(f"{error.filename or manifest.FOLDER}: {error.strerror}; nothing was published") from None
 
 
 if __name__ == "__main__":

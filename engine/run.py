@@ -22,8 +22,7 @@ from typing import Any, Iterator
 import torch
 
 from engine import checkpoint, distributed
-from engine.errors import RunError
-from engine.files import write_atomically, write_json
+from engine.base import UserError, available_cores, write_atomically, write_json
 
 MAY_DIFFER = ("output", "device", "workers", "max_minutes", "cache", "dry_run")  # between two invocations of one run
 
@@ -32,7 +31,7 @@ class Run:
     """One run folder, locked for this process; of several that train together the main one alone writes."""
 
     def __init__(self, folder: str | Path, arguments: dict[str, Any], recipe: dict[str, Any]):
-        """Make or reopen `folder`. RunError when it is in use, is something else, or was made with other arguments."""
+        """Make or reopen `folder`. UserError when it is in use, is something else, or was made with other arguments."""
         self.folder = Path(folder)
         self._metrics = self._board = self._lock = None
         self.config = distributed.from_main(self._open(arguments, recipe) if distributed.is_main() else None)
@@ -43,7 +42,7 @@ class Run:
         with plain_errors(self.folder):
             is_old = (self.folder / "config.json").is_file()
             if self.folder.is_dir() and any(self.folder.iterdir()) and not (is_old or self._lock_path.is_file()):
-                raise RunError(f"{folder}: not empty and no run folder; give --output a new folder")
+                raise UserError(f"{folder}: not empty and no run folder; give --output a new folder")
             if is_old:
                 self._refuse_other(self._read_config(), arguments, recipe)
             (self.folder / "snapshots").mkdir(parents=True, exist_ok=True)
@@ -67,7 +66,7 @@ class Run:
         except ImportError:
             pass  # Windows: two runs in one folder are the user's to avoid
         except BlockingIOError:
-            raise RunError(f"{self.folder}: another process trains here; wait or give another --output") from None
+            raise UserError(f"{self.folder}: another process trains here; wait or give another --output") from None
         return lock
 
     def _read_config(self) -> dict[str, Any]:
@@ -77,7 +76,7 @@ class Run:
             if not (isinstance(config["arguments"], dict) and isinstance(config["recipe"], dict)):
                 raise TypeError("arguments or recipe is no object")
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise RunError(f"{path}: cannot be read ({error}); give --output a new folder") from None
+            raise UserError(f"{path}: cannot be read ({error}); give --output a new folder") from None
         return config
 
     def _refuse_other(self, config: dict[str, Any], arguments: dict[str, Any], recipe: dict[str, Any]) -> None:
@@ -88,7 +87,7 @@ class Run:
             if name not in MAY_DIFFER and _plain(old.get(name)) != _plain(new.get(name))
         ]
         if other:
-            raise RunError(
+            raise UserError(
                 f"{self.folder}: was started with other arguments ({'; '.join(other)}); "
                 "repeat the first command or give another --output"
             )
@@ -123,7 +122,7 @@ class Run:
     def _load_last(self) -> dict[str, Any] | None:
         """The newest whole checkpoint, or None at the start. A broken newest one is set aside, and said so.
 
-        RunError, and nothing is changed, when there are checkpoints but none can be read: hours of work lie there.
+        UserError, and nothing is changed, when there are checkpoints but none can be read: hours of work lie there.
         """
         with plain_errors(self.folder):
             self._remove_leftovers()
@@ -134,7 +133,7 @@ class Run:
                 try:
                     state = checkpoint.read(path)
                     state["step"]
-                except (RunError, KeyError) as error:
+                except (UserError, KeyError) as error:
                     broken[path] = error
                     continue
                 for newer, reason in broken.items():
@@ -143,7 +142,7 @@ class Run:
                 self._forget_metrics_after(state["step"])
                 return state
             if broken:
-                raise RunError(
+                raise UserError(
                     f"{self.folder}: none of its checkpoints can be read ({'; '.join(map(str, broken.values()))}); "
                     "nothing is changed: mend the folder, or give --output a new one"
                 )
@@ -211,7 +210,7 @@ def plain_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise RunError(f"{error.filename or path}: {reason}; make room, or choose another --output") from None
+        raise UserError(f"{error.filename or path}: {reason}; make room, or choose another --output") from None
 
 
 class Stopper:
@@ -277,7 +276,7 @@ def _surroundings() -> dict[str, Any]:
         "command": command_to_go_on(),
         "commit": commit,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "machine": {"system": platform.platform(), "cores": os.cpu_count(), "gpu": _gpu_name()},
+        "machine": {"system": platform.platform(), "cores": available_cores(), "gpu": _gpu_name()},
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
 

@@ -18,7 +18,7 @@ from urllib import request
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from engine.errors import RunError
+from engine.base import UserError
 from engine.links import direct_url
 from engine.manifest import digest_of
 
@@ -46,7 +46,7 @@ def download(url: str, entry: dict[str, Any], file: BinaryIO) -> None:
     """
     try:
         direct = direct_url(url)
-    except RunError as error:
+    except UserError as error:
         raise Refused(str(error)) from None
     say(f"{entry['name']}: {entry['bytes'] / 1e6:.1f} MB from {url}")
     failures = mismatches = 0

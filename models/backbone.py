@@ -8,7 +8,7 @@ from typing import Mapping
 
 from torch import Tensor, nn
 
-from models.errors import ModelError
+from engine.base import UserError
 from models.weights import load_ready_made, state_of_file
 
 FC = "fc."  # the last layer of a file's own network; report001's classifier has a place for it, the others have not
@@ -32,7 +32,7 @@ def load_backbone(network: nn.Module, path: str | Path) -> str:
 
     The file must bring every other key, in the right shape. It may bring an `fc` as well (that of the course's
     pretrain_model_SL.pt has 1,000 classes), which only a network with such a layer below its head takes; without it
-    that layer stays random. Anything else in the file is refused with a ModelError.
+    that layer stays random. Anything else in the file is refused with a UserError.
     """
     ours, given = network.state_dict(), state_of_file(Path(path))
     new = [key for key in ours if key.startswith((head_name(network) + ".", FC))]
@@ -51,9 +51,9 @@ def load_backbone(network: nn.Module, path: str | Path) -> str:
         if keys
     ]
     if problems:
-        raise ModelError(f"{path}: not a backbone of this network: {', '.join(problems)}; is --model the right one?")
+        raise UserError(f"{path}: not a backbone of this network: {', '.join(problems)}; is --model the right one?")
     if not all(value.isfinite().all() for value in state.values()):
-        raise ModelError(f"{path}: holds numbers that are not finite, from a training that failed; give another file")
+        raise UserError(f"{path}: holds numbers that are not finite, from a training that failed; give another file")
     network.load_state_dict(state)
     return f"{path}: {len(ours) - len(new)} tensors loaded; new: {', '.join(new)}"
 
@@ -96,6 +96,6 @@ def backbone_sha256(network: nn.Module, state: Mapping[str, Tensor] | None = Non
 
 def prove_unchanged(network: nn.Module, model: Path, before: str) -> None:
     """The backbone's sha256 is still what it was `before` the training, in the network and in the file RUN/model.pt;
-    else ModelError."""
+    else UserError."""
     if {backbone_sha256(network), backbone_sha256(network, state_of_file(model))} != {before}:
-        raise ModelError(f"{model.parent}: the backbone has changed, which it must not; its scores are worth nothing")
+        raise UserError(f"{model.parent}: the backbone has changed, which it must not; its scores are worth nothing")

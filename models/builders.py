@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from engine.base import UserError
 from models.classifiers import (
     VGG19_BN_A,
     VGG19_BN_B,
@@ -23,7 +24,6 @@ from models.classifiers import (
 from models.efficientnet_lite import MEAN as LITE_MEAN
 from models.efficientnet_lite import STD as LITE_STD
 from models.efficientnet_lite import EfficientNetLiteClassifier
-from models.errors import ModelError
 from models.fcn import (
     fcn8s,
     fcn8s_conv2x2,
@@ -92,17 +92,17 @@ SEGMENTERS = {
 
 def build_network(name: str, builders: dict[str, Any] | None = None, stem: str = "7x7", **arguments: Any) -> nn.Module:
     """A network with random weights, of `builders` (CLASSIFIERS or SEGMENTERS; either if None). `arguments` are its
-    builder's; `stem` is how a classifier begins (models.classifiers.STEMS). ModelError when there is no such name."""
+    builder's; `stem` is how a classifier begins (models.classifiers.STEMS). UserError when there is no such name."""
     builders = {**CLASSIFIERS, **SEGMENTERS} if builders is None else builders
     if name not in builders:
-        raise ModelError(f"no network is called '{name}'; there are {', '.join(builders)}")
+        raise UserError(f"no network is called '{name}'; there are {', '.join(builders)}")
     try:
         network = builders[name](**arguments)
     except TypeError as error:
-        raise ModelError(f"network {name}: {error}") from None
+        raise UserError(f"network {name}: {error}") from None
     if stem != "7x7":
         if name not in CLASSIFIERS:
-            raise ModelError(f"network {name} has no stem to choose; only classifiers have")
+            raise UserError(f"network {name} has no stem to choose; only classifiers have")
         change_stem(network, stem)
     return network
 
@@ -145,14 +145,14 @@ def describe_segmenter(name: str, classes: list[str], scale: float, edition: str
 
 
 def load_trained(model: dict[str, Any]) -> nn.Module:
-    """The network that a model.pt describes, with its weights, in eval mode. ModelError when they do not fit."""
+    """The network that a model.pt describes, with its weights, in eval mode. UserError when they do not fit."""
     arguments = {"stem": "7x7", **model["arguments"]}
     classes = arguments.get("num_classes")
     if set(arguments) != {"num_classes", "stem"} or type(classes) is not int or not 0 < classes <= MOST_CLASSES:
-        raise ModelError(f"no network is built from {str(model['arguments'])[:100]}; train or download it again")
+        raise UserError(f"no network is built from {str(model['arguments'])[:100]}; train or download it again")
     network = build_network(model["network"], **arguments)
     try:
         network.load_state_dict(model["state"])
     except (RuntimeError, AttributeError) as error:  # the latter for names that are none
-        raise ModelError(f"the weights do not fit the network {model['network']}: {str(error)[:200]}") from None
+        raise UserError(f"the weights do not fit the network {model['network']}: {str(error)[:200]}") from None
     return network.eval()

@@ -12,8 +12,8 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
+from engine.base import UserError
 from models.encoders import vgg16
-from models.errors import ModelError
 
 HIDDEN_UNITS = 4096
 
@@ -104,15 +104,15 @@ STEMS = ("7x7", "3x3", "3x3-nopool")
 def change_stem(network: nn.Module, stem: str) -> None:
     """`7x7`: as published. `3x3`: the first convolution is 3x3 at stride 1; `3x3-nopool`: nor is there a max-pool.
 
-    A VGG begins with a 3x3 convolution at stride 1 anyway, and its five max-pools stay: ModelError for `3x3-nopool`.
+    A VGG begins with a 3x3 convolution at stride 1 anyway, and its five max-pools stay: UserError for `3x3-nopool`.
     """
     if stem not in STEMS:
-        raise ModelError(f"there is no stem '{stem}'; choose one of {', '.join(STEMS)}")
+        raise UserError(f"there is no stem '{stem}'; choose one of {', '.join(STEMS)}")
     parts, convolution, pool = network, "conv1", "maxpool"
     if hasattr(network, "features"):
         parts, convolution, pool = network.features, "conv0", "pool0"
     if stem == "3x3-nopool" and not hasattr(parts, pool):
-        raise ModelError("a VGG has no max-pool of its stem's to leave out; choose --stem 3x3 or 7x7")
+        raise UserError("a VGG has no max-pool of its stem's to leave out; choose --stem 3x3 or 7x7")
     if stem != "7x7" and hasattr(parts, convolution):
         setattr(parts, convolution, nn.Conv2d(3, getattr(parts, convolution).out_channels, 3, padding=1, bias=False))
     if stem == "3x3-nopool":

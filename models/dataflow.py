@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from models.errors import ModelError
+from engine.base import UserError
 from models.layer_text import is_one_block, role_of, text_of
 
 # Layers that are told with the one before them.
@@ -54,7 +54,7 @@ class Node:
 def trace(network: nn.Module, size: int) -> list[Node]:
     """The nodes of `network` for an image of 3 x size x size in the order of their computing, outputs last.
 
-    The auxiliary head is among them. ModelError when the network cannot see an image of that size.
+    The auxiliary head is among them. UserError when the network cannot see an image of that size.
     """
     skeleton = without_numbers(network).eval()
     skeleton.training = True  # of the whole alone, which computes its auxiliary head then; its layers stay in eval mode
@@ -66,7 +66,7 @@ def trace(network: nn.Module, size: int) -> list[Node]:
             outputs = skeleton(image)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"the network cannot see images of {size} x {size}: {reason}; give another size") from None
+        raise UserError(f"the network cannot see images of {size} x {size}: {reason}; give another size") from None
     outputs = outputs if isinstance(outputs, dict) else {"out": outputs}
     for name, tensor in outputs.items():
         tracer.add(Node(f"output {name}", "output", [], tuple(tensor.shape[1:]), [tracer.origin_of(tensor)]))

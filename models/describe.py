@@ -16,13 +16,11 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Sequence
 
-from models.errors import ModelError
+from engine.base import UserError, run_script, write_atomically
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +37,7 @@ def describe(network: nn.Module, name: str, size: int) -> dict[str, Any]:
 
     The network and the random state stay as they are. A block's `inputs` are names of blocks, its `shape` is (C, H, W)
     or (C), its `stride` how many input pixels it is wide; `is_auxiliary` is what inference does not compute.
-    ModelError when the network cannot see such an image.
+    UserError when the network cannot see such an image.
     """
     from models.dataflow import trace  # imports torch: two seconds, which --help does without
 
@@ -190,18 +188,16 @@ def summary(description: dict[str, Any]) -> list[str]:
 
 
 def write_architecture(description: dict[str, Any], folder: Path) -> None:
-    """Write FOLDER/architecture.json, .svg, .pdf and .png, each whole or not at all. ModelError when that fails."""
+    """Write FOLDER/architecture.json, .svg, .pdf and .png, each whole or not at all. UserError when that fails."""
     text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
     contents = {"json": text.encode(), **{kind: draw(description, kind) for kind in ("svg", "pdf", "png")}}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for kind, content in contents.items():
-            path = folder / f"architecture.{kind}"
-            temporary = path.with_name(f".{path.name}.part")
-            temporary.write_bytes(content)
-            os.replace(str(temporary), str(path))
+            with write_atomically(folder / f"architecture.{kind}") as temporary:
+                temporary.write_bytes(content)
     except OSError as error:
-        raise ModelError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
 
 
 def keep_architecture(network: nn.Module, name: str, size: int, folder: Path) -> None:
@@ -223,13 +219,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if min(args.size or 1, args.classes or 1) < 1:
         parser.error("--size and --classes must be 1 at least")
-    try:
-        description = described(args.network, args.size, args.classes)
-        if args.output:
-            write_architecture(description, args.output)
-    except ModelError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
+    description = described(args.network, args.size, args.classes)
+    if args.output:
+        write_architecture(description, args.output)
     print(as_text(description))
     return 0
 
@@ -247,4 +239,4 @@ def described(name: str, size: int | None = None, classes: int | None = None) ->
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

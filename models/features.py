@@ -8,8 +8,8 @@ from typing import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from engine.base import UserError
 from models.backbone import head_of
-from models.errors import ModelError
 from models.predict import predict_images
 
 
@@ -17,11 +17,11 @@ def second_last(network: nn.Module, images: Tensor, mean: Sequence[float], std: 
     """(B, 3, S, S) uint8 photographs → output of the second last layer (B, features), float32.
 
     That is what the last linear layer of the head is given: 2,048 pooled features in a ResNet50, 256 numbers in a head
-    Linear-ReLU-Linear. ModelError when the head has no linear layer.
+    Linear-ReLU-Linear. UserError when the head has no linear layer.
     """
     linear = [module for module in head_of(network).modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise ModelError(f"{type(network).__name__} has no linear layer at its end, so no second last one to look at")
+        raise UserError(f"{type(network).__name__} has no linear layer at its end, so no second last one to look at")
     return given_to(linear[-1], network, images, mean, std)
 
 

@@ -15,7 +15,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
-from models.errors import ModelError
+from engine.base import UserError
 from models.weights import state_of_file
 
 PIXEL_MEAN, PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # of bytes, ImageNet's
@@ -26,7 +26,7 @@ _DECODER_HEADS = 8  # of every official file; the one size that no shape tells
 def load_sam(path: str | Path) -> Sam:
     """The network of an official file (or of another size in its layout), in eval mode, float32, on the CPU.
 
-    Nothing in the file is run. ModelError when it cannot be read, or is no Segment Anything.
+    Nothing in the file is run. UserError when it cannot be read, or is no Segment Anything.
     """
     state = {key: value.float() for key, value in state_of_file(Path(path)).items()}
     try:
@@ -43,8 +43,8 @@ def load_sam(path: str | Path) -> Sam:
     return sam.eval().requires_grad_(False)
 
 
-def _no_sam(path: str | Path, reason: str) -> ModelError:
-    return ModelError(
+def _no_sam(path: str | Path, reason: str) -> UserError:
+    return UserError(
         f"{path}: no weights of Segment Anything ({reason}); give an official file: bash get_checkpoints.sh vit_b"
     )
 

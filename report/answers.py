@@ -15,9 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Sequence
 
-from engine.cli import say
-from engine.errors import RunError
-from engine.files import cannot_write
+from engine.base import UserError, cannot_write, say
 from report.content import line
 from report.document import Question
 from report.markdown_text import cleaned, parser
@@ -33,7 +31,7 @@ UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def read_answers(path: Path, questions: Sequence[Question]) -> dict[str, str]:
     """The words of each question, key → Markdown. A file that isn't there is made; one that is, is never changed.
 
-    RunError when the file can neither be read nor made, or isn't UTF-8.
+    UserError when the file can neither be read nor made, or isn't UTF-8.
     """
     with suppress(FileExistsError):
         return _make(path, questions)
@@ -80,9 +78,9 @@ def _read(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror or error}); it holds the report's answers") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); it holds the report's answers") from None
     if data.startswith(UTF_16):
-        raise RunError(f"{path}: is in UTF-16, not UTF-8; save it as UTF-8")
+        raise UserError(f"{path}: is in UTF-16, not UTF-8; save it as UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -92,7 +90,7 @@ def _read(path: Path) -> str:
         guess = "it looks like Big5"
     except UnicodeDecodeError:
         guess = "its encoding is unknown"
-    raise RunError(f"{path}: is not UTF-8 from line {number} on ({guess}); save it as UTF-8")
+    raise UserError(f"{path}: is not UTF-8 from line {number} on ({guess}); save it as UTF-8")
 
 
 def _without_comments(text: str) -> str:

@@ -9,17 +9,15 @@ from typing import Any, Callable, Sequence
 
 from matplotlib.figure import Figure
 
-from datasets.errors import DataError
-from datasets.images import ImageError, read_rgb
-from engine.errors import RunError
-from engine.files import write_atomically
+from datasets.images import read_rgb
+from engine.base import UserError, write_atomically
 from report.document import Gap, Picture, Table
 from report.runs import RunRecord, is_number, seconds_of
 from report.style import save_figure
 from report.text import one_line
 
 # What goes wrong with files from outside; anything else is a mistake of ours.
-OUTSIDE = (DataError, ImageError, RunError, OSError)
+OUTSIDE = (UserError, OSError)
 
 
 def drawn(figures: Path, name: str, make: Callable[[], Figure], caption: str, alt: str) -> Picture | Gap:

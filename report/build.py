@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Sequence
 
 from datasets.images import natural_key
-from engine.cli import run_script, say
-from engine.errors import RunError
+from engine.base import UserError, run_script, say
 from report.document import Gap, Report
 from report.found import Found, find, runs_of_settings, settings_folder
 from report.runs import is_number
@@ -93,7 +92,7 @@ def made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{folder}: cannot be made ({error.strerror}); give --output another folder") from None
+        raise UserError(f"{folder}: cannot be made ({error.strerror}); give --output another folder") from None
     return folder
 
 
@@ -104,7 +103,7 @@ def clear(figures: Path) -> None:
             if OURS.fullmatch(path.name):
                 path.unlink(missing_ok=True)
     except OSError as error:
-        raise RunError(f"{figures}: cannot be written ({error.strerror}); give --output another folder") from None
+        raise UserError(f"{figures}: cannot be written ({error.strerror}); give --output another folder") from None
 
 
 def date_of(found: Found) -> str:

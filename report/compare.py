@@ -28,8 +28,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from datasets.images import natural_key
-from engine.cli import run_script, say
-from engine.errors import RunError
+from engine.base import UserError, run_script, say
 from report.runs import KINDS, Kind, RunRecord, best, is_number, kind_of, read_run, scores, series
 from report.text import one_line
 
@@ -53,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs = [read_run(folder) for folder in find_runs(args.runs)]
     if not any(map(kind_of, runs)):
         more = f" and {len(args.runs) - 1} more" if len(args.runs) > 1 else ""
-        raise RunError(f"{args.runs[0]}{more}: no run folder there; give the --output of a training script")
+        raise UserError(f"{args.runs[0]}{more}: no run folder there; give the --output of a training script")
     print_tables(runs)
     with_gaps = [run for run in runs if gap_of(run)]
     for run in with_gaps:

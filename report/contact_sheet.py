@@ -16,13 +16,11 @@ from typing import Any, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from datasets.errors import DataError
 from datasets.images import ImageError, list_images, read_rgb
 from datasets.palette import CLASS_NAMES, COLOURS, classes_of_colours
 from datasets.tables import read_class_names, read_labels
 from datasets.tiles import satellite_masks
-from engine.cli import run_script, say
-from engine.files import write_atomically
+from engine.base import UserError, run_script, say, write_atomically
 
 WIDTH, MARGIN, GAP = 1280, 24, 12
 INK, PAPER, GREY = (25, 25, 25), (255, 255, 255), (110, 110, 110)
@@ -57,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with write_atomically(args.output) as temporary:
             sheet.save(temporary, format="PNG")
     except OSError as error:
-        raise DataError(f"{args.output}: cannot be written ({error.strerror}); choose another --output") from None
+        raise UserError(f"{args.output}: cannot be written ({error.strerror}); choose another --output") from None
     for error in unread:
         say(f"left out: {error}")
     print(args.output)
@@ -70,7 +68,7 @@ def draw_labels(office: Path, predictions: Path, unread: list[ImageError]) -> Im
     predicted = {row["filename"]: row["label"] for row in read_labels(predictions)}
     names = [name for name in truth if name in predicted and (office / "val" / name).is_file()]
     if not names:
-        raise DataError(
+        raise UserError(
             f"{predictions}: has no image of {office / 'val'}; give the predictions of {office / 'val.csv'}"
         )
     classes = read_class_names(office / "classes.txt")
@@ -93,7 +91,7 @@ def draw_labels(office: Path, predictions: Path, unread: list[ImageError]) -> Im
         pen.text((0, side + 20), shortened(verdict, 13, side), fill=colour, font=font(13))
         cells.append(cell)
     if not cells:
-        raise DataError(f"{office / 'val'}: none of the images can be read ({unread[0]}); give --data whole images")
+        raise UserError(f"{office / 'val'}: none of the images can be read ({unread[0]}); give --data whole images")
     return grid(cells, IMAGE_COLUMNS)
 
 
@@ -103,7 +101,7 @@ def draw_masks(tiles: Path, masks: Path, unread: list[ImageError]) -> Image.Imag
     pairs = satellite_masks(list_images(tiles))
     pairs = [(name, mask) for name, mask in pairs if mask in there and (tiles / mask).is_file()]
     if not pairs:
-        raise DataError(f"{masks}: has no mask of {tiles}; fill it with bash hw1_2.sh {tiles} {masks}")
+        raise UserError(f"{masks}: has no mask of {tiles}; fill it with bash hw1_2.sh {tiles} {masks}")
     side = (WIDTH - 2 * MARGIN - (3 * TILE_COLUMNS - 1) * GAP) // (3 * TILE_COLUMNS)
     cells = []
     for name, mask in evenly(pairs, TILE_COLUMNS * TILE_ROWS):
@@ -128,7 +126,7 @@ def draw_masks(tiles: Path, masks: Path, unread: list[ImageError]) -> Image.Imag
         ImageDraw.Draw(cell).text((0, side + 4), f"{mask[: -len('_mask.png')]}: {agreeing}", fill=INK, font=font(13))
         cells.append(cell)
     if not cells:
-        raise DataError(f"{tiles}: none of the tiles and masks can be read ({unread[-1]}); give --data whole images")
+        raise UserError(f"{tiles}: none of the tiles and masks can be read ({unread[-1]}); give --data whole images")
     return grid(cells, TILE_COLUMNS)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from engine.files import cannot_write, write_atomically
+from engine.base import cannot_write, write_atomically
 from report.chinese import woff_of
 from report.content import content_of
 from report.document import Report
@@ -21,7 +21,7 @@ SMALLEST = 0.55  # of its own size: a figure's letters can still be read on a ph
 
 
 def write_page(report: Report, folder: Path) -> Path:
-    """Write `folder`/report.html with the pictures of `folder`/figures. RunError where it can't be written."""
+    """Write `folder`/report.html with the pictures of `folder`/figures. UserError where it can't be written."""
     content = content_of(report, folder)
     path = folder / "report.html"
     for block in _blocks(content):

@@ -20,9 +20,7 @@ from typing import Any
 
 import typst
 
-from engine.cli import say
-from engine.errors import RunError
-from engine.files import cannot_write, write_atomically
+from engine.base import UserError, cannot_write, say, write_atomically
 from report.chinese import font_folder
 from report.content import content_of
 from report.document import Report
@@ -42,12 +40,12 @@ MOST_NAMED = 5  # characters that no font has
 
 
 def write_pdf(report: Report, folder: Path) -> Path:
-    """Write `folder`/hw1_<student id>.pdf with the pictures of `folder`/figures. RunError where it can't be made.
+    """Write `folder`/hw1_<student id>.pdf with the pictures of `folder`/figures. UserError where it can't be made.
 
     A line on stderr names characters that no font of the PDF has, such as emoji.
     """
     if not STUDENT_ID.fullmatch(report.student_id):
-        raise RunError(f"{report.student_id!r}: is no student id; give letters and digits, such as r12345678")
+        raise UserError(f"{report.student_id!r}: is no student id; give letters and digits, such as r12345678")
     path = folder / f"hw1_{report.student_id}.pdf"
     content = content_of(report, folder)
     fonts = _fonts()
@@ -64,7 +62,7 @@ def write_pdf(report: Report, folder: Path) -> Path:
     except OSError as error:
         raise cannot_write(str(path), error) from None
     except typst.TypstError as error:
-        raise RunError(f"{path}: Typst cannot draw it ({error}); the page report.html has the same") from None
+        raise UserError(f"{path}: Typst cannot draw it ({error}); the page report.html has the same") from None
     return path
 
 

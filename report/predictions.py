@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Sequence
 
-from datasets.errors import DataError
 from datasets.tables import read_table, write_table
-from engine.files import write_atomically
+from engine.base import UserError, write_atomically
 
 if TYPE_CHECKING:
     from datasets.labelled import LabelledImages
@@ -29,8 +28,8 @@ def write_predictions(path: Path, photographs: LabelledImages, predicted: Sequen
 
 
 def read_predictions(path: str | Path) -> list[tuple[str, str]]:
-    """(true, predicted) label of each row of a predictions.csv, at least one; DataError otherwise."""
+    """(true, predicted) label of each row of a predictions.csv, at least one; UserError otherwise."""
     rows = read_table(path, COLUMNS)
     if not rows:
-        raise DataError(f"{path}: has no row below its header; train the run again in a new folder")
+        raise UserError(f"{path}: has no row below its header; train the run again in a new folder")
     return [(row["label"].strip(), row["predicted"].strip()) for row in rows]

@@ -12,8 +12,7 @@ from PIL import Image
 from datasets.image_choice import ChosenImage
 from datasets.palette import save_mask
 from datasets.rle import annotations_json
-from engine.errors import RunError
-from engine.files import cannot_write, check_writable, write_atomically
+from engine.base import UserError, cannot_write, check_writable, write_atomically
 
 _OF_ALL = re.compile(r"sheet(_[0-9]+)?\.(png|pdf)|score\.json")
 
@@ -26,7 +25,7 @@ def paths_of(output: str, image: ChosenImage) -> tuple[str, str, str]:
 
 
 def check_output(output: str, images: list[ChosenImage]) -> None:
-    """RunError, before a network is loaded, where nothing can be written or a file beside the images is in the way."""
+    """UserError, before a network is loaded, where nothing can be written or a file beside the images is in the way."""
     check_writable(output, output)
     inputs = {os.path.realpath(os.path.dirname(image.path)) for image in images}
     of_all = (
@@ -37,7 +36,7 @@ def check_output(output: str, images: list[ChosenImage]) -> None:
     for paths in (of_all, *(paths_of(output, image) for image in images)):
         for path in paths:
             if os.path.isdir(path) or (os.path.lexists(path) and os.path.realpath(os.path.dirname(path)) in inputs):
-                raise RunError(f"{path}: is in the way of what belongs there; give --output another folder")
+                raise UserError(f"{path}: is in the way of what belongs there; give --output another folder")
 
 
 def write_masks(
@@ -58,7 +57,7 @@ def write_masks(
 
 
 def _write(path: str, save: Callable[[BinaryIO], Any]) -> None:
-    """Have `save` fill the file, whole or not at all. RunError when the disk does not take it."""
+    """Have `save` fill the file, whole or not at all. UserError when the disk does not take it."""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with write_atomically(path) as temporary, open(temporary, "wb") as file:

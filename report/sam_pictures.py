@@ -13,7 +13,7 @@ from PIL import Image
 
 from datasets.palette import CLASS_NAMES, COLOURS, UNKNOWN, mask_image
 from datasets.rle import largest_first, mask_of_runs
-from engine.files import cannot_write
+from engine.base import cannot_write
 from report.style import GREY, save_figure, styled
 
 OPACITY = 0.45  # of the colour of a mask over the image

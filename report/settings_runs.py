@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
 
-from datasets.errors import DataError
 from datasets.images import natural_key
-from engine.errors import RunError
+from engine.base import UserError
 from report.predictions import read_predictions
 from report.runs import RunRecord, best, read_run, scores, seconds_of
 
@@ -89,18 +88,18 @@ class Row:
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """A row for each of the five settings, also for those without runs; RunError when no run has a scored epoch."""
+    """A row for each of the five settings, also for those without runs; UserError when no run has a scored epoch."""
     try:
         found = [A_SETTING.fullmatch(path.name) for path in folder.iterdir()]
     except OSError as error:
-        raise RunError(f"{folder}: {error.strerror}; give the --output of p1_finetune.py") from None
+        raise UserError(f"{folder}: {error.strerror}; give the --output of p1_finetune.py") from None
     runs = [_read_scored(folder, match[1], int(match[2])) for match in found if match]
     if not runs:
-        raise RunError(
+        raise UserError(
             f"{folder}: no run folder such as A-seed0 in it; train one with python3 p1_finetune.py --output {folder}"
         )
     if all(scored.best is None for scored in runs):
-        raise RunError(f"{folder}: none of its {len(runs)} runs has a scored epoch yet; train on and try again")
+        raise UserError(f"{folder}: none of its {len(runs)} runs has a scored epoch yet; train on and try again")
     runs.sort(key=lambda scored: scored.seed)
     return [_row(letter, [scored for scored in runs if scored.setting == letter]) for letter in STARTS]
 
@@ -119,7 +118,7 @@ def _read_scored(folder: Path, setting: str, seed: int) -> Scored:
         gap = "no epoch is scored"
     predictions = []
     if highest is not None:
-        with suppress(DataError):  # a note beneath the table names it
+        with suppress(UserError):  # a note beneath the table names it
             predictions = read_predictions(run.folder / "predictions.csv")
     return Scored(setting, seed, run, highest, best_epoch, last, predictions, gap)
 

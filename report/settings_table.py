@@ -20,9 +20,7 @@ from typing import Any, Sequence
 
 from datasets.images import natural_key
 from datasets.tables import write_table
-from engine.cli import run_script
-from engine.errors import RunError
-from engine.files import write_atomically, write_json
+from engine.base import UserError, run_script, write_atomically, write_json
 from report.runs import class_names_of
 from report.settings_notes import notes_on
 from report.settings_runs import STARTS, Row, Scored, read_rows
@@ -82,7 +80,7 @@ def write_settings_table(folder: str | Path) -> str:
     """Write table, curves and confusion matrices of the runs below `folder` into it.
 
     Returns the table and its notes as Markdown; the most confused pairs of classes are in table.md alone.
-    RunError when there is no run with a scored epoch, or the disk refuses.
+    UserError when there is no run with a scored epoch, or the disk refuses.
     """
     return _write(Path(folder), read_rows(Path(folder)))
 
@@ -109,7 +107,7 @@ def _write(folder: Path, rows: list[Row]) -> str:
 
         draw_all(folder, rows, names)
     except OSError as error:
-        raise RunError(f"{folder}: the table cannot be written ({error.strerror}); make room, or free it") from None
+        raise UserError(f"{folder}: the table cannot be written ({error.strerror}); make room, or free it") from None
     return table
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from datasets.errors import DataError
 from datasets.images import list_images, read_rgb
 from datasets.palette import CLASS_NAMES, COLOURS, classes_of_colours
 from datasets.tiles import satellite_masks
+from engine.base import UserError
 from report.style import GREY, save_figure, styled
 
 CELL = 1.6  # inches across a picture
@@ -26,19 +26,19 @@ OPACITY = 0.45  # of the mask over the image
 def write_stages(run: str | Path, tiles: str | Path, path: str | Path | None = None) -> list[str]:
     """Draw the masks beside the run's snapshots as PATH.png and .pdf (default: RUN/stages); `tiles` are validation's.
 
-    Returns the stages' headings, such as ["epoch 1", "epoch 17"]. DataError when the run has no such masks, or a
+    Returns the stages' headings, such as ["epoch 1", "epoch 17"]. UserError when the run has no such masks, or a
     picture cannot be read or is not as large as its tile.
     """
     stages = sorted(path for path in Path(run).glob("snapshots/epoch_*") if path.is_dir() and any(path.glob("*.png")))
     if not stages:
-        raise DataError(
+        raise UserError(
             f"{run}: no masks in its snapshots/; give the run folder of a p2_train.py that has ended an epoch"
         )
     tile_of_mask = {mask: name for name, mask in satellite_masks(list_images(tiles))}
     names = sorted(path.name for path in stages[-1].glob("*_mask.png") if path.name in tile_of_mask)
     stages = [stage for stage in stages if all((stage / name).is_file() for name in names)]
     if not names:
-        raise DataError(f"{tiles}: none of the tiles pictured in {stages[-1]} is there; give the run's own data")
+        raise UserError(f"{tiles}: none of the tiles pictured in {stages[-1]} is there; give the run's own data")
     rows = [
         _row(Path(tiles) / tile_of_mask[name], [folder / name for folder in (Path(tiles), *stages)]) for name in names
     ]
@@ -53,7 +53,7 @@ def _row(image: Path, masks: Sequence[Path]) -> tuple[str, np.ndarray, np.ndarra
     for path, mask in zip(masks, (truth, *predicted)):
         if mask.shape != tile.shape:
             own, its = (f"{array.shape[1]}x{array.shape[0]}" for array in (mask, tile))
-            raise DataError(f"{path}: {own} pixels, but its tile {image} has {its}; give the run's own data")
+            raise UserError(f"{path}: {own} pixels, but its tile {image} has {its}; give the run's own data")
     return masks[0].name[: -len("_mask.png")], tile, truth, predicted
 
 

@@ -21,7 +21,7 @@ import matplotlib
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from engine.files import write_atomically
+from engine.base import write_atomically
 from report.chinese import font_folder
 
 # Okabe and Ito, "Color Universal Design" (2008), without the yellow that white paper swallows.

@@ -19,10 +19,8 @@ from pathlib import Path
 from typing import Sequence
 
 from datasets.editions import Edition, Wrapper, edition
-from datasets.errors import DataError
 from engine import manifest
-from engine.cli import run_script
-from engine.errors import RunError
+from engine.base import UserError, run_script
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = ("p[12]_*.py", "mean_iou_evaluate.py", "get_checkpoints.sh", "requirements.txt", "README.md", "LICENSE")
@@ -53,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise DataError(f"{output}: cannot be written ({error}); choose another --output") from None
+        raise UserError(f"{output}: cannot be written ({error}); choose another --output") from None
     for line in missing:
         print(f"note: {line}", file=sys.stderr)
     print(f"{output}: {', '.join(wrapper.name for wrapper in year.wrappers)} of edition {year.name}, ready to hand in")
@@ -99,7 +97,7 @@ def copy_checkpoints(year: Edition, folder: Path) -> list[str]:
         small, here = entry["bytes"] <= LARGEST_IN_GIT, manifest.is_present(entry)
         if small and here:
             if not manifest.is_intact(entry):
-                raise RunError(
+                raise UserError(
                     f"{manifest.entry_path(entry)}: not the published file; bash get_checkpoints.sh mends it"
                 )
             shutil.copy2(manifest.entry_path(entry), folder)
@@ -126,17 +124,17 @@ def copy_report(year: Edition, folder: Path) -> list[str]:
 
 
 def replace(output: Path, new: Path) -> None:
-    """Put `new` in the place of `output`. DataError when something lies there that `new` has not: nothing gets lost."""
+    """Put `new` in the place of `output`. UserError when something lies there that `new` has not: nothing gets lost."""
     if output.exists():
         if not output.is_dir():
-            raise DataError(f"{output}: is a file; choose another --output")
+            raise UserError(f"{output}: is a file; choose another --output")
         lost = [
             path.relative_to(output)
             for path in sorted(output.rglob("*"))
             if "__pycache__" not in path.parts and not (new / path.relative_to(output)).exists()
         ]
         if lost:
-            raise DataError(f"{output}: {lost[0]} would be lost; move it, or the folder, away and start again")
+            raise UserError(f"{output}: {lost[0]} would be lost; move it, or the folder, away and start again")
         old = new.with_name(f"{new.name}.old")
         output.rename(old)
         new.rename(output)

@@ -9,7 +9,6 @@ Pixels are counted as mean_iou_evaluate.py counts them: red is urban, and unknow
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from datasets.errors import DataError
 from datasets.images import ImageError, list_images, natural_key, read_rgb
 from datasets.palette import CLASS_NAMES, COLOURS, NUM_CLASSES, UNCLAIMED, mask_image
 from datasets.tile_pairs import read_mask
 from datasets.tiles import satellite_masks
+from engine.base import UserError, available_cores
 from report.settings_figures import draw_confusion
 from report.style import GREY, VERMILION, styled
 from report.text import one_line
@@ -65,7 +64,7 @@ class MaskComparison:
 def compare_masks(masks: str | Path, tiles: str | Path) -> MaskComparison:
     """Compare each predicted mask of the folder `masks` with the true one beside its tile in `tiles`.
 
-    What is missing, broken or of another size is a gap. DataError when nothing can be compared.
+    What is missing, broken or of another size is a gap. UserError when nothing can be compared.
     """
     masks, tiles = Path(masks), Path(tiles)
     there, truths = set(list_images(masks)), set(list_images(tiles))
@@ -77,8 +76,7 @@ def compare_masks(masks: str | Path, tiles: str | Path) -> MaskComparison:
             gaps.append(f"{mask} is not among the predictions.")
         else:
             pairs.append((mask[: -len("_mask.png")], tiles / image, tiles / mask, masks / mask))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(min(4, cores)) as pool:
+    with ThreadPoolExecutor(min(4, available_cores())) as pool:
         counted = list(pool.map(lambda pair: _count(*pair[2:]), pairs))
     compared, confusion = [], np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
     for pair, counts in zip(pairs, counted):
@@ -89,7 +87,7 @@ def compare_masks(masks: str | Path, tiles: str | Path) -> MaskComparison:
         compared.append(Tile(*pair, agreement=float(counts.trace() / counts.sum())))
     if not compared:
         reason = f" ({gaps[-1]})" if pairs else ""
-        raise DataError(
+        raise UserError(
             f"{masks}: has no mask to compare with those of {tiles}{reason}; fill it with bash hw1_2.sh {tiles} {masks}"
         )
     return MaskComparison(compared, confusion, gaps)
@@ -127,7 +125,7 @@ def draw_land_cover_confusion(comparison: MaskComparison) -> Figure:
 
 def draw_worst(comparison: MaskComparison, count: int = 4) -> Figure:
     """The tiles of which the fewest pixels are right, a row each: image, truth, prediction, and wrong pixels in red
-    over the image in grey. DataError when a mask is gone since it was compared."""
+    over the image in grey. UserError when a mask is gone since it was compared."""
     tiles = comparison.worst(count)
     with styled():
         figure = Figure(figsize=(CELL * len(HEADINGS) + 0.3, CELL * len(tiles) + 1.0))

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from engine import checkpoint
-from engine.cli import run_script
+from engine.base import run_script
 from models.builders import build_network, normalisation
 
 REPOSITORY = Path(__file__).resolve().parent.parent

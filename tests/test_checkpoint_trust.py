@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engine import checkpoint
-from engine.errors import RunError
+from engine.base import UserError
 
 MODEL = {
     "format": 1,
@@ -39,7 +39,7 @@ def test_what_is_saved_is_read_back(tmp_path):
 
 def test_a_checkpoint_that_wants_to_run_code_is_not_loaded(tmp_path, capsys):
     torch.save({"step": 1, "payload": Attack()}, tmp_path / "model.pt")
-    with pytest.raises(RunError, match=r"model\.pt: not a checkpoint, or one that wants to run code"):
+    with pytest.raises(UserError, match=r"model\.pt: not a checkpoint, or one that wants to run code"):
         checkpoint.read(tmp_path / "model.pt")
     assert "must not" not in capsys.readouterr().out
 
@@ -47,7 +47,7 @@ def test_a_checkpoint_that_wants_to_run_code_is_not_loaded(tmp_path, capsys):
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"<html>sign in</html>", b"\x80\x05.", bytes(1000)])
 def test_a_file_that_is_no_checkpoint_is_refused_by_name(content, tmp_path):
     (tmp_path / "model.pt").write_bytes(content)
-    with pytest.raises(RunError, match=r"model\.pt"):
+    with pytest.raises(UserError, match=r"model\.pt"):
         checkpoint.read(tmp_path / "model.pt")
 
 
@@ -56,26 +56,26 @@ def test_a_truncated_checkpoint_is_refused_by_name(share, tmp_path):
     path = tmp_path / "model.pt"
     checkpoint.save(path, MODEL)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    with pytest.raises(RunError, match=r"model\.pt"):
+    with pytest.raises(UserError, match=r"model\.pt"):
         checkpoint.read_model(path)
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
-    with pytest.raises(RunError, match=r"gone\.pt: no such"):
+    with pytest.raises(UserError, match=r"gone\.pt: no such"):
         checkpoint.read(tmp_path / "gone.pt")
 
 
 @pytest.mark.parametrize("key", ["format", "problem", "network", "arguments", "state", "classes", "mean", "score"])
 def test_a_model_without_its_description_is_refused(key, tmp_path):
     checkpoint.save(tmp_path / "model.pt", {k: v for k, v in MODEL.items() if k != key})
-    with pytest.raises(RunError, match=r"model\.pt"):
+    with pytest.raises(UserError, match=r"model\.pt"):
         checkpoint.read_model(tmp_path / "model.pt")
 
 
 @pytest.mark.parametrize("value", [torch.zeros(3), [1, 2], "text"])
 def test_something_that_is_no_dict_is_refused(value, tmp_path):
     torch.save(value, tmp_path / "model.pt")
-    with pytest.raises(RunError, match="not the dict"):
+    with pytest.raises(UserError, match="not the dict"):
         checkpoint.read(tmp_path / "model.pt")
 
 
@@ -85,7 +85,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, room):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
     try:
-        with pytest.raises(RunError, match=r"last\.pt: cannot be written .*make room"):
+        with pytest.raises(UserError, match=r"last\.pt: cannot be written .*make room"):
             checkpoint.save(tmp_path / "last.pt", {"step": 2, "weights": torch.rand(1000, 1000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -123,5 +123,5 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, room):
 )
 def test_what_inference_would_stumble_over_is_refused_by_name(tmp_path, change):
     checkpoint.save(tmp_path / "model.pt", {**MODEL, **change})
-    with pytest.raises(RunError, match=r"model\.pt: broken model\.pt, '"):
+    with pytest.raises(UserError, match=r"model\.pt: broken model\.pt, '"):
         checkpoint.read_model(tmp_path / "model.pt")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import RunError
+from engine.base import UserError
 from report import compare
 from report.text import columns
 
@@ -160,7 +160,7 @@ def test_without_any_run_there_is_one_line_and_status_2(tmp_path, given):
         (tmp_path / name).mkdir()
     (tmp_path / "file").write_text("")
     (tmp_path / "foreign" / "config.json").write_text('{"arguments": {"epochs": 3}}')
-    with pytest.raises(RunError, match="no run folder there") as caught:
+    with pytest.raises(UserError, match="no run folder there") as caught:
         compare.main([str(tmp_path / given)])
     assert caught.value.exit_status == 2
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from datasets import sample
-from datasets.errors import DataError
+from engine.base import UserError
 from report import contact_sheet
 
 
@@ -71,7 +71,7 @@ def test_what_cannot_be_read_is_named_and_left_out(folder, tmp_path, capfd):
     assert all(name in said for name in (photograph.name, "0001_sat.jpg", "0002_mask.png"))
     for path in tiles.glob("*_sat.jpg"):
         path.write_bytes(b"")
-    with pytest.raises(DataError, match="none of the tiles and masks can be read"):
+    with pytest.raises(UserError, match="none of the tiles and masks can be read"):
         draw(tmp_path / "copy", tmp_path / "none.png")
 
 
@@ -86,9 +86,9 @@ def test_tiles_may_be_of_any_kind(folder, tmp_path):
 
 def test_predictions_of_other_data_are_refused(folder, tmp_path):
     (tmp_path / "other.csv").write_text("id,filename,label\n0,other.jpg,1\n")
-    with pytest.raises(DataError, match=r"other\.csv: has no image of"):
+    with pytest.raises(UserError, match=r"other\.csv: has no image of"):
         draw(folder, tmp_path / "sheet.png", labels=tmp_path / "other.csv")
-    with pytest.raises(DataError, match="has no mask of"):
+    with pytest.raises(UserError, match="has no mask of"):
         draw(folder, tmp_path / "sheet.png", masks=folder / "hw1_data" / "p1_data" / "office" / "val")
     assert not (tmp_path / "sheet.png").exists()
 

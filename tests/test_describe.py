@@ -14,12 +14,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from engine.base import UserError, run_script
 from models import describe as command
 from models.builders import CLASSIFIERS, SEGMENTERS, build_network
 from models.dataflow import without_numbers
 from models.describe import as_text, describe, described, draw
 from models.diagram import figure_of
-from models.errors import ModelError
 from models.layout import lay_out
 from models.placement import place, route, shape_text, short_count
 
@@ -204,22 +204,29 @@ def test_classifiers_are_described_at_224_pixels_with_65_classes(capsys):
     assert "3 x 224 x 224" in printed and "Linear 512 → 65" in printed
 
 
+def status_of(*words: str) -> int:
+    """How the command ends."""
+    with pytest.raises(SystemExit) as end:
+        run_script(lambda: command.main(words))
+    return end.value.code
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [(["unet"], "no network is called 'unet'"), (["vgg19_bn_a", "--size", "16"], "cannot see images of 16 x 16")],
 )
 def test_what_cannot_be_described_is_one_line(arguments, reason, capsys):
-    assert command.main(arguments) == 2
+    assert status_of(*arguments) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and reason in said and said.count("\n") == 1
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
     (tmp_path / "file").touch()
-    assert command.main(["resnet18", "--output", str(tmp_path / "file")]) == 2
+    assert status_of("resnet18", "--output", str(tmp_path / "file")) == 2
     assert "choose another folder" in capsys.readouterr().err
 
 
 def test_an_image_too_small_for_a_network_is_told_to_scripts(tmp_path):
-    with pytest.raises(ModelError, match="give another size"):
+    with pytest.raises(UserError, match="give another size"):
         described("vgg16_bn", 8)

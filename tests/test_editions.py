@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from datasets.editions import EDITIONS, edition
-from datasets.errors import DataError
 from datasets.tiles import find_tiles
+from engine.base import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -29,7 +29,7 @@ def test_the_variable_chooses_and_an_argument_goes_before_it(monkeypatch):
 
 @pytest.mark.parametrize("name", ["2019", "fall 2024", "../2024"])
 def test_an_unknown_edition_is_refused_with_the_known_ones(name):
-    with pytest.raises(DataError, match="2020, 2021, 2022, 2023, 2024"):
+    with pytest.raises(UserError, match="2020, 2021, 2022, 2023, 2024"):
         edition(name)
 
 

@@ -7,7 +7,7 @@ import torch
 import torchvision
 
 from engine import export
-from engine.cli import run_script
+from engine.base import run_script
 from models.builders import build_network
 from tests.grader import save_classifier
 

@@ -13,10 +13,10 @@ from torch.nn import functional
 from torchvision.models._api import WeightsEnum
 
 from engine import checkpoint
+from engine.base import UserError
 from models.backbone import head_name, head_of
 from models.builders import CLASSIFIERS, build_network, describe_classifier, load_trained, normalisation
 from models.classifiers import STEMS
-from models.errors import ModelError
 from models.features import second_last
 from models.weights import load_ready_made
 
@@ -161,12 +161,12 @@ def test_a_stem_changes_the_first_convolution_alone(name, stem):
 @pytest.mark.parametrize("name", VGGS)
 def test_a_vgg_begins_with_3x3_anyway_and_has_no_pool_of_its_stems(name):
     assert repr(without_numbers(name, stem="3x3")) == repr(without_numbers(name, stem="7x7"))
-    with pytest.raises(ModelError, match="--stem 3x3 or 7x7"):
+    with pytest.raises(UserError, match="--stem 3x3 or 7x7"):
         without_numbers(name, stem="3x3-nopool")
 
 
 def test_an_unknown_stem_is_answered_with_the_stems_there_are():
-    with pytest.raises(ModelError, match=r"5x5.*" + ".*".join(STEMS)):
+    with pytest.raises(UserError, match=r"5x5.*" + ".*".join(STEMS)):
         without_numbers("resnet34", stem="5x5")
 
 
@@ -188,27 +188,27 @@ def test_a_model_file_is_rebuilt_with_its_stem(tmp_path):
 
 def test_weights_of_another_stem_are_refused():
     state = without_numbers("resnet34", stem="3x3").state_dict()
-    with torch.device("meta"), pytest.raises(ModelError, match="do not fit"):
+    with torch.device("meta"), pytest.raises(UserError, match="do not fit"):
         load_trained({"network": "resnet34", "arguments": {"num_classes": 50, "stem": "7x7"}, "state": state})
 
 
 @pytest.mark.parametrize("name", HEADS)
 def test_a_model_file_cannot_ask_for_a_download(name):
     arguments = {"num_classes": 1000, "weights": "DEFAULT"}
-    with torch.device("meta"), pytest.raises(ModelError, match="no network is built from .*weights"):
+    with torch.device("meta"), pytest.raises(UserError, match="no network is built from .*weights"):
         load_trained({"network": name, "arguments": arguments, "state": {}})
-    with torch.device("meta"), pytest.raises(ModelError, match=f"network {name}: .*weights"):
+    with torch.device("meta"), pytest.raises(UserError, match=f"network {name}: .*weights"):
         build_network(name, **arguments)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"num_classes": -1}, {"num_classes": True}, {1: 2}, {"num_classes": 9**9}])
 def test_absurd_arguments_of_a_model_file_are_one_line(arguments):
-    with pytest.raises(ModelError, match="no network is built from"):
+    with pytest.raises(UserError, match="no network is built from"):
         load_trained({"network": "resnet34", "arguments": arguments, "state": {}})
 
 
 def test_a_segmenter_has_no_stem_to_choose():
-    with torch.device("meta"), pytest.raises(ModelError, match="has no stem"):
+    with torch.device("meta"), pytest.raises(UserError, match="has no stem"):
         build_network("lite_fpn", num_classes=7, stem="3x3")
 
 
@@ -274,7 +274,7 @@ def test_every_network_knows_its_ready_made_weights(name, monkeypatch):
 )
 def test_ready_made_weights_of_its_relatives_are_refused(name, other, monkeypatch):
     offer(monkeypatch, published_without_numbers(other).state_dict())
-    with pytest.raises(ModelError, match=f"no weights of {name}"):
+    with pytest.raises(UserError, match=f"no weights of {name}"):
         load_ready_made(without_numbers(name), name, "imagenet")
 
 

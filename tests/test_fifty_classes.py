@@ -19,7 +19,7 @@ import p1_inference
 from datasets.images import natural_key
 from datasets.tables import read_table
 from engine import checkpoint, inference, manifest
-from engine.errors import RunError
+from engine.base import UserError
 from engine.publish import main as publish_main
 from engine.publish import publish
 from models import builders
@@ -348,7 +348,7 @@ def test_folders_have_a_default_of_their_own_beside_that_of_tables(predict, chec
 
 def test_a_folders_default_answers_no_table(checkpoints, tmp_path):
     publish(save_tiny(tmp_path / "fifty.pt", seed=1), "fifty", "p1_50", default=True)
-    with pytest.raises(RunError, match="no checkpoint for p1;"):
+    with pytest.raises(UserError, match="no checkpoint for p1;"):
         inference.read_models("p1", [])
 
 
@@ -365,9 +365,9 @@ def test_the_variables_go_before_both_defaults_and_that_of_folders_before_the_ot
 
 
 def test_a_tile_network_is_published_and_used_for_neither(checkpoints, tmp_path, p2_model):
-    with pytest.raises(RunError, match="was trained for p2, not for p1_50"):
+    with pytest.raises(UserError, match="was trained for p2, not for p1_50"):
         publish(p2_model, "fifty", "p1_50")
-    with pytest.raises(RunError, match="for p2, not for p1"):
+    with pytest.raises(UserError, match="for p2, not for p1"):
         inference.read_models("p1_50", [str(p2_model)])
 
 

@@ -17,7 +17,7 @@ import p1_finetune
 from datasets.tables import read_table
 from datasets.transforms import evaluation_image
 from engine import checkpoint
-from engine.cli import run_script
+from engine.base import run_script
 from engine.device import autocast_dtype
 from models import builders, features
 from models.backbone import backbone_sha256

@@ -9,13 +9,11 @@ from PIL import Image
 
 import p1_finetune
 from datasets.augment import PhotoCrops
-from datasets.errors import DataError
 from datasets.labelled import LabelledImages
 from datasets.splits import load_training_data
-from engine.cli import run_script
+from engine.base import UserError, run_script
 from models.backbone import head_of, load_backbone, with_other_head
 from models.builders import build_network
-from models.errors import ModelError
 
 
 def parse(*flags):
@@ -82,13 +80,13 @@ def test_a_table_names_the_labels_and_too_few_to_hold_one_out_are_refused(load, 
     split = load("--train-images", folder, "--train-csv", tmp_path / "train.csv", "--val-images", folder,
                  "--val-csv", tmp_path / "train.csv")  # fmt: skip
     assert split.classes == ["Bed", "Mug"] and split.validation.names == ["0_0.png", "1_1.png"]
-    with pytest.raises(DataError, match="of 2 photographs none can be held out .*give --val-images"):
+    with pytest.raises(UserError, match="of 2 photographs none can be held out .*give --val-images"):
         load("--train-images", folder, "--train-csv", tmp_path / "train.csv")
 
 
 def test_a_name_without_a_label_is_named(load, folder):
     (folder / "0_0.png").rename(folder / "photo.png")
-    with pytest.raises(DataError, match="photo.png has no label in its name"):
+    with pytest.raises(UserError, match="photo.png has no label in its name"):
         load("--train-images", folder)
 
 
@@ -260,7 +258,7 @@ def test_the_fc_of_report001_stays_random_where_the_file_has_none_of_its_shape(c
 def test_a_key_that_is_nobodys_is_refused_by_every_head(name, course_file, tmp_path):
     state, _ = course_file
     torch.save({**state, "projector.weight": torch.zeros(1)}, tmp_path / "odd.pt")
-    with pytest.raises(ModelError, match=r"has an unknown projector\.weight"):
+    with pytest.raises(UserError, match=r"has an unknown projector\.weight"):
         load_backbone(build_network(name, num_classes=5), tmp_path / "odd.pt")
 
 

@@ -15,7 +15,7 @@ from urllib.request import Request
 import pytest
 
 from engine import download, manifest, transfer
-from engine.errors import RunError
+from engine.base import UserError
 from tests.entries import CONTENT, an_entry, write_manifest
 from tests.loopback import Loopback, serve, unused_port
 
@@ -197,7 +197,7 @@ def test_a_wrong_file_stays_when_nothing_better_can_be_had(server, folder):
 
 
 def test_a_full_disk_is_one_line_and_the_download_goes_on_when_there_is_room(server, folder):
-    with files_limited_to(50_000), pytest.raises(RunError, match="the disk is full") as error:
+    with files_limited_to(50_000), pytest.raises(UserError, match="the disk is full") as error:
         download.fetch(an_entry(server.url("good"), server.url("good")))
     assert not isinstance(error.value, download.NotAvailable)  # no other checkpoint would fit either: exit status 2
     assert not (folder / "net.pt").exists()
@@ -208,14 +208,14 @@ def test_a_full_disk_is_one_line_and_the_download_goes_on_when_there_is_room(ser
 
 def test_a_disk_without_room_is_noticed_before_anything_is_asked(server, folder, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 0, 10))
-    with pytest.raises(RunError, match="the disk is full"):
+    with pytest.raises(UserError, match="the disk is full"):
         download.fetch(an_entry(server.url("good")))
     assert server.asked == []
 
 
 def test_a_name_that_cannot_be_written_is_one_line(server, folder):
     (folder / "net.pt").mkdir()
-    with pytest.raises(RunError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         download.fetch(an_entry(server.url("good")))
 
 

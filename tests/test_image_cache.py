@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from datasets.cache import cached_images
-from datasets.errors import DataError
 from datasets.images import read_rgb
+from engine.base import UserError
 
 
 def read(path):
@@ -109,7 +109,7 @@ def test_a_disk_that_takes_nothing_is_one_line(images, tmp_path, monkeypatch, re
         raise OSError(28, reason)
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(DataError, match=rf"\.bin: .*\({reason}\); give --cache another folder") as refusal:
+    with pytest.raises(UserError, match=rf"\.bin: .*\({reason}\); give --cache another folder") as refusal:
         cached_images(images, read, "test", tmp_path / "cache")
     assert "\n" not in str(refusal.value)
     assert list((tmp_path / "cache").iterdir()) == []
@@ -126,5 +126,5 @@ def test_nothing_is_left_when_reading_is_broken_off(images, tmp_path):
 
 def test_a_cache_folder_that_cannot_be_made_is_named(images, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="--cache"):
+    with pytest.raises(UserError, match="--cache"):
         cached_images(images, read, "test", tmp_path / "file" / "cache")

@@ -13,7 +13,7 @@ import pytest
 import p1_inference
 import p2_inference
 from engine import inference, manifest
-from engine.errors import RunError
+from engine.base import UserError
 from tests.grader import call, photograph, save, save_segmenter
 
 
@@ -78,7 +78,7 @@ def test_the_first_line_names_checkpoint_network_and_score(p1_model, p2_model, t
     [("p1", "p1_finetune.py", "runs/p1/A-seed0/model.pt"), ("p2", "p2_train.py", "runs/p2/model.pt")],
 )
 def test_no_checkpoint_gives_the_command_that_trains_one_and_what_it_writes(folder, problem, script, model):
-    with pytest.raises(RunError) as error:
+    with pytest.raises(UserError) as error:
         inference.read_models(problem, [])
     assert f"python3 {script} " in str(error.value) and f"{problem.upper()}_CHECKPOINT={model}" in str(error.value)
     assert error.value.exit_status == 2
@@ -93,7 +93,7 @@ def test_a_default_whose_file_is_missing_is_fetched_where_a_url_is_known(folder,
 
 def test_a_default_whose_file_is_missing_without_a_url_is_named(folder, p2_model):
     publish(folder, p2_model, "p2")
-    with pytest.raises(RunError, match=re.escape(str(folder / "p2.pt"))):
+    with pytest.raises(UserError, match=re.escape(str(folder / "p2.pt"))):
         inference.read_models("p2", [])
 
 
@@ -108,5 +108,5 @@ def test_a_checkpoint_that_is_missing_broken_or_for_the_other_problem_is_named(p
         (p1_model, "p2"),
         (save_segmenter(tmp_path / "no scale.pt", seed=0, scale=None), "p2"),
     ):
-        with pytest.raises(RunError, match=re.escape(str(path))):
+        with pytest.raises(UserError, match=re.escape(str(path))):
             inference.read_models(problem, [str(path)])

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datasets.augment import PhotoCrops, random_box
-from datasets.errors import DataError
 from datasets.images import path_inside, read_rgb
 from datasets.labelled import are_integers, classes_of, load_evaluation, load_training, shrink
 from datasets.sampling import epoch_loader
 from datasets.transforms import evaluation_image
+from engine.base import UserError
 
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
 
@@ -72,13 +72,13 @@ def test_no_label_is_read_from_a_file_name(load):
 
 @pytest.mark.parametrize("label", ["", "None", "NONE"])
 def test_a_row_without_a_label_is_refused_by_its_number(load, label):
-    with pytest.raises(DataError, match=r"train\.csv: row 2 \(1\.jpg\) has no label"):
+    with pytest.raises(UserError, match=r"train\.csv: row 2 \(1\.jpg\) has no label"):
         load(("0.jpg", "1"), ("1.jpg", label))
 
 
 def test_validation_has_no_class_that_training_lacks(folder, tmp_path):
     table = write_table(tmp_path / "val.csv", [("0.jpg", "1"), ("1.jpg", "7")])
-    with pytest.raises(DataError, match="label '7' of 1.jpg is none of the 2 classes of training"):
+    with pytest.raises(UserError, match="label '7' of 1.jpg is none of the 2 classes of training"):
         load_evaluation(folder, table, 32, tmp_path / "cache", ["0", "1"])
 
 
@@ -127,13 +127,13 @@ def test_a_backslash_is_part_of_a_name_as_for_inference(load, folder):
 
 
 def test_a_table_without_any_readable_image_is_refused(load):
-    with pytest.raises(DataError, match="none of the 2 images"):
+    with pytest.raises(UserError, match="none of the 2 images"):
         load(("missing.jpg", "0"), ("../0.jpg", "1"))
 
 
 def test_a_missing_folder_is_named(tmp_path):
     table = write_table(tmp_path / "train.csv", [("0.jpg", "0")])
-    with pytest.raises(DataError, match="nowhere: no such folder"):
+    with pytest.raises(UserError, match="nowhere: no such folder"):
         load_training(tmp_path / "nowhere", table, 32, tmp_path / "cache")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine import manifest
-from engine.errors import RunError
+from engine.base import UserError
 from tests.entries import CONTENT, an_entry, write_manifest
 
 
@@ -54,17 +54,17 @@ HOSTILE = {
 @pytest.mark.parametrize("changes", HOSTILE.values(), ids=HOSTILE)
 def test_a_manifest_with_a_wrong_entry_is_refused_and_the_entry_is_named(changes, folder):
     write_manifest(folder, an_entry(name="fine"), an_entry(**changes))
-    with pytest.raises(RunError, match=r"manifest\.json: entry 2: "):
+    with pytest.raises(UserError, match=r"manifest\.json: entry 2: "):
         manifest.read()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"checkpoints": {}}', "{" * 100_000, "[" * 100_000, " " * 2_000_000])
 def test_a_file_that_is_no_manifest_is_refused(text, folder):
     (folder / "manifest.json").write_text(text)
-    with pytest.raises(RunError, match=r"manifest\.json"):
+    with pytest.raises(UserError, match=r"manifest\.json"):
         manifest.read()
     (folder / "manifest.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(RunError, match="not JSON"):
+    with pytest.raises(UserError, match="not JSON"):
         manifest.read()
 
 
@@ -75,7 +75,7 @@ def test_names_files_and_defaults_are_there_once(folder):
         ({"name": "b", "file": "b.pt", "default": True}, "more than one default"),
     ]:
         write_manifest(folder, an_entry(default=True), an_entry(**second))
-        with pytest.raises(RunError, match=problem):
+        with pytest.raises(UserError, match=problem):
             manifest.read()
 
 

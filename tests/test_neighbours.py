@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engine import neighbours
-from engine.errors import RunError
+from engine.base import UserError
 from engine.neighbours import class_overlap, nearest_neighbours, neighbour_accuracy
 
 
@@ -74,7 +74,7 @@ def test_more_neighbours_than_there_are_means_all_of_them():
 
 
 def test_one_sample_has_no_neighbour():
-    with pytest.raises(RunError, match="too few"):
+    with pytest.raises(UserError, match="too few"):
         neighbour_accuracy(torch.ones(1, 3), torch.zeros(1, dtype=torch.long))
 
 

@@ -7,9 +7,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
+from engine.base import UserError
 from models.builders import CLASSIFIERS, SEGMENTERS, build_network, load_trained, normalisation
 from models.efficientnet_lite import EfficientNetLite
-from models.errors import ModelError
 from models.lite_fpn import bin_averages
 from models.weights import _load_fitting
 
@@ -41,7 +41,7 @@ def test_building_a_network_opens_no_connection(monkeypatch):
 
 
 def test_an_unknown_name_is_answered_with_the_names_there_are():
-    with pytest.raises(ModelError, match="lite_fpn"):
+    with pytest.raises(UserError, match="lite_fpn"):
         build_network("unet", num_classes=7)
 
 
@@ -106,7 +106,7 @@ def test_a_model_file_gives_back_its_network_even_from_half_precision():
 
 def test_weights_of_another_network_are_refused():
     other = build_network("resnet18", num_classes=7).state_dict()
-    with pytest.raises(ModelError, match="do not fit"):
+    with pytest.raises(UserError, match="do not fit"):
         load_trained({"network": "lite_fpn", "arguments": {"num_classes": 7}, "state": other})
 
 

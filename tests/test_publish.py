@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from engine import checkpoint, download, manifest
-from engine.errors import RunError
+from engine.base import UserError
 from engine.publish import halved, main, publish
 from tests.loopback import serve
 
@@ -131,9 +131,9 @@ def test_the_measured_test_time_augmentation_goes_with_the_weights(model, folder
     assert published["tta"] == "flip"
     assert published["score"] == entry["score"] == {"mean_iou": 0.75}
     assert equal(published["state"], torch.load(model, weights_only=True)["state"])
-    with pytest.raises(RunError, match="--tta d4 is not for p1"):
+    with pytest.raises(UserError, match="--tta d4 is not for p1"):
         publish(model, "photos", "p1", tta="d4", score=0.75)
-    with pytest.raises(RunError, match="--tta and --score go together"):
+    with pytest.raises(UserError, match="--tta and --score go together"):
         publish(model, "turned", "p2", tta="flip")
 
 
@@ -167,14 +167,14 @@ def test_what_cannot_be_published_changes_nothing(arguments, message, model, fol
     taken = {**best, "name": "taken", "file": "taken.pth", "problem": "sam", "default": False}
     manifest.write([best, taken, {**best, "name": "renamed", "file": "other.pt", "default": False}])
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(UserError, match=message):
         publish(model, **{"name": "next", "problem": "p2", "default": True, **arguments})
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize("changes", [{"format": 2}, {"state": [1]}, {"score": {"mean_iou": float("nan")}}])
 def test_a_broken_model_is_not_published(changes, folder, tmp_path):
-    with pytest.raises(RunError):
+    with pytest.raises(UserError):
         publish(a_model(tmp_path, **changes), "best", "p2")
     assert not folder.exists() or os.listdir(folder) == []
 
@@ -182,7 +182,7 @@ def test_a_broken_model_is_not_published(changes, folder, tmp_path):
 def test_a_broken_manifest_is_not_overwritten(model, folder):
     folder.mkdir()
     (folder / "manifest.json").write_text("mine")
-    with pytest.raises(RunError, match="not JSON"):
+    with pytest.raises(UserError, match="not JSON"):
         publish(model, "best", "p2")
     assert os.listdir(folder) == ["manifest.json"]
     assert (folder / "manifest.json").read_text() == "mine"

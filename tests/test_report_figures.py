@@ -14,8 +14,8 @@ from PIL import Image
 
 import mean_iou_evaluate
 from datasets import sample
-from datasets.errors import DataError
 from datasets.palette import COLOURS, save_mask
+from engine.base import UserError
 from report import stages
 from report.run_figures import draw_ious, draw_learning, draw_pretraining, steps_per_epoch
 from report.runs import RunRecord, read_run
@@ -256,7 +256,7 @@ def test_a_mask_of_another_size_than_its_tile_is_an_error_that_names_it(trained,
     name = sorted(path.name for path in tiles.glob("*_mask.png"))[1]
     folder = tmp_path / "truth" if is_truth else trained / "snapshots" / "epoch_0017"
     Image.new("RGB", (32, 64)).save(folder / name)
-    with pytest.raises(DataError, match=rf"{folder.name}/{name}: 32x64 pixels, but its tile .*_sat\.jpg has 64x64"):
+    with pytest.raises(UserError, match=rf"{folder.name}/{name}: 32x64 pixels, but its tile .*_sat\.jpg has 64x64"):
         write_stages(trained, tmp_path / "truth")
     assert not (trained / "stages.png").exists()
 
@@ -328,7 +328,7 @@ def test_where_nothing_can_be_compared_the_error_says_how_to_make_masks(tiles, t
     if content == "broken":
         for path in tiles.glob("*_mask.png"):
             (tmp_path / "masks" / path.name).write_bytes(b"")
-    with pytest.raises(DataError, match="give a folder|bash hw1_2.sh"):
+    with pytest.raises(UserError, match="give a folder|bash hw1_2.sh"):
         compare_masks(tmp_path / "masks", tiles)
 
 

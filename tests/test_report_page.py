@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from engine.errors import RunError
+from engine.base import UserError
 from report import chinese
 from report import page as page_module
 from report.content import content_of
@@ -198,7 +198,7 @@ def test_without_the_font_package_the_page_is_written_all_the_same(tmp_path, mon
 
 
 def test_a_folder_that_is_not_there_is_an_error_that_names_the_page(tmp_path):
-    with pytest.raises(RunError, match=r"report\.html: cannot be written"):
+    with pytest.raises(UserError, match=r"report\.html: cannot be written"):
         write_page(one_question(), tmp_path / "nowhere")
 
 

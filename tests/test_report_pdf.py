@@ -17,7 +17,7 @@ import pytest
 import typst
 from matplotlib.figure import Figure
 
-from engine.errors import RunError
+from engine.base import UserError
 from report import pdf
 from report.content import content_of
 from report.document import Gap, Picture, Problem, Question, Report, Table, Text
@@ -175,7 +175,7 @@ def test_a_picture_that_vanishes_while_the_pdf_is_drawn_is_one_line(tmp_path, mo
         return content
 
     monkeypatch.setattr(pdf, "content_of", read_and_lose)
-    with pytest.raises(RunError, match=r"hw1_r1\.pdf: Typst cannot draw it"):
+    with pytest.raises(UserError, match=r"hw1_r1\.pdf: Typst cannot draw it"):
         write_pdf(one_question(Picture("a", "A", "x")), tmp_path)
     assert not list(tmp_path.glob("*.pdf"))
 
@@ -227,7 +227,7 @@ def test_without_a_date_the_bytes_are_the_same_too(tmp_path, date):
 
 @pytest.mark.parametrize("student_id", ["", "../r1", "a/b", ".hidden", "r1\x00", "x" * 65, "r1\n"])
 def test_a_student_id_that_is_no_file_name_is_refused(tmp_path, student_id):
-    with pytest.raises(RunError, match="is no student id"):
+    with pytest.raises(UserError, match="is no student id"):
         write_pdf(one_question(student_id=student_id), tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -238,7 +238,7 @@ def test_without_the_font_package_the_pdf_is_drawn_all_the_same(tmp_path, monkey
 
 
 def test_a_folder_that_is_not_there_is_an_error_that_names_the_pdf(tmp_path):
-    with pytest.raises(RunError, match=r"hw1_r1\.pdf: cannot be written"):
+    with pytest.raises(UserError, match=r"hw1_r1\.pdf: cannot be written"):
         write_pdf(one_question(), tmp_path / "nowhere")
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from engine.errors import RunError
+from engine.base import UserError
 from engine.run import Run
 
 ARGUMENTS = {"epochs": 3, "lr": 0.1, "device": None, "workers": 0, "max_minutes": None}
@@ -33,7 +33,7 @@ def test_the_configuration_says_how_the_run_came_about(folder):
 
 def test_other_arguments_in_the_same_folder_are_refused_by_name(folder):
     open_and_close(folder)
-    with pytest.raises(RunError, match=r"epochs was 3, now 4.*lr was 0\.1, now 0\.3") as refusal:
+    with pytest.raises(UserError, match=r"epochs was 3, now 4.*lr was 0\.1, now 0\.3") as refusal:
         open_and_close(folder, epochs=4, lr=0.3)
     assert refusal.value.exit_status == 2
 
@@ -45,7 +45,7 @@ def test_the_machine_may_change_under_a_run(folder):
 
 def test_two_processes_cannot_train_in_one_folder(folder):
     run = Run(folder, ARGUMENTS, {})
-    with pytest.raises(RunError, match="another process"):
+    with pytest.raises(UserError, match="another process"):
         Run(folder, ARGUMENTS, {})
     run.close()
     open_and_close(folder)
@@ -53,7 +53,7 @@ def test_two_processes_cannot_train_in_one_folder(folder):
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
     (tmp_path / "thesis.docx").write_text("years of work")
-    with pytest.raises(RunError, match="no run folder"):
+    with pytest.raises(UserError, match="no run folder"):
         Run(tmp_path, ARGUMENTS, {})
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.docx"]
 
@@ -62,7 +62,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
 def test_a_broken_configuration_is_one_plain_line(folder, content):
     open_and_close(folder)
     (folder / "config.json").write_text(content)
-    with pytest.raises(RunError, match=r"config\.json: cannot be read"):
+    with pytest.raises(UserError, match=r"config\.json: cannot be read"):
         open_and_close(folder)
 
 
@@ -88,7 +88,7 @@ def test_hours_of_work_are_not_begun_anew_because_no_checkpoint_can_be_read(fold
     for name in ("last.pt", "previous.pt"):
         (folder / name).write_bytes(b"broken")
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    with pytest.raises(RunError, match="none of its checkpoints can be read"):
+    with pytest.raises(UserError, match="none of its checkpoints can be read"):
         run.load_last()
     run.close()
     assert before == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
@@ -97,7 +97,7 @@ def test_hours_of_work_are_not_begun_anew_because_no_checkpoint_can_be_read(fold
 def test_a_refused_folder_is_not_touched(folder):
     folder.mkdir()
     (folder / "config.json").write_text('{"arguments": {"lr": 9}, "recipe": {}}')
-    with pytest.raises(RunError, match="other arguments"):
+    with pytest.raises(UserError, match="other arguments"):
         open_and_close(folder)
     assert [path.name for path in folder.iterdir()] == ["config.json"]
 
@@ -106,7 +106,7 @@ def test_what_the_disk_refuses_is_one_plain_line(folder):
     open_and_close(folder)
     (folder / "metrics.jsonl").symlink_to("/dev/full")
     run = Run(folder, ARGUMENTS, {})
-    with pytest.raises(RunError, match=r"metrics\.jsonl: No space left on device; make room"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl: No space left on device; make room"):
         run.log_metrics(1, 1, loss=0.5)
     (folder / "metrics.jsonl").unlink()
 

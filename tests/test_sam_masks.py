@@ -11,8 +11,8 @@ from segment_anything.utils.amg import build_point_grid, mask_to_rle_pytorch
 from benchmarks.random_sam import SMALL, THRESHOLD, lively_sam
 from datasets.drawings import draw_tile
 from datasets.rle import mask_of_runs
+from engine.base import UserError
 from models import sam_encoder, sam_masks
-from models.errors import ModelError
 from models.mask_runs import run_lengths
 from models.sam import build_sam, load_sam, sizes_of, type_of
 from models.sam_masks import MaskGenerator, SamMemoryError
@@ -180,12 +180,12 @@ def test_where_no_mask_passes_the_list_is_empty(sam, image):
 
 
 def test_a_grid_without_a_point_for_the_smallest_crops_is_refused_in_words(sam):
-    with pytest.raises(ModelError, match="leaves none for the smallest crops"):
+    with pytest.raises(UserError, match="leaves none for the smallest crops"):
         MaskGenerator(sam, 8, crop_n_layers=2, crop_n_points_downscale_factor=3)
 
 
 def test_an_image_too_thin_to_be_enlarged_is_refused_in_words(sam):
-    with pytest.raises(ModelError, match="4000x1 pixels are too thin"):
+    with pytest.raises(UserError, match="4000x1 pixels are too thin"):
         MaskGenerator(sam, **SETTINGS).generate(np.zeros((1, 4000, 3), dtype=np.uint8))
 
 
@@ -255,6 +255,6 @@ def test_files_that_are_no_segment_anything_are_refused_in_one_line(tmp_path):
         torch.save(value, tmp_path / name)
     (tmp_path / "page").write_text("<html>")
     for name in (*bad, "page", "nothing there"):
-        with pytest.raises(ModelError) as raised:
+        with pytest.raises(UserError) as raised:
             load_sam(tmp_path / name)
         assert str(tmp_path / name) in str(raised.value) and "\n" not in str(raised.value), name

@@ -19,7 +19,7 @@ from datasets.drawings import draw_tile
 from datasets.palette import classes_of_colours, save_mask
 from datasets.rle import mask_of_runs, vote
 from engine import manifest
-from engine.files import write_json
+from engine.base import write_json
 from models.sam import load_sam
 from models.sam_masks import MaskGenerator, SamMemoryError
 from report import sam_files

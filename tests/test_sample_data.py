@@ -15,6 +15,7 @@ from PIL import Image
 
 from datasets import sample
 from datasets.palette import COLOURS, NUM_CLASSES, classes_of_colours
+from engine.base import run_script
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SMALL = ["--classes=5", "--train-images=60", "--val-images=30", "--image-size=40", "--mini-images=25"]
@@ -119,11 +120,18 @@ def test_the_same_seed_gives_the_same_bytes_and_another_other_pictures(data, tmp
     assert (other / tile).read_bytes() != (data / tile).read_bytes()
 
 
+def status_of(*words: str) -> int:
+    """How the command ends."""
+    with pytest.raises(SystemExit) as end:
+        run_script(lambda: sample.main(words))
+    return end.value.code
+
+
 def test_data_that_are_there_are_never_replaced(tmp_path, capsys):
     precious = tmp_path / "hw1_data" / "p2_data" / "train" / "0000_sat.jpg"
     precious.parent.mkdir(parents=True)
     precious.write_bytes(b"the course's")
-    assert sample.main([str(tmp_path), *SMALL]) == 2
+    assert status_of(str(tmp_path), *SMALL) == 2
     assert precious.read_bytes() == b"the course's"
     assert "give a new folder" in capsys.readouterr().err
 
@@ -133,7 +141,7 @@ def test_a_failure_half_way_leaves_nothing_behind(tmp_path, monkeypatch, capsys)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(sample, "save_mask", full)
-    assert sample.main([str(tmp_path), *SMALL]) == 2
+    assert status_of(str(tmp_path), *SMALL) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets import score
-from datasets.errors import DataError
+from engine.base import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TRUTH = "id,filename,label\n0,7_1.jpg,7\n1,10_3.jpg,10\n2,7_2.jpg,7\n3,2_5.jpg,2\n"
@@ -35,7 +35,7 @@ def pairs(folder: Path, predictions: str, truth: str = TRUTH) -> list[tuple[str,
 
 
 def refusal(folder: Path, predictions: str, truth: str = TRUTH) -> str:
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         pairs(folder, predictions, truth)
     return str(error.value)
 
@@ -120,12 +120,12 @@ def test_a_folder_of_images_is_a_truth_by_their_names(tmp_path):
     assert sorted(score.matched_labels(predictions, tmp_path / "val")) == [("12", "12"), ("3", "7"), ("7", "7")]
     write(tmp_path / "val" / "unnamed.png", "an image")
     write(predictions, predictions.read_text() + "unnamed.png,1\n")
-    with pytest.raises(DataError, match="1 of 4 rows have no label"):
+    with pytest.raises(UserError, match="1 of 4 rows have no label"):
         score.matched_labels(predictions, tmp_path / "val")
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere\.csv: No such file"):
+    with pytest.raises(UserError, match=r"nowhere\.csv: No such file"):
         score.matched_labels(tmp_path / "nowhere.csv", tmp_path / "nowhere.csv")
 
 

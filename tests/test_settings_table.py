@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from engine.errors import RunError
+from engine.base import UserError
 from engine.settings import SETTINGS
 from report import settings_figures, settings_table
 from report.runs import class_names_of, read_run
@@ -272,7 +272,7 @@ def test_without_a_scored_run_there_is_one_line_and_status_2(tmp_path, content):
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, no_pictures):
     make_run(tmp_path, "A-seed0", [0.5])
     (tmp_path / "table.md").mkdir()
-    with pytest.raises(RunError, match="the table cannot be written"):
+    with pytest.raises(UserError, match="the table cannot be written"):
         write_settings_table(tmp_path)
 
 

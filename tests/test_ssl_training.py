@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import p1_ssl_pretrain
-from engine.cli import run_script
+from engine.base import run_script
 from models import builders
 from models.backbone import load_backbone
 from models.builders import build_network

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from datasets.editions import EDITIONS
-from datasets.errors import DataError
 from engine import manifest
-from engine.errors import RunError
+from engine.base import UserError
 from report import submission
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -128,7 +127,7 @@ def test_weights_too_large_for_git_stay_out_and_need_a_url(tmp_path, monkeypatch
 
 def test_damaged_weights_are_not_handed_in(tmp_path, monkeypatch):
     publish(tmp_path / "published", monkeypatch, b"weights", sha256="0" * 64)
-    with pytest.raises(RunError, match="not the published file"):
+    with pytest.raises(UserError, match="not the published file"):
         submission.main([f"--output={tmp_path / 'mine'}"])
     assert not (tmp_path / "mine").exists()
 
@@ -145,7 +144,7 @@ def test_the_report_goes_with_it_and_its_absence_is_said(tmp_path, monkeypatch):
 def test_made_again_it_is_replaced_unless_something_would_be_lost(tmp_path):
     folder = collect(tmp_path / "mine")
     (folder / "README_old.md").write_text("mine")
-    with pytest.raises(DataError, match=r"README_old\.md would be lost"):
+    with pytest.raises(UserError, match=r"README_old\.md would be lost"):
         collect(folder)
     (folder / "README_old.md").unlink()
     (folder / "hw1_1.sh").write_text("changed")

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from datasets.augment import jitter_colours
-from datasets.errors import DataError
 from datasets.palette import COLOURS, UNCLAIMED, UNKNOWN, classes_of_colours, mask_image
 from datasets.sampling import batches, epoch_order
 from datasets.tile_pairs import IGNORED, TileCrops, find_pairs, load_pairs, rare_class_weights
 from datasets.tiles import find_tiles
+from engine.base import UserError
 
 
 def write_pair(folder, name, classes, tile=None):
@@ -131,7 +131,7 @@ def test_a_mask_with_a_palette_is_read_by_its_colours(folder, tmp_path):
 
 
 def test_a_folder_without_pairs_is_refused(tmp_path):
-    with pytest.raises(DataError, match="no pair"):
+    with pytest.raises(UserError, match="no pair"):
         find_pairs(tmp_path)
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from engine import loop as loop_module
+from engine.base import UserError
 from engine.ema import update_average
-from engine.errors import RunError
 from engine.loop import Loop
 from engine.optimizer import parameter_groups
 from engine.run import Run, Stopper
@@ -197,7 +197,7 @@ def test_an_epoch_is_scored_before_a_stop_at_its_end(tmp_path):
 
 def test_a_loss_that_is_no_number_ends_the_run_with_advice(tmp_path):
     loop = new_loop(tmp_path / "run")
-    with pytest.raises(RunError, match="smaller --lr"):
+    with pytest.raises(UserError, match="smaller --lr"):
         loop.after_step(torch.tensor(math.nan), 4)
 
 
@@ -209,5 +209,5 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     state["network"] = {"0.weight": torch.zeros(5)}
     torch.save(state, tmp_path / "run" / "last.pt")
     loop.run.close()
-    with pytest.raises(RunError, match="another version"):
+    with pytest.raises(UserError, match="another version"):
         new_loop(tmp_path / "run")

@@ -16,10 +16,9 @@ from torch import nn
 import p1_tsne
 from datasets.labelled import load_evaluation
 from engine import checkpoint
-from engine.cli import run_script
+from engine.base import UserError, run_script
 from models import builders
 from models.builders import build_network, load_trained, normalisation
-from models.errors import ModelError
 from models.features import second_last
 from models.predict import normalise
 from report.embedding_figure import TEN_COLOURS, TEN_MARKERS
@@ -176,7 +175,7 @@ def test_no_hook_is_left_behind():
 
 
 def test_a_network_without_a_linear_layer_is_refused():
-    with pytest.raises(ModelError, match="no linear layer"):
+    with pytest.raises(UserError, match="no linear layer"):
         second_last(nn.Sequential(nn.Conv2d(3, 4, 1)), some_images(), *normalisation("resnet18"))
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.errors import DataError
 from datasets.images import read_rgb
 from datasets.transforms import evaluation_image
 from datasets.unlabelled import common_side, load_unlabelled
+from engine.base import UserError
 
 
 def save_noise(path, width, height, seed=0):
@@ -102,13 +102,13 @@ def test_other_files_are_no_images(folder, load):
 
 def test_a_folder_that_is_not_there_is_named(folder, load):
     folder.rmdir()
-    with pytest.raises(DataError, match="images: No such file or directory"):
+    with pytest.raises(UserError, match="images: No such file or directory"):
         load()
 
 
 def test_a_folder_without_images_is_refused(folder, load):
     (folder / "notes.txt").write_text("nothing")
-    with pytest.raises(DataError, match="images: no image in it"):
+    with pytest.raises(UserError, match="images: no image in it"):
         load()
 
 
@@ -117,7 +117,7 @@ def test_fewer_than_two_usable_images_are_refused(folder, load, good):
     (folder / "broken.jpg").write_bytes(b"")
     for number in range(good):
         save_noise(folder / f"{number}.png", 24, 24)
-    with pytest.raises(DataError, match=f"{good} of its {good + 1} images can be used"):
+    with pytest.raises(UserError, match=f"{good} of its {good + 1} images can be used"):
         load()
 
 

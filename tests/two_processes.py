@@ -17,7 +17,7 @@ import torch.distributed.nn
 from torch import Tensor, nn
 
 from engine import device, distributed
-from engine.cli import run_script
+from engine.base import run_script
 from models import builders
 from tests.killing import TinyClassifier, TinySegmenter
 

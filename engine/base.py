@@ -1,0 +1,199 @@
+"""The ground floor, which every module may import: errors, messages, progress, cores and the writing of files.
+
+It imports nothing of ours and no package (tqdm alone, and only where somebody watches a terminal), so that --help and
+bad arguments are answered at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Callable, Iterable, Iterator
+
+
+class UserError(Exception):
+    """Something from outside is wrong; the message tells the user what, where and what to do next."""
+
+    exit_status = 2
+
+
+# -- how scripts speak and end -----------------------------------------------------------------------------------------
+
+
+def run_script(main: Callable[[], int | None]) -> None:
+    """Run `main` and leave with its status (None is 0).
+
+    A UserError is a message to the user, and so is a lack of memory: one line on stderr. Anything else is our mistake
+    and shows where.
+    """
+    try:
+        status = main() or 0
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        status = 130
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        status = error.exit_status
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        print("error: the memory is short; give a smaller --batch-size, or --device cpu for a GPU's", file=sys.stderr)
+        status = 2
+    sys.exit(status)
+
+
+def say(text: object) -> None:
+    """One line on stderr; what a file name may hold beside printable characters is escaped."""
+    line = "".join(
+        character if character.isprintable() else character.encode("unicode_escape", "backslashreplace").decode()
+        for character in str(text)
+    )
+    print(line, file=sys.stderr, flush=True)
+
+
+# -- the machine -------------------------------------------------------------------------------------------------------
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use: fewer than the machine has under taskset or in a container."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch says it in several ways, mostly as RuntimeError: CUDA's allocator, cuDNN, cuBLAS, mps, the CPU's."""
+    if isinstance(error, MemoryError):
+        return True
+    said = str(error).lower()
+    phrases = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(phrase in said for phrase in phrases)
+
+
+# -- progress: a bar where somebody watches, one plain line every half minute where a log file does --------------------
+
+
+def clock(seconds: float) -> str:
+    """95 → '1:35', 5400 → '1:30:00'."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+class Progress:
+    """Counts steps on stderr: tqdm's bar on a terminal, otherwise a line at most every `interval` seconds."""
+
+    def __init__(
+        self, label: str, done: int = 0, total: int | None = None, interval: float = 30.0, is_shown: bool = True
+    ):
+        self.label, self.done, self.first, self.total, self.interval = label, done, done, total, interval
+        self.started = self.said = time.monotonic()
+        self.bar = None
+        if not is_shown:
+            self.interval = math.inf
+        elif sys.stderr.isatty():
+            try:
+                from tqdm import tqdm
+
+                self.bar = tqdm(desc=label, initial=done, total=total, unit="step", dynamic_ncols=True)
+            except ImportError:
+                pass
+
+    def advance(self, note: str, total: int | None = None) -> None:
+        """One step more. `note` says how it goes (loss, rate)."""
+        self.done += 1
+        self.total = total or self.total
+        if self.bar is not None:
+            self.bar.total = self.total
+            self.bar.set_postfix_str(note, refresh=False)
+            self.bar.update()
+            return
+        now = time.monotonic()
+        if now - self.said >= self.interval:
+            self.said = now
+            pace = (now - self.started) / (self.done - self.first)
+            left = f", {clock(pace * (self.total - self.done))} left" if self.total else ""
+            of = f"/{self.total}" if self.total else ""
+            print(f"{self.label}: step {self.done}{of}, {note}{left}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+# -- files that are whole or not there: written under a temporary name in the same folder, then renamed ----------------
+
+# Asked for once: it can only be read by setting it, which would touch the files that other threads make meanwhile.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+
+
+@contextmanager
+def write_atomically(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on leaving, sync it to the disk and rename it; on an error, remove it."""
+    path = Path(path)
+    handle, name = tempfile.mkstemp(dir=str(path.parent), prefix=f".{path.name[:40]}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp's mode is 0600, which would hide a result from the group that marks it.
+        os.chmod(temporary, 0o666 & ~_UMASK)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented UTF-8 JSON."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def check_writable(folder: str, output: str) -> None:
+    """UserError, which names `output`, unless a file can be made in `folder`.
+
+    Folders that are missing are made for the try and taken away again.
+    """
+    missing = []
+    path = os.path.abspath(folder)
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    made = []
+    try:
+        for path in reversed(missing):
+            os.mkdir(path)
+            made.append(path)
+        with tempfile.TemporaryFile(dir=os.path.abspath(folder)):
+            pass
+    except OSError as error:
+        raise cannot_write(output, error) from None
+    finally:
+        for path in reversed(made):
+            with suppress(OSError):  # somebody else has put something there meanwhile
+                os.rmdir(path)
+
+
+def cannot_write(path: str, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be written ({error.strerror or error}); give --output a place that can")
+
+
+def refuse_replacing(output: str, inputs: Iterable[str]) -> None:
+    """UserError when `output` exists and is one of `inputs` (under whatever name), or is no plain file."""
+    if not os.path.exists(output):
+        return
+    if not os.path.isfile(output):
+        raise UserError(f"{output}: exists and is not a plain file; give another --output")
+    for path in inputs:
+        if os.path.exists(path) and os.path.samefile(output, path):
+            raise UserError(f"{output}: is the input {path}; give another --output")
