@@ -3,8 +3,8 @@
 
     python3 mean_iou_evaluate.py -g hw1_data/p2_data/validation -p predictions
 
-Stands alone: this one file, numpy and Pillow. Prints what the course's script of the same name prints, to the last
-digit, but holds only one pair of masks per processor core at a time. `read_masks(folder)` and
+Stands alone: this one file, numpy and Pillow. Prints what the course's script of the same name prints, to the
+last digit, but holds only one pair of masks per processor core at a time. `read_masks(folder)` and
 `mean_iou_score(pred, labels)` can be imported, and return what the course's return.
 
 Exit status: 0 scored; 2 nothing scored, one line on stderr says why.
@@ -26,8 +26,8 @@ CLASS_NAMES = ("urban", "agriculture", "rangeland", "forest", "water", "barren",
 COLOURS = ((0, 255, 255), (255, 255, 0), (255, 0, 255), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0))
 NUM_SCORED = 6  # unknown, class 6, has no line of its own, but its pixels count against the other classes
 
-# The class of each code 4R + 2G + B, each channel being 1 from 128 on. No colour has code 4, red: the course's array
-# keeps there what the memory held, which is 0 for a large fresh array.
+# The class of each code 4R + 2G + B, each channel being 1 from 128 on. No colour has code 4, red: the
+# course's array keeps there what the memory held, which is 0 for a large fresh array.
 RED = 4
 CLASS_OF_CODE = np.zeros(8, dtype=np.intp)
 for _class, (_r, _g, _b) in enumerate(COLOURS):
@@ -54,14 +54,26 @@ def list_masks(folder: str) -> list[str]:
 
 
 def read_rgb(path: str) -> np.ndarray:
-    """A mask's colours, (H, W, 3) uint8; of palette and RGBA masks too. MaskError for anything but a colour image."""
+    """A mask's colours, (H, W, 3) uint8; of palette and RGBA masks too.
+
+    MaskError for anything but a colour image.
+    """
     try:
         with Image.open(path) as image:
             is_grey = len(image.getbands()) < 3 and image.mode not in ("P", "PA")
             rgb = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     # What Pillow raises for broken files depends on the byte that is broken.
-    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError, ArithmeticError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None)
+    except (
+        Image.DecompressionBombError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        ArithmeticError,
+    ) as error:
+        reason = (
+            "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None)
+        )
         reason = reason or str(error) or type(error).__name__
         raise MaskError(f"{path}: {reason}; write this mask again") from None
     if is_grey:
@@ -110,11 +122,15 @@ def check_partners(folder: str, names: dict[int, str], partners: dict[int, str])
     missing = sorted(set(partners) - set(names))
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise MaskError(f"{folder}: no mask that belongs to {partners[missing[0]]}{more}; each needs its partner")
+        raise MaskError(
+            f"{folder}: no mask that belongs to {partners[missing[0]]}{more}; each needs its partner"
+        )
 
 
 def pair_masks(pred_folder: str, label_folder: str) -> list[tuple[str, str]]:
-    """Paths (prediction, label), paired by number where all names are the course's, else by position as the course."""
+    """Paths (prediction, label), paired by number where all names are the course's, else by position as the
+    course.
+    """
     preds, labels = list_masks(pred_folder), list_masks(label_folder)
     pred_of, label_of = by_number(pred_folder, preds), by_number(label_folder, labels)
     if pred_of and label_of:
@@ -125,8 +141,14 @@ def pair_masks(pred_folder: str, label_folder: str) -> list[tuple[str, str]]:
         count = f"{len(preds)} masks in {pred_folder}, but {len(labels)} in {label_folder}"
         raise MaskError(f"{count}; each needs its partner")
     elif preds != labels:
-        print("note: not all names are like 0012_mask.png: paired by their position in the sort", file=sys.stderr)
-    return [(os.path.join(pred_folder, pred), os.path.join(label_folder, label)) for pred, label in zip(preds, labels)]
+        print(
+            "note: not all names are like 0012_mask.png: paired by their position in the sort",
+            file=sys.stderr,
+        )
+    return [
+        (os.path.join(pred_folder, pred), os.path.join(label_folder, label))
+        for pred, label in zip(preds, labels)
+    ]
 
 
 def count_pair(pair: tuple[str, str]) -> np.ndarray:
@@ -135,8 +157,8 @@ def count_pair(pair: tuple[str, str]) -> np.ndarray:
     if pred.shape != label.shape:
         raise MaskError(f"{pair[0]}: {size_of(pred)}, but its label {pair[1]} has {size_of(label)}")
     pred, label = pred.reshape(-1), label.reshape(-1)
-    # Masks are flat patches, so only the first pixel of a run in which neither mask changes is looked at. A pixel
-    # starts a run when one of its three bytes differs from the byte three before it.
+    # Masks are flat patches, so only the first pixel of a run in which neither mask changes is looked at. A
+    # pixel starts a run when one of its three bytes differs from the byte three before it.
     changed = pred[3:] != pred[:-3]
     changed |= label[3:] != label[:-3]
     starts = np.concatenate(([0], np.flatnonzero(changed) // 3 + 1))
@@ -146,7 +168,10 @@ def count_pair(pair: tuple[str, str]) -> np.ndarray:
 
 
 def count_masks(pairs: list[tuple[str, str]]) -> np.ndarray:
-    """The sum of `count_pair` over all pairs. Threads share the work, since Pillow and numpy let go of the GIL."""
+    """The sum of `count_pair` over all pairs.
+
+    Threads share the work, since Pillow and numpy let go of the GIL.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ThreadPoolExecutor(min(cores, len(pairs))) as pool:
         return sum(pool.map(count_pair, pairs), np.zeros((8, 8), dtype=np.int64))
@@ -173,7 +198,9 @@ def print_scores(ious: list[float]) -> None:
 
 
 def mean_iou_score(pred: np.ndarray, labels: np.ndarray) -> np.float64:
-    """Print and return the mean IoU over six classes of two arrays of classes of one shape, such as (n, H, W)."""
+    """Print and return the mean IoU over six classes of two arrays of classes of one shape, such as (n, H,
+    W).
+    """
     pred, labels = np.asarray(pred), np.asarray(labels)
     if pred.shape != labels.shape:
         raise MaskError(f"predictions of shape {pred.shape}, but labels of shape {labels.shape}")
@@ -209,11 +236,17 @@ def write_json(path: str, value: dict) -> None:
 
 
 def get_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("-g", "--labels", required=True, help="folder with the true masks")
     parser.add_argument("-p", "--pred", required=True, help="folder with the predicted masks")
-    parser.add_argument("--json", metavar="FILE", help="write scores and confusion matrix to this file as well")
-    parser.add_argument("--confusion", action="store_true", help="print the confusion matrix below the scores")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write scores and confusion matrix to this file as well"
+    )
+    parser.add_argument(
+        "--confusion", action="store_true", help="print the confusion matrix below the scores"
+    )
     return parser.parse_args(argv)
 
 
@@ -224,13 +257,20 @@ def main(args: argparse.Namespace) -> None:
     for side, count in red.items():
         if count:
             folder = getattr(args, side)
-            print(f"note: {folder}: {count} red pixels, a colour of no class, are scored as class 0", file=sys.stderr)
+            print(
+                f"note: {folder}: {count} red pixels, a colour of no class, are scored as class 0",
+                file=sys.stderr,
+            )
 
-    confusion = np.zeros((len(CLASS_NAMES), len(CLASS_NAMES)), dtype=np.int64)  # rows labels, columns predictions
+    confusion = np.zeros(
+        (len(CLASS_NAMES), len(CLASS_NAMES)), dtype=np.int64
+    )  # rows labels, columns predictions
     np.add.at(confusion, (CLASS_OF_CODE[:, None], CLASS_OF_CODE[None, :]), codes)
     ious = [iou_of(confusion[i, i], confusion[:, i].sum(), confusion[i].sum()) for i in range(NUM_SCORED)]
     if args.json:
-        mean_iou, *per_class = [None if score != score else float(score) for score in (mean_of(ious), *ious)]  # no nan
+        mean_iou, *per_class = [
+            None if score != score else float(score) for score in (mean_of(ious), *ious)
+        ]  # no nan
         scores = {"mean_iou": mean_iou, "iou": dict(zip(CLASS_NAMES, per_class)), "masks": len(pairs)}
         write_json(args.json, {**scores, "red_pixels": red, "confusion": confusion.tolist()})
     print_scores(ious)

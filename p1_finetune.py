@@ -14,12 +14,14 @@ Try it in a minute on any machine:
     D         --sl-backbone           the classifier alone
     E         --ssl-backbone          the classifier alone
 
-Every setting and seed has a run folder of its own below --output, such as runs/p1/A-seed0, with the best weights
-(chosen on the validation images) in model.pt for p1_inference.py and what they predict in predictions.csv; a table of
-all runs lies beside them. The same command goes on after Ctrl-C, a crash or a power cut, and leaves finished runs
-alone. On a CPU a seed gives the same weights bit for bit, on a GPU closely.
+Every setting and seed has a run folder of its own below --output, such as runs/p1/A-seed0, with the best
+weights (chosen on the validation images) in model.pt for p1_inference.py and what they predict in
+predictions.csv; a table of all runs lies beside them. The same command goes on after Ctrl-C, a crash or a
+power cut, and leaves finished runs alone. On a CPU a seed gives the same weights bit for bit, on a GPU
+closely.
 
-Where labels are in the names (50 classes), the usual recipe is `small`. For want of pretrain_model_SL.pt see `make p1`.
+Where labels are in the names (50 classes), the usual recipe is `small`. For want of pretrain_model_SL.pt see
+`make p1`.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ from recipes.p1_finetune import RECIPES, VGG_LR
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add_photograph_flags(parser)
     add("--settings", default="A", help="letters of the settings, such as A or ABCDE (default A)")
@@ -46,10 +50,22 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--weights", help="of setting A: none (what the course asks), imagenet, or a file")
     # how long
     add("--eval-every", type=int, default=1, help="epochs between two scorings of the validation images")
-    add("--snapshot-epochs", type=int, nargs="+", help="epochs whose weights are kept (default: first, middle, last)")
+    add(
+        "--snapshot-epochs",
+        type=int,
+        nargs="+",
+        help="epochs whose weights are kept (default: first, middle, last)",
+    )
     # what the recipe says otherwise
-    add("--model", help="name of a classifier of models/: resnet50, resnet50_bn, resnet50_mlp, resnet50_fc1000 ...")
-    add("--image-size", type=int, help="pixels a side of what the network sees at inference (the course's is 128)")
+    add(
+        "--model",
+        help="name of a classifier of models/: resnet50, resnet50_bn, resnet50_mlp, resnet50_fc1000 ...",
+    )
+    add(
+        "--image-size",
+        type=int,
+        help="pixels a side of what the network sees at inference (the course's is 128)",
+    )
     add("--crop-size", type=int, help="pixels a side of a training crop (default: 7/8 of --image-size)")
     add(
         "--stem",
@@ -64,13 +80,22 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--mix", choices=("none", "mixup", "cutmix"), help="two photographs in one, in half of the batches")
     add("--backbone-lr", type=float, help="learning rate of weights that are not new (default: --lr)")
-    add("--label-share", type=float, default=1.0, help="share of each class's training images to use, drawn by seed")
+    add(
+        "--label-share",
+        type=float,
+        default=1.0,
+        help="share of each class's training images to use, drawn by seed",
+    )
     add("--label-smoothing", type=float, help="share of the target that is spread over all classes")
     add("--edition", help="of the course, for p1_inference.py (default: that of EDITION, else 2024)")
     add("--ema-decay", type=float, help="of the averaged weights that are scored and kept; 0: no average")
     # the machine
     add("--workers", type=int, help="processes that cut crops (default: none on a CPU, up to 8 beside a GPU)")
-    add("--dry-run", action="store_true", help="check the data, build everything, run one step, write no run folder")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="check the data, build everything, run one step, write no run folder",
+    )
     add_training_flags(parser, RECIPES)
     parser.set_defaults(recipe=None)
     args = parser.parse_args(argv)
@@ -90,12 +115,15 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--label-smoothing and --ema-decay must be 0 at least and less than 1")
     if not 0 < args.label_share <= 1:
         parser.error("--label-share must lie above 0 and up to 1")
-    # Crops enlarge what they show, so the network is trained a little smaller than it is used (Touvron et al., 2019).
+    # Crops enlarge what they show, so the network is trained a little smaller than it is used (Touvron et
+    # al., 2019).
     args.crop_size = args.crop_size or (args.image_size if args.shift else max(32, args.image_size * 7 // 8))
 
 
 if __name__ == "__main__":
-    ARGUMENTS = parse_arguments()  # before torch, which takes two seconds to import: --help and mistakes don't wait
+    ARGUMENTS = (
+        parse_arguments()
+    )  # before torch, which takes two seconds to import: --help and mistakes don't wait
 
 import numpy as np
 import torch
@@ -139,7 +167,10 @@ def main(args: argparse.Namespace) -> int:
         network = build_network(args.model, CLASSIFIERS, num_classes=2, stem=args.stem)
         start_from(network, args.model, args.weights, None, False)
     train, validation = (args.train_images, args.train_csv), (args.val_images, args.val_csv)
-    data, stopper = load_training_data(train, validation, args.image_size, args.cache), Stopper(args.max_minutes)
+    data, stopper = (
+        load_training_data(train, validation, args.image_size, args.cache),
+        Stopper(args.max_minutes),
+    )
     for setting, seed in product(args.settings, args.seeds):
         part = data if args.label_share == 1 else data.with_labels_of(args.label_share, seed)
         status = fine_tune(arguments_of_run(args, setting, seed), part, stopper)
@@ -159,7 +190,9 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
     network = build_network(args.model, CLASSIFIERS, num_classes=len(data.classes), stem=args.stem)
     origin = start_from(network, args.model, args.weights, args.backbone, args.is_frozen)
     is_random = args.backbone is None and args.weights == "none"
-    args.backbone_sha256 = None if is_random else backbone_sha256(network)  # another file under the name is refused
+    args.backbone_sha256 = (
+        None if is_random else backbone_sha256(network)
+    )  # another file under the name is refused
     network = network.to(device, memory_format=torch.channels_last)
     if device.type == "cpu":
         use_matrix_products(network)
@@ -167,7 +200,9 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
     trained, samples, validation = what_is_trained(args, network, data, device)
     backbone_lr = None if is_random or trained is not network else args.backbone_lr
     head = head_name(network) + "."
-    groups = parameter_groups(trained, args.lr, backbone_lr, is_backbone=lambda name: not name.startswith(head))
+    groups = parameter_groups(
+        trained, args.lr, backbone_lr, is_backbone=lambda name: not name.startswith(head)
+    )
     optimizer = build_optimizer(args.optimizer, groups, args.lr, args.weight_decay)
     batch_size, workers = min(args.batch_size, len(samples)), choose_workers(args.workers, device)
     set_training_mode(network, args.is_frozen)
@@ -176,7 +211,10 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
         loss = loss_of(trained, batch, args, device, step=0)
         loss.backward()
         optimizer.step()
-        print(f"dry run: {len(samples)} + {len(validation)} photographs, one step, loss {loss.item():.4f}: all is well")
+        print(
+            f"dry run: {len(samples)} + {len(validation)} photographs, one step, loss {loss.item():.4f}: all "
+            "is well"
+        )
         return None
 
     arguments = {**vars(args), "training_images": len(samples), "num_classes": len(data.classes)}
@@ -206,7 +244,10 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
             return loop.stop()
     if args.is_frozen:
         prove_unchanged(network, run.folder / "model.pt", args.backbone_sha256)
-        run.say(f"the backbone did not change: sha256 {args.backbone_sha256} before and after, statistics included")
+        run.say(
+            f"the backbone did not change: sha256 {args.backbone_sha256} before and after, statistics "
+            "included"
+        )
     loop.close()
     print(f"{args.setting}, seed {args.seed}: {best_and_last(run.folder)}: {run.folder / 'model.pt'}")
     return None
@@ -222,10 +263,13 @@ def what_is_trained(
         return network, crops, data.validation
     if not args.is_frozen:
         return network, data.as_inference_sees, data.validation
-    if args.backbone_sha256 not in data.computed:  # a photograph's features are the same in every epoch, for every seed
+    if (
+        args.backbone_sha256 not in data.computed
+    ):  # a photograph's features are the same in every epoch, for every seed
         look = (*normalisation(args.model), device)
         data.computed[args.backbone_sha256] = [
-            HeadInputs(photographs, network, *look) for photographs in (data.as_inference_sees, data.validation)
+            HeadInputs(photographs, network, *look)
+            for photographs in (data.as_inference_sees, data.validation)
         ]
     return head_of(network), *data.computed[args.backbone_sha256]
 
@@ -245,7 +289,9 @@ def predict(
 def loss_of(
     network: nn.Module, batch: list[Tensor], args: argparse.Namespace, device: torch.device, step: int
 ) -> Tensor:
-    """Of bytes (B, 3, S, S), labels (B) and, with augmentation, colour factors (B, 3); or of features (B, C)."""
+    """Of bytes (B, 3, S, S), labels (B) and, with augmentation, colour factors (B, 3); or of features (B,
+    C).
+    """
     inputs, labels, *colours = (part.to(device, non_blocking=True) for part in batch)
     criterion = partial(functional.cross_entropy, label_smoothing=args.label_smoothing)
     if inputs.dtype != torch.uint8:  # features, for a head alone

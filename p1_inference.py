@@ -8,10 +8,12 @@ Without --csv every image of the folder is classified (the editions with 50 clas
     python3 p1_inference.py --images val_50 --output predictions.csv --edition 2022 \\
         --checkpoint runs/resnet34/A-seed0/model.pt runs/vgg16/A-seed0/model.pt
 
-Several checkpoints vote by the mean of their probabilities; only one of them is in memory at a time. Labels in the CSV
-are never read. An image that can't be read keeps its row, with the class that the network gives to a mean image.
+Several checkpoints vote by the mean of their probabilities; only one of them is in memory at a time. Labels
+in the CSV are never read. An image that can't be read keeps its row, with the class that the network gives to
+a mean image.
 
-Exit status: 0 all done; 1 some images could not be read (named on stderr), all rows are there; 2 nothing was written.
+Exit status: 0 all done; 1 some images could not be read (named on stderr), all rows are there; 2 nothing was
+written.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=nonempty_path,
         nargs="+",
         default=[],
-        help="model.pt, several are averaged (default: those of P1_CHECKPOINT, without --csv of P1_50_CHECKPOINT; else "
+        help="model.pt, several are averaged "
+        "(default: those of P1_CHECKPOINT, without --csv of P1_50_CHECKPOINT; else "
         "the published one)",
     )
     add(
@@ -48,13 +51,25 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         help="of several checkpoints, in their order (default: equal)",
     )
-    add("--print-architecture", action="store_true", help="print the checkpoints' networks and classify nothing")
-    add("--tta", choices=("none", "flip"), help="flip: mean with the mirrored image (default: as published, or none)")
+    add(
+        "--print-architecture",
+        action="store_true",
+        help="print the checkpoints' networks and classify nothing",
+    )
+    add(
+        "--tta",
+        choices=("none", "flip"),
+        help="flip: mean with the mirrored image (default: as published, or none)",
+    )
     add("--edition", help="year whose form the CSV has (default: that of EDITION, else 2024)")
     # the machine
     add("--device", help="cuda, mps or cpu (default: the best there is)")
-    add("--batch-size", type=positive_count, default=BATCH_SIZE, help="images at a time (default %(default)s)")
-    add("--workers", type=positive_count, default=inference.default_workers(), help="threads that read images")
+    add(
+        "--batch-size", type=positive_count, default=BATCH_SIZE, help="images at a time (default %(default)s)"
+    )
+    add(
+        "--workers", type=positive_count, default=inference.default_workers(), help="threads that read images"
+    )
     args = parser.parse_args(argv)
     if not args.print_architecture and not (args.images and args.output):
         parser.error("the following arguments are required: --images, --output")
@@ -62,7 +77,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    ARGUMENTS = parse_arguments()  # before torch, which takes two seconds to import: --help and mistakes don't wait
+    ARGUMENTS = (
+        parse_arguments()
+    )  # before torch, which takes two seconds to import: --help and mistakes don't wait
     inference.require_packages()
 
 import torch
@@ -135,7 +152,10 @@ def print_architecture(args: argparse.Namespace) -> int:
     for model in inference.read_models("p1_50" if of_folder else "p1", args.checkpoint, with_states=False):
         network = load_trained(inference.with_state(model))
         parameters = sum(parameter.numel() for parameter in network.parameters())
-        print(f"{model['network']}, {parameters:,} parameters, for images of {model['image_size']} pixels\n{network}")
+        print(
+            f"{model['network']}, {parameters:,} parameters, for images of {model['image_size']} "
+            f"pixels\n{network}"
+        )
     return 0
 
 
@@ -144,12 +164,16 @@ def listed_rows(args: argparse.Namespace) -> tuple[tuple[str, ...], list[dict[st
     year, images = edition(args.edition), list_images(args.images)
     if args.csv is None:
         if year.folder_header is None:
-            raise UserError(f"edition {year.name} classifies the images of a CSV; give --csv, or another --edition")
+            raise UserError(
+                f"edition {year.name} classifies the images of a CSV; give --csv, or another --edition"
+            )
         if not images:
             raise UserError(f"{args.images}: no image in it; give a folder of images")
         return year.folder_header, [{"filename": name, "image_id": name} for name in images]
     if year.table_header is None:
-        raise UserError(f"edition {year.name} classifies every image of a folder; leave --csv out, or give --edition")
+        raise UserError(
+            f"edition {year.name} classifies every image of a folder; leave --csv out, or give --edition"
+        )
     return year.table_header, [{"id": str(number), **row} for number, row in enumerate(read_table(args.csv))]
 
 
@@ -168,7 +192,9 @@ def check_paths(args: argparse.Namespace, names: list[str]) -> str:
 def probabilities_of(
     model: dict[str, Any], names: list[str], device: torch.device, args: argparse.Namespace
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """One network's probabilities (classes,) for each image; and why some can't be read, which get a mean image's."""
+    """One network's probabilities (classes,) for each image; and why some can't be read, which get a mean
+    image's.
+    """
     network, size, batch_size = load_trained(model), model["image_size"], args.batch_size
     tta = args.tta or model.get("tta", "none")
     if device.type == "cpu":  # as in training

@@ -1,19 +1,21 @@
-"""Pre-train a backbone on images without labels, by BYOL (Grill et al., 2020): what settings C and E start from.
+"""Pre-train a backbone on images without labels, by BYOL (Grill et al., 2020), for settings C and E.
 
     python3 p1_ssl_pretrain.py --images hw1_data/p1_data/mini/train --output runs/ssl
 
 Try it in a minute on any machine:
 
     python3 -m datasets.sample sample
-    python3 p1_ssl_pretrain.py --images sample/hw1_data/p1_data/mini/train --output runs/try --model resnet18 \\
-        --image-size 64 --batch-size 32 --epochs 2 --probe-csv sample/hw1_data/p1_data/office/train.csv
+    python3 p1_ssl_pretrain.py --images sample/hw1_data/p1_data/mini/train --output runs/try \\
+        --model resnet18 --image-size 64 --batch-size 32 --epochs 2 \\
+        --probe-csv sample/hw1_data/p1_data/office/train.csv
 
-On several GPUs: torchrun --nproc-per-node 4 p1_ssl_pretrain.py ... ; --batch-size is that of all of them together.
+On several GPUs: torchrun --nproc-per-node 4 p1_ssl_pretrain.py ... ; --batch-size is that of all of them
+together.
 
-The run folder gets backbone.pt (torchvision's keys without `fc`) after every epoch, for p1_finetune.py --ssl-backbone.
-Watch `embedding_std` (1 is well spread, near 0 is collapsed) and, with --probe-csv, the accuracy of nearest neighbours;
-the loss says little. The same command goes on after Ctrl-C, a crash or a power cut. On one CPU process a seed gives the
-same weights bit for bit, on GPUs closely.
+The run folder gets backbone.pt (torchvision's keys without `fc`) after every epoch, for p1_finetune.py
+--ssl-backbone. Watch `embedding_std` (1 is well spread, near 0 is collapsed) and, with --probe-csv, the
+accuracy of nearest neighbours; the loss says little. The same command goes on after Ctrl-C, a crash or a
+power cut. On one CPU process a seed gives the same weights bit for bit, on GPUs closely.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ COLLAPSED = 0.1  # of embedding_std
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--images", required=True, help="folder of images; the course's mini/train")
     add("--model", default="resnet50", help="name of a ResNet of models/ (default resnet50)")
@@ -39,13 +43,27 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="labelled images, such as office/train.csv of the folder office/train: how many of them their "
         "nearest neighbours classify",
     )
-    add("--probe-every", type=int, default=5, help="epochs between two probes (default 5); first and last are probed")
+    add(
+        "--probe-every",
+        type=int,
+        default=5,
+        help="epochs between two probes (default 5); first and last are probed",
+    )
     # what the recipe says otherwise
     add("--target-decay", type=float, help="of the target network at the start; 0.99 for runs of few steps")
     add("--image-size", type=int, default=128, help="pixels a side of a view (default 128, the course's)")
     # the machine
-    add("--seed", type=int, default=0, help="fixes every random choice; bit for bit on a CPU, closely on a GPU")
-    add("--compile", action="store_true", help="torch.compile the backbone: slow at the start, then faster on a GPU")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="fixes every random choice; bit for bit on a CPU, closely on a GPU",
+    )
+    add(
+        "--compile",
+        action="store_true",
+        help="torch.compile the backbone: slow at the start, then faster on a GPU",
+    )
     add_training_flags(parser, RECIPES)
     args = parser.parse_args(argv)
     fill_in(parser, args, RECIPES[args.recipe])
@@ -57,7 +75,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    ARGUMENTS = parse_arguments()  # before torch, which takes two seconds to import: --help and mistakes don't wait
+    ARGUMENTS = (
+        parse_arguments()
+    )  # before torch, which takes two seconds to import: --help and mistakes don't wait
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +105,9 @@ from models.weights import load_ready_made
 def main(args: argparse.Namespace) -> int:
     tune_allocator()
     seed_everything(args.seed)
-    backbone = build_network(args.model, CLASSIFIERS, num_classes=2)  # however many: the head is dropped at once
+    backbone = build_network(
+        args.model, CLASSIFIERS, num_classes=2
+    )  # however many: the head is dropped at once
     if head_name(backbone) != "fc":
         raise UserError(f"--model {args.model} is no plain ResNet, whose features BYOL trains; give resnet50")
     origin = load_ready_made(backbone, args.model, args.weights)
@@ -101,7 +123,10 @@ def main(args: argparse.Namespace) -> int:
     optimizer = build_optimizer(args.optimizer, parameter_groups(byol, args.lr), args.lr, args.weight_decay)
 
     run = Run(args.output, {**vars(args), "training_images": len(images)}, RECIPES[args.recipe])
-    run.say(f"BYOL of {args.model} {origin}, {len(images)} images; on {device}, {distributed.world_size()} process(es)")
+    run.say(
+        f"BYOL of {args.model} {origin}, {len(images)} images; on {device}, {distributed.world_size()} "
+        "process(es)"
+    )
     args.batch_size = min(args.batch_size, len(images))
     loop = Loop(run, byol, optimizer, args, len(images) // args.batch_size, Stopper(args.max_minutes))
     pixels = torch.from_numpy(images.pixels).to(device)  # a CPU leaves them in the cache's file
@@ -114,7 +139,12 @@ def main(args: argparse.Namespace) -> int:
 
 
 def pretrain(
-    loop: Loop, byol: BYOL, pixels: Tensor, probe: LabelledImages | None, args: argparse.Namespace, device: torch.device
+    loop: Loop,
+    byol: BYOL,
+    pixels: Tensor,
+    probe: LabelledImages | None,
+    args: argparse.Namespace,
+    device: torch.device,
 ) -> int | None:
     """The loop. Returns the exit status when it was asked to stop before its end, else None."""
     network = distributed.wrap(byol, device)
@@ -124,7 +154,9 @@ def pretrain(
     share = distributed.share_of(args.batch_size)
     for epoch in loop.epochs_left():
         byol.train()
-        for images, numbers in epoch_images(pixels, args.seed, epoch, args.batch_size, loop.batch_in_epoch, share):
+        for images, numbers in epoch_images(
+            pixels, args.seed, epoch, args.batch_size, loop.batch_in_epoch, share
+        ):
             loop.set_learning_rates()
             first, second = make_views(byol, images.to(device), numbers.to(device), args)
             with autocast(device):
@@ -142,7 +174,9 @@ def pretrain(
             if loop.is_done():
                 break
         scores = probe_score(loop, epoch + 1, byol.backbone, probe, args, device)
-        loop.run.save("backbone.pt", {name: value.cpu() for name, value in byol.backbone.state_dict().items()})
+        loop.run.save(
+            "backbone.pt", {name: value.cpu() for name, value in byol.backbone.state_dict().items()}
+        )
         loop.end_epoch(**scores)
         if loop.must_stop():
             return loop.stop()
@@ -150,7 +184,9 @@ def pretrain(
     return None
 
 
-def make_views(byol: BYOL, images: Tensor, numbers: Tensor, args: argparse.Namespace) -> tuple[Tensor, Tensor]:
+def make_views(
+    byol: BYOL, images: Tensor, numbers: Tensor, args: argparse.Namespace
+) -> tuple[Tensor, Tensor]:
     """(B, 3, K, K) uint8 and their random numbers (B, 2, N) → two views (B, 3, S, S), normalised."""
     mean, std = normalisation(args.model)
     if args.views == "two":
@@ -174,8 +210,9 @@ def log(loop: Loop, loss: Tensor, embedding_std: Tensor, decay: float) -> None:
     )
     if spread < COLLAPSED:
         loop.run.say(
-            f"warning, step {loop.step}: the network has collapsed, its embeddings hardly differ (embedding_std "
-            f"{spread:.3f}, good is above 0.5); start again with a smaller --lr or a larger --batch-size"
+            f"warning, step {loop.step}: the network has collapsed, its embeddings hardly differ "
+            f"(embedding_std {spread:.3f}, good is above 0.5); start again with a smaller --lr or a larger "
+            "--batch-size"
         )
 
 
@@ -196,14 +233,24 @@ def probe_score(
     args: argparse.Namespace,
     device: torch.device,
 ) -> dict[str, float]:
-    """How many of the labelled images their nearest neighbours classify after `epoch` (from 1), when it is time."""
-    if probe is None or (epoch % args.probe_every and epoch > 1 and not loop.is_done()) or not distributed.is_main():
+    """How many of the labelled images their nearest neighbours classify after `epoch` (from 1), when it is
+    time.
+    """
+    if (
+        probe is None
+        or (epoch % args.probe_every and epoch > 1 and not loop.is_done())
+        or not distributed.is_main()
+    ):
         return {}
     backbone.eval()
     normal = normalisation(args.model)
-    features = torch.cat([predict_images(backbone, images.to(device), *normal) for images, _ in probe.batches(64)])
+    features = torch.cat(
+        [predict_images(backbone, images.to(device), *normal) for images, _ in probe.batches(64)]
+    )
     accuracy = neighbour_accuracy(features, torch.from_numpy(probe.labels).to(device))
-    loop.run.say(f"epoch {epoch}: {100 * accuracy:.1f} % of {len(probe)} images are classified by their neighbours")
+    loop.run.say(
+        f"epoch {epoch}: {100 * accuracy:.1f} % of {len(probe)} images are classified by their neighbours"
+    )
     return {"neighbour_accuracy": round(accuracy, 6)}
 
 

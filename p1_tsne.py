@@ -2,18 +2,22 @@
 
     python3 p1_tsne.py --run runs/p1/C-seed0 --data hw1_data/p1_data/office --output runs/p1/tsne
 
-It shows the run's first and last snapshot; --checkpoint names one to three others by hand. The images are those of
-DATA/train (--split val: DATA/val), seen as at inference. The 50-class set has its labels in its file names:
+It shows the run's first and last snapshot; --checkpoint names one to three others by hand. The images are
+those of DATA/train (--split val: DATA/val), seen as at inference. The 50-class set has its labels in its file
+names:
 
     python3 p1_tsne.py --run runs/p1-50/A-seed0 --images hw1_data/p1_data/val_50 --output runs/p1-50/tsne
 
-Into --output go tsne.png and .pdf with all classes, tsne_classes_00-09.png and so on with ten classes each (their names
-from classes.txt, if it lies beside the folder of images), coordinates.csv, and scores.json, whose figures are printed
-as a table: silhouettes, the accuracy of the nearest neighbours, the classes most scattered and most mixed up.
+Into --output go tsne.png and .pdf with all classes, tsne_classes_00-09.png and so on with ten classes each
+(their names from classes.txt, if it lies beside the folder of images), coordinates.csv, and scores.json,
+whose figures are printed as a table: silhouettes, the accuracy of the nearest neighbours, the classes most
+scattered and most mixed up.
 
-The same command gives the same points on the same machine. 4,000 images of 64 px take two minutes on one core.
+The same command gives the same points on the same machine. 4,000 images of 64 px take two minutes on one
+core.
 
-Exit status: 0 all done; 1 some images could not be read, or a class has one image alone (named on stderr); 2 nothing.
+Exit status: 0 all done; 1 some images could not be read, or a class has one image alone (named on stderr); 2
+nothing.
 """
 
 from __future__ import annotations
@@ -39,9 +43,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     whose = parser.add_mutually_exclusive_group(required=True)
     whose.add_argument("--run", type=nonempty_path, help="a run folder: its first and last snapshot")
-    whose.add_argument("--checkpoint", type=nonempty_path, nargs="+", help="one to three snapshots or model.pt instead")
+    whose.add_argument(
+        "--checkpoint", type=nonempty_path, nargs="+", help="one to three snapshots or model.pt instead"
+    )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--data", type=nonempty_path, help="the course's office folder: train/, train.csv, val/, val.csv")
+    what.add_argument(
+        "--data", type=nonempty_path, help="the course's office folder: train/, train.csv, val/, val.csv"
+    )
     what.add_argument("--images", type=nonempty_path, help="another folder of images")
     add("--split", choices=("train", "val"), default="train", help="which images of --data (default train)")
     add("--csv", type=nonempty_path, help="labels of --images (default: those in names such as 13_207.png)")
@@ -63,7 +71,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    ARGUMENTS = parse_arguments()  # before torch, which takes two seconds to import: --help and mistakes don't wait
+    ARGUMENTS = (
+        parse_arguments()
+    )  # before torch, which takes two seconds to import: --help and mistakes don't wait
 
 import numpy as np
 import torch
@@ -73,7 +83,16 @@ from threadpoolctl import threadpool_limits
 
 from datasets.labelled import LabelledImages, load_evaluation
 from datasets.tables import read_class_names, write_table
-from engine.base import Progress, UserError, cannot_write, check_writable, run_script, say, write_atomically, write_json
+from engine.base import (
+    Progress,
+    UserError,
+    cannot_write,
+    check_writable,
+    run_script,
+    say,
+    write_atomically,
+    write_json,
+)
 from engine.device import choose_device, tune_allocator
 from models.builders import load_trained
 from models.features import second_last
@@ -94,7 +113,10 @@ def main(args: argparse.Namespace) -> int:
     if any(model["classes"] != classes for model in models):
         raise UserError("the checkpoints know different classes; give those of one training set")
     device, entries = choose_device(args.device), legend_entries(args, classes)
-    seen = {size: load_images(args, size, classes) for size in dict.fromkeys(model["image_size"] for model in models)}
+    seen = {
+        size: load_images(args, size, classes)
+        for size in dict.fromkeys(model["image_size"] for model in models)
+    }
 
     planes, scores, rows = [], [], []
     for path, key, title, model in zip(paths, keys, titles, models):
@@ -112,15 +134,24 @@ def main(args: argparse.Namespace) -> int:
     write_tables(args.output, rows, scores)
     draw(args, planes, images.labels, list(entries.values()), scores)
     print(as_text(scores))
-    lonely = [label for label, count in zip(classes, np.bincount(images.labels, minlength=len(classes))) if count == 1]
+    lonely = [
+        label
+        for label, count in zip(classes, np.bincount(images.labels, minlength=len(classes)))
+        if count == 1
+    ]
     if lonely:
         say(f"drawn, but left out of the scores, since it has one image alone: class {', '.join(lonely)}")
     return 1 if lonely or images.left_out else 0
 
 
 def snapshots_of(run: Path) -> list[Path]:
-    """The first and the last snapshot of a run folder; one, where there is one only. UserError where there is none."""
-    found = [path for path in (run / "snapshots").glob("epoch_*.pt") if re.fullmatch("epoch_[0-9]+", path.stem)]
+    """The first and the last snapshot of a run folder; one, where there is one only.
+
+    UserError where there is none.
+    """
+    found = [
+        path for path in (run / "snapshots").glob("epoch_*.pt") if re.fullmatch("epoch_[0-9]+", path.stem)
+    ]
     if not found:
         raise UserError(f"{run}: no snapshots/epoch_*.pt in it; give --run a run folder of p1_finetune.py")
     found.sort(key=epoch_of)
@@ -149,13 +180,18 @@ def names_of(args: argparse.Namespace, paths: Sequence[str | Path]) -> tuple[lis
 
 
 def legend_entries(args: argparse.Namespace, classes: list[str]) -> dict[str, str]:
-    """Label → what the pictures call it: "7 Camera" with a classes.txt beside the folder of images, else "7"."""
+    """Label → what the pictures call it: "7 Camera" with a classes.txt beside the folder of images, else
+    "7".
+    """
     names = read_class_names((Path(args.images).parent if args.images else Path(args.data)) / "classes.txt")
     return {label: f"{label} {names[label]}" if label in names else label for label in classes}
 
 
 def load_images(args: argparse.Namespace, size: int, classes: list[str]) -> LabelledImages:
-    """The images as inference sees them, (size, size, 3), with their labels. UserError when they are no picture."""
+    """The images as inference sees them, (size, size, 3), with their labels.
+
+    UserError when they are no picture.
+    """
     folder = args.images or f"{args.data}/{args.split}"
     if os.path.realpath(args.output) == os.path.realpath(folder):
         raise UserError(f"{args.output}: is the folder of images; give --output another one")
@@ -170,9 +206,16 @@ def load_images(args: argparse.Namespace, size: int, classes: list[str]) -> Labe
 
 
 def features_of(
-    model: dict[str, Any], images: LabelledImages, device: torch.device, args: argparse.Namespace, path: str | Path
+    model: dict[str, Any],
+    images: LabelledImages,
+    device: torch.device,
+    args: argparse.Namespace,
+    path: str | Path,
 ) -> np.ndarray:
-    """Output of the second last layer for every image, (N, features) float32. UserError when it is of no use."""
+    """Output of the second last layer for every image, (N, features) float32.
+
+    UserError when it is of no use.
+    """
     network = load_trained(model).to(device, memory_format=torch.channels_last)
     progress = Progress(Path(path).name, total=-(-len(images) // args.batch_size))
     parts = []
@@ -182,12 +225,16 @@ def features_of(
     progress.close()
     features = torch.cat(parts).numpy()
     if not np.isfinite(features).all() or (features == features[0]).all():
-        raise UserError(f"{path}: gives all images the same features, or no finite ones; take another checkpoint")
+        raise UserError(
+            f"{path}: gives all images the same features, or no finite ones; take another checkpoint"
+        )
     return features
 
 
 def plane_of(features: np.ndarray, args: argparse.Namespace) -> np.ndarray:
-    """(N, features) → (N, 2), of mean square distance 1 from the centre: several of them fit into the same limits."""
+    """(N, features) → (N, 2), of mean square distance 1 from the centre: several of them fit into the same
+    limits.
+    """
     count = 2 if args.method == "pca" else COMPONENTS
     # On one thread: several would add up in another order each time, and t-SNE makes much of the last bit.
     with threadpool_limits(limits=1):

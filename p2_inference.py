@@ -1,10 +1,12 @@
 """Land cover of satellite tiles: a folder of tiles in, a folder with a mask for each out.
 
-    python3 p2_inference.py --images hw1_data/p2_data/validation --output predictions --checkpoint runs/p2/model.pt
+    python3 p2_inference.py --images hw1_data/p2_data/validation --output predictions \\
+        --checkpoint runs/p2/model.pt
 
 `0013_sat.jpg` gives `0013_mask.png`, in the tile's own size. Masks are written as they are made, each whole.
 
-Exit status: 0 all done; 1 some tiles could not be read (named on stderr), all other masks are there; 2 nothing was.
+Exit status: 0 all done; 1 some tiles could not be read (named on stderr), all other masks are there; 2
+nothing was.
 """
 
 from __future__ import annotations
@@ -43,17 +45,25 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--tta",
         choices=("none", "flip", "d4"),
-        help="mean over mirrored tiles (flip, 4 passes), over turned ones too (d4, 8; default: as published, or none)",
+        help="mean over mirrored tiles (flip, 4 passes), over turned ones too (d4, 8); "
+        "default: as published, or none",
     )
     # the machine
     add("--device", help="cuda, mps or cpu (default: the best there is)")
     add("--batch-size", type=positive_count, help=f"tiles at a time (default {BATCH_SIZE}, 1 on a CPU)")
-    add("--workers", type=positive_count, default=inference.default_workers(), help="threads that read and write")
+    add(
+        "--workers",
+        type=positive_count,
+        default=inference.default_workers(),
+        help="threads that read and write",
+    )
     return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    ARGUMENTS = parse_arguments()  # before torch, which takes two seconds to import: --help and mistakes don't wait
+    ARGUMENTS = (
+        parse_arguments()
+    )  # before torch, which takes two seconds to import: --help and mistakes don't wait
     inference.require_packages()
 
 import torch
@@ -86,7 +96,9 @@ def main(args: argparse.Namespace) -> int:
 
     def readable() -> Iterator[tuple[str, Tensor]]:
         def read(name: str) -> Tensor:
-            return torch.from_numpy(read_rgb(os.path.join(args.images, name), apply_exif=False)).permute(2, 0, 1)
+            return torch.from_numpy(read_rgb(os.path.join(args.images, name), apply_exif=False)).permute(
+                2, 0, 1
+            )
 
         for name, tile in read_ahead(read, mask_of_tile, args.workers, batch_size, ImageError):
             if isinstance(tile, ImageError):
@@ -111,18 +123,24 @@ def main(args: argparse.Namespace) -> int:
 
 
 def check_output(args: argparse.Namespace, mask_of_tile: dict[str, str]) -> None:
-    """Raise, before a network is loaded, where a mask can't be written or would replace what lies beside the tiles."""
+    """Raise, before a network is loaded, where a mask can't be written or would replace what lies beside the
+    tiles.
+    """
     check_writable(args.output, args.output)
     is_same_folder = os.path.isdir(args.output) and os.path.samefile(args.images, args.output)
     for mask in mask_of_tile.values():
         path = os.path.join(args.output, mask)
         if is_same_folder and os.path.lexists(path):
-            raise UserError(f"{path}: a mask would replace this file beside the tiles; give --output another folder")
+            raise UserError(
+                f"{path}: a mask would replace this file beside the tiles; give --output another folder"
+            )
         if os.path.isdir(path):
             raise UserError(f"{path}: a folder lies where a mask belongs; give another --output")
 
 
-def segmenter(models: list[dict[str, Any]], device: torch.device, batch_size: int, args: argparse.Namespace) -> Runner:
+def segmenter(
+    models: list[dict[str, Any]], device: torch.device, batch_size: int, args: argparse.Namespace
+) -> Runner:
     """Makes (B, H, W) uint8 classes of (B, 3, H, W) uint8 tiles, by the mean of the models' probabilities."""
     networks = [load_trained(model) for model in models]
     forward = partial(land_cover, networks, models, scales=args.scale or (), tta=args.tta)

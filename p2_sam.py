@@ -1,15 +1,18 @@
-"""Automatic masks of images by Segment Anything, and whether their vote betters the land cover of a trained network.
+"""Automatic masks of images by Segment Anything, and whether their vote betters a network's land cover.
 
     bash get_checkpoints.sh vit_b
-    python3 p2_sam.py --images hw1_data/p2_data/validation/0013_sat.jpg --output runs/sam --vote runs/p2/model.pt
+    python3 p2_sam.py --images hw1_data/p2_data/validation/0013_sat.jpg --output runs/sam \\
+        --vote runs/p2/model.pt
 
-Of each image 0013_sat.jpg it writes 0013_sam.png (coloured masks with outlines) and 0013_sam.json (the masks as
-uncompressed COCO run lengths, with box, area, predicted IoU, stability score and point), and of all together sheet.png
-and sheet.pdf: image, truth (the 0013_mask.png beside it), model B, SAM. With --vote each SAM mask takes the class that
-most of its pixels have by that network; the results are in OUTPUT/vote, scored beside the network alone in score.json.
+Of each image 0013_sat.jpg it writes 0013_sam.png (coloured masks with outlines) and 0013_sam.json (the masks
+as uncompressed COCO run lengths, with box, area, predicted IoU, stability score and point), and of all
+together sheet.png and sheet.pdf: image, truth (the 0013_mask.png beside it), model B, SAM. With --vote each
+SAM mask takes the class that most of its pixels have by that network; the results are in OUTPUT/vote, scored
+beside the network alone in score.json.
 
-The masks are those of segment-anything's SamAutomaticMaskGenerator. A GPU tries 32 x 32 points, 64 at a time; a CPU
-16 x 16, 16 at a time. All of it can be set; the batch changes no mask, and is halved when the memory runs out.
+The masks are those of segment-anything's SamAutomaticMaskGenerator. A GPU tries 32 x 32 points, 64 at a time;
+a CPU 16 x 16, 16 at a time. All of it can be set; the batch changes no mask, and is halved when the memory
+runs out.
 
 Exit status: 0 all done; 1 some images could not be used (named on stderr), all else is there; 2 nothing was.
 """
@@ -36,26 +39,67 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--images", type=nonempty_path, nargs="+", required=True, help="images, or folders of tiles (NNNN_sat.jpg)")
+    add(
+        "--images",
+        type=nonempty_path,
+        nargs="+",
+        required=True,
+        help="images, or folders of tiles (NNNN_sat.jpg)",
+    )
     add("--output", type=nonempty_path, required=True, help="folder for what is written")
     add(
         "--checkpoint",
         type=nonempty_path,
         default="vit_b",
-        help="an official file of weights, or vit_b (default, 0.4 GB), vit_l, vit_h (2.6 GB, the best): then it is "
+        help="an official file of weights, or vit_b (default, 0.4 GB), vit_l, vit_h (2.6 GB, the best): "
+        "then it is "
         "fetched if it is not there",
     )
     network = parser.add_mutually_exclusive_group()
     about = "a model.pt of problem 2, several are averaged; none named: P2_CHECKPOINT, else the published one"
-    network.add_argument("--vote", type=nonempty_path, nargs="*", metavar="MODEL", help=f"masks vote: {about}")
-    network.add_argument("--model-b", type=nonempty_path, nargs="*", metavar="MODEL", help=f"show only: {about}")
+    network.add_argument(
+        "--vote", type=nonempty_path, nargs="*", metavar="MODEL", help=f"masks vote: {about}"
+    )
+    network.add_argument(
+        "--model-b", type=nonempty_path, nargs="*", metavar="MODEL", help=f"show only: {about}"
+    )
     # which masks
-    add("--points-per-side", type=positive_count, help="points of the grid along a side (default 32, 16 on a CPU)")
-    add("--pred-iou-thresh", type=finite, default=0.88, help="least predicted IoU; 0 keeps all (default %(default)s)")
-    add("--stability-score-thresh", type=finite, default=0.95, help="least stability score (default %(default)s)")
-    add("--box-nms-thresh", type=positive_number, default=0.7, help="boxes alike: one is left (default %(default)s)")
-    add("--crop-n-layers", type=int, choices=range(4), default=0, help="also look at 4, 16, 64 crops of the image")
-    add("--crop-n-points-downscale-factor", type=positive_count, default=1, help="fewer points by layer of crops")
+    add(
+        "--points-per-side",
+        type=positive_count,
+        help="points of the grid along a side (default 32, 16 on a CPU)",
+    )
+    add(
+        "--pred-iou-thresh",
+        type=finite,
+        default=0.88,
+        help="least predicted IoU; 0 keeps all (default %(default)s)",
+    )
+    add(
+        "--stability-score-thresh",
+        type=finite,
+        default=0.95,
+        help="least stability score (default %(default)s)",
+    )
+    add(
+        "--box-nms-thresh",
+        type=positive_number,
+        default=0.7,
+        help="boxes alike: one is left (default %(default)s)",
+    )
+    add(
+        "--crop-n-layers",
+        type=int,
+        choices=range(4),
+        default=0,
+        help="also look at 4, 16, 64 crops of the image",
+    )
+    add(
+        "--crop-n-points-downscale-factor",
+        type=positive_count,
+        default=1,
+        help="fewer points by layer of crops",
+    )
     # the machine
     add("--points-per-batch", type=positive_count, help="points at a time (default 64, 16 on a CPU)")
     add("--device", help="cuda, mps or cpu (default: the best there is)")
@@ -73,12 +117,17 @@ def require_more(*packages: str) -> None:
     """Leave with one line and status 2 where a package is missing that only this script needs."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
-        say(f"error: {sys.executable} lacks {' and '.join(missing)}; install it: {inference.install_command()}")
+        say(
+            f"error: {sys.executable} lacks {' and '.join(missing)}; install it: "
+            f"{inference.install_command()}"
+        )
         sys.exit(UserError.exit_status)
 
 
 if __name__ == "__main__":
-    ARGUMENTS = parse_arguments()  # before torch, which takes two seconds to import: --help and mistakes don't wait
+    ARGUMENTS = (
+        parse_arguments()
+    )  # before torch, which takes two seconds to import: --help and mistakes don't wait
     inference.require_packages()
     require_more("segment_anything", "matplotlib")
 
@@ -110,8 +159,17 @@ def main(args: argparse.Namespace) -> int:
     generator, weights = mask_generator(args, device)
     model_b = segmenter(args, device)
 
-    made_by = {"network": type_of(generator.sam), "weights": os.path.basename(weights), **settings(args, device)}
-    columns = ["image", *["truth"] * any(image.truth for image in images), *["model B"] * bool(model_b), "SAM"]
+    made_by = {
+        "network": type_of(generator.sam),
+        "weights": os.path.basename(weights),
+        **settings(args, device),
+    }
+    columns = [
+        "image",
+        *["truth"] * any(image.truth for image in images),
+        *["model B"] * bool(model_b),
+        "SAM",
+    ]
     sheet = Sheet(os.path.join(args.output, "sheet"), columns + ["vote"] * (args.vote is not None))
     scores, failed = Scores(), []
     progress = Progress("points", total=len(images) * generator.points_of_an_image())
@@ -165,7 +223,9 @@ def settings(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
 
 
 def mask_generator(args: argparse.Namespace, device: torch.device) -> tuple[MaskGenerator, str]:
-    """Segment Anything on the device, and its file of weights, which is fetched where it is named and not there."""
+    """Segment Anything on the device, and its file of weights, which is fetched where it is named and not
+    there.
+    """
     path = args.checkpoint
     entry = next((e for e in manifest.read() if e["problem"] == "sam" and e["name"] == path), None)
     if entry:
@@ -179,7 +239,9 @@ def mask_generator(args: argparse.Namespace, device: torch.device) -> tuple[Mask
     return MaskGenerator(sam.to(device), points_per_batch=batch, **settings(args, device)), str(path)
 
 
-def masks_of(generator: MaskGenerator, pixels: np.ndarray, name: str, progress: Progress) -> list[dict[str, Any]]:
+def masks_of(
+    generator: MaskGenerator, pixels: np.ndarray, name: str, progress: Progress
+) -> list[dict[str, Any]]:
     """The masks of one image; on the CPU where a GPU's memory is too small for it."""
 
     def advance(points: int) -> None:
@@ -201,7 +263,9 @@ def masks_of(generator: MaskGenerator, pixels: np.ndarray, name: str, progress: 
 
 
 def segmenter(args: argparse.Namespace, device: torch.device) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Makes (H, W) uint8 classes of (H, W, 3) uint8 pixels as p2_inference.py does; None where none is asked for."""
+    """Makes (H, W) uint8 classes of (H, W, 3) uint8 pixels as p2_inference.py does; None where none is asked
+    for.
+    """
     given = args.vote if args.vote is not None else args.model_b
     if given is None:
         return None
@@ -213,7 +277,10 @@ def segmenter(args: argparse.Namespace, device: torch.device) -> Callable[[np.nd
 
 
 def read_truth(image: ChosenImage, size: tuple[int, int]) -> np.ndarray | None:
-    """(H, W) classes 0 to 7, None where there is no truth. ImageError when it cannot be read or has another size."""
+    """(H, W) classes 0 to 7, None where there is no truth.
+
+    ImageError when it cannot be read or has another size.
+    """
     if image.truth is None:
         return None
     truth = read_mask(image.truth)

@@ -7,10 +7,10 @@ Try it in a minute on any machine:
     python3 -m datasets.sample sample
     python3 p2_train.py --data sample/hw1_data/p2_data --output runs/try --scale 0.25 --epochs 2
 
-The same command goes on after Ctrl-C, a crash or a power cut. RUN/model.pt holds the best weights (chosen on the
-validation tiles) for p2_inference.py; RUN/metrics.jsonl every class's IoU after each epoch; RUN/stages.png what named
-tiles looked like at the first, middle and last epoch. A DeepLabV3-ResNet50 can start from one's own BYOL:
---model deeplabv3_resnet50 --weights runs/ssl/backbone.pt.
+The same command goes on after Ctrl-C, a crash or a power cut. RUN/model.pt holds the best weights (chosen on
+the validation tiles) for p2_inference.py; RUN/metrics.jsonl every class's IoU after each epoch;
+RUN/stages.png what named tiles looked like at the first, middle and last epoch. A DeepLabV3-ResNet50 can
+start from one's own BYOL: --model deeplabv3_resnet50 --weights runs/ssl/backbone.pt.
 
 On several GPUs: torchrun --nproc-per-node 4 p2_train.py ... ; --batch-size is that of all of them together.
 """
@@ -30,7 +30,9 @@ AUXILIARY_WEIGHT = 0.4  # of the loss of a head on earlier features, as torchvis
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--data", required=True, help="the course's p2_data folder, with train/ and validation/")
     add("--model", help="name of a network of models/ (default: lite_fpn, fit for a CPU)")
@@ -43,15 +45,29 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     # how long
     add("--eval-every", type=int, default=1, help="epochs between two scorings of the validation tiles")
-    add("--snapshot-epochs", type=int, nargs="+", help="epochs kept in snapshots/ (default: first, middle and last)")
-    add("--pictures", nargs="+", metavar="NNNN", help="validation tiles of stages.png (default: the edition's three)")
+    add(
+        "--snapshot-epochs",
+        type=int,
+        nargs="+",
+        help="epochs kept in snapshots/ (default: first, middle and last)",
+    )
+    add(
+        "--pictures",
+        nargs="+",
+        metavar="NNNN",
+        help="validation tiles of stages.png (default: the edition's three)",
+    )
     add("--edition", help="of the course (default: that of EDITION, else 2024)")
     # what the recipe says otherwise
     add("--backbone-lr", type=float, help="learning rate of ready-made weights")
     add("--scale", type=float, help="scale of the tiles at inference, 1 = as they are; smaller is faster")
     add("--crop-size", type=int, help="pixels a side of a training crop (default: 3/4 of the scaled tile)")
     add("--min-crop", type=float, help="smallest share of a tile's side that a crop covers")
-    add("--augment", choices=("all", "flips", "none"), help="all: crops, turns, colours; flips: three times the tiles")
+    add(
+        "--augment",
+        choices=("all", "flips", "none"),
+        help="all: crops, turns, colours; flips: three times the tiles",
+    )
     add("--balanced", action=argparse.BooleanOptionalAction, help="draw tiles with rare classes more often")
     add("--gamma", type=float, help="of the focal loss; 0: cross-entropy")
     add("--alpha", type=float, nargs="+", help="weight of every class in the loss: one number, or six")
@@ -60,16 +76,27 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--schedule", choices=("cosine", "poly", "constant"), help="of the learning rate, after its warm-up")
     add("--ema-decay", type=float, help="of the averaged weights that are scored and kept; 0: no average")
     # the machine
-    add("--seed", type=int, default=0, help="fixes every random choice; bit for bit on a CPU, closely on a GPU")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="fixes every random choice; bit for bit on a CPU, closely on a GPU",
+    )
     add("--workers", type=int, help="processes that cut crops (default: none on a CPU, up to 8 beside a GPU)")
-    add("--dry-run", action="store_true", help="check the data, build everything, run one step, write no run folder")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="check the data, build everything, run one step, write no run folder",
+    )
     add_training_flags(parser, RECIPES)
     args = parser.parse_args(argv)
     fill_in(parser, args, RECIPES[args.recipe])
     if not (0 < args.scale <= 4 and 0 < args.min_crop <= 1):
         parser.error("--scale must lie above 0 and up to 4, --min-crop above 0 and up to 1")
     if not (0 <= args.ema_decay < 1 and 0 <= args.gamma <= 10 and 0 <= args.soft_iou <= 100):
-        parser.error("--ema-decay must lie below 1, --gamma up to 10, --soft-iou up to 100, none of them below 0")
+        parser.error(
+            "--ema-decay must lie below 1, --gamma up to 10, --soft-iou up to 100, none of them below 0"
+        )
     if not 0 <= args.holdout < 1:
         parser.error("--holdout must lie from 0 to below 1")
     if len(args.alpha) not in (1, 6) or not all(0 < weight <= 100 for weight in args.alpha):
@@ -78,7 +105,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    ARGUMENTS = parse_arguments()  # before torch, which takes two seconds to import: --help and mistakes don't wait
+    ARGUMENTS = (
+        parse_arguments()
+    )  # before torch, which takes two seconds to import: --help and mistakes don't wait
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +152,10 @@ def main(args: argparse.Namespace) -> int:
     groups = parameter_groups(network, args.lr, args.backbone_lr if args.weights != "none" else None)
     optimizer = build_optimizer(args.optimizer, groups, args.lr, args.weight_decay)
     if distributed.is_main():
-        print(f"{args.model} {origin}; {len(train)} tiles, crops of {crop_size} px, on {device}", file=sys.stderr)
+        print(
+            f"{args.model} {origin}; {len(train)} tiles, crops of {crop_size} px, on {device}",
+            file=sys.stderr,
+        )
     batch_size = min(args.batch_size, len(crops))
     loader = partial(
         epoch_loader,
@@ -139,7 +171,10 @@ def main(args: argparse.Namespace) -> int:
         loss.backward()
         optimizer.step()
         if distributed.is_main():
-            print(f"dry run: {len(train)} + {len(validation)} tiles, one step, loss {loss.item():.4f}: all is well")
+            print(
+                f"dry run: {len(train)} + {len(validation)} tiles, one step, loss {loss.item():.4f}: all is "
+                "well"
+            )
         return distributed.leave(0)
 
     run = Run(args.output, {**vars(args), "training_tiles": len(train)}, RECIPES[args.recipe])
@@ -152,12 +187,18 @@ def main(args: argparse.Namespace) -> int:
         if distributed.is_main():
             draw_stages(run, f"{args.data}/{'train' if args.holdout else 'validation'}")
             scored_on = "held-out training" if args.holdout else "validation"
-            print(f"best mIoU {loop.best:.6f} on {len(validation)} {scored_on} tiles: {run.folder / 'model.pt'}")
+            print(
+                f"best mIoU {loop.best:.6f} on {len(validation)} {scored_on} tiles: {run.folder / 'model.pt'}"
+            )
     return distributed.leave(status)
 
 
 def fit(
-    loop: Loop, loader: Callable[..., Iterable], validation: TilePairs, args: argparse.Namespace, device: torch.device
+    loop: Loop,
+    loader: Callable[..., Iterable],
+    validation: TilePairs,
+    args: argparse.Namespace,
+    device: torch.device,
 ) -> int | None:
     """The loop. Returns the exit status when it was asked to stop before its end, else None."""
     network = distributed.wrap(loop.network, device)
@@ -186,14 +227,18 @@ def fit(
     return None
 
 
-def loss_of(network: nn.Module, batch: list[Tensor], args: argparse.Namespace, device: torch.device) -> Tensor:
+def loss_of(
+    network: nn.Module, batch: list[Tensor], args: argparse.Namespace, device: torch.device
+) -> Tensor:
     """The loss of one batch of crops: bytes (B, 3, S, S), targets (B, S, S), colour factors (B, 3)."""
     images, targets, colours = (part.to(device, non_blocking=True) for part in batch)
     targets = targets.long()
     images = normalise(jitter_colours(images.float() / 255, colours), *normalisation(args.model))
     with autocast(device, network):
         outputs = network(images.contiguous(memory_format=torch.channels_last))
-    known = distributed.mean_of_all((targets != IGNORED).sum().float()).clamp(min=1)  # a process's, on average
+    known = distributed.mean_of_all((targets != IGNORED).sum().float()).clamp(
+        min=1
+    )  # a process's, on average
     alpha = args.alpha if len(args.alpha) == 1 else [*args.alpha, 1.0]  # unknown, the seventh, is no target
     loss = images.new_zeros(())
     for name, logits in outputs.items():
@@ -207,14 +252,18 @@ def loss_of(network: nn.Module, batch: list[Tensor], args: argparse.Namespace, d
 def score(
     loop: Loop, epoch: int, validation: TilePairs, args: argparse.Namespace, device: torch.device
 ) -> dict[str, float]:
-    """The averaged weights' mIoU and each class's IoU after `epoch` (from 1), or nothing when it is not time."""
+    """The averaged weights' mIoU and each class's IoU after `epoch` (from 1), or nothing when it is not
+    time.
+    """
     if epoch % args.eval_every and not loop.is_done():
         return {}
     ious = evaluate(loop.scored, validation, args.scale, *normalisation(args.model), device)
     # A small validation set may lack a class; the scorer then says nan, by which no epoch could be chosen.
     of_class = {name: iou for name, iou in zip(CLASS_NAMES, ious) if not math.isnan(iou)}
     scores = {"mean_iou": mean_iou(list(of_class.values())), **of_class}
-    loop.run.say(f"epoch {epoch}: mIoU {scores['mean_iou']:.4f} (" + " ".join(f"{iou:.3f}" for iou in ious) + ")")
+    loop.run.say(
+        f"epoch {epoch}: mIoU {scores['mean_iou']:.4f} (" + " ".join(f"{iou:.3f}" for iou in ious) + ")"
+    )
     return scores
 
 
@@ -223,7 +272,11 @@ def keep_masks(loop: Loop, validation: TilePairs, args: argparse.Namespace, devi
     folder = loop.run.folder / "snapshots" / f"epoch_{loop.epoch_in_hand:04d}"
     folder.mkdir(exist_ok=True)
     for name in args.pictures:
-        tile = torch.from_numpy(validation.tile(validation.names.index(name)).copy()).permute(2, 0, 1)[None].to(device)
+        tile = (
+            torch.from_numpy(validation.tile(validation.names.index(name)).copy())
+            .permute(2, 0, 1)[None]
+            .to(device)
+        )
         found = predict_tiles([loop.scored], tile, args.scale, *normalisation(args.model)).argmax(dim=1)
         with write_atomically(folder / f"{name}_mask.png") as temporary:
             save_mask(found[0].cpu().numpy(), temporary)
@@ -234,14 +287,23 @@ def draw_stages(run: Run, tiles: str) -> None:
 
     try:
         write_stages(run.folder, tiles)
-    except UserError as error:  # no masks at --snapshot-epochs that were never reached, say: the weights are there
+    except (
+        UserError
+    ) as error:  # no masks at --snapshot-epochs that were never reached, say: the weights are there
         run.say(f"no picture of the stages: {error}")
 
 
 def evaluate(
-    network: nn.Module, pairs: TilePairs, scale: float, mean: list[float], std: list[float], device: torch.device
+    network: nn.Module,
+    pairs: TilePairs,
+    scale: float,
+    mean: list[float],
+    std: list[float],
+    device: torch.device,
 ) -> list[float]:
-    """IoU of the six scored classes, counted as mean_iou_evaluate.py counts: red as urban, unknown not left out."""
+    """IoU of the six scored classes, counted as mean_iou_evaluate.py counts: red as urban, unknown not
+    left out.
+    """
     confusion = torch.zeros(NUM_CLASSES, NUM_CLASSES, dtype=torch.int64, device=device)
     for index in range(distributed.rank(), len(pairs), distributed.world_size()):
         tile = torch.from_numpy(pairs.tile(index).copy()).permute(2, 0, 1)[None].to(device)

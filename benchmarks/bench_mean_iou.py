@@ -1,9 +1,11 @@
-"""mean_iou_evaluate.py against a plain transcription: time and peak memory of whole processes, in turns, in one run.
+"""mean_iou_evaluate.py against a plain transcription: time and peak memory of whole processes, in turns, in
+one run.
 
     python3 -m benchmarks.bench_mean_iou
     python3 -m benchmarks.bench_mean_iou --labels hw1_data/p2_data/validation --pred predictions
 
-Without folders it makes pairs of masks that look like the real ones. Output must be equal before anything is timed.
+Without folders it makes pairs of masks that look like the real ones. Output must be equal before anything is
+timed.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ MAX_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in a unit of ru_
 
 
 def make_pairs(folder: str, pairs: int) -> None:
-    """Write 512x512 masks: smooth patches of the seven classes, and predictions with moved and ragged borders."""
+    """Write 512x512 masks: smooth patches of the seven classes, and predictions with moved and ragged
+    borders.
+    """
     import numpy as np
     from PIL import Image
 
@@ -91,7 +95,9 @@ def compare(labels: str, pred: str, rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--labels", help="folder with true masks of 512x512; needs --pred")
     parser.add_argument("--pred", help="folder with predicted masks")
     parser.add_argument("--pairs", type=int, default=257, help="pairs to make when no folder is given")
@@ -103,7 +109,8 @@ def main() -> None:
         compare(args.labels, args.pred, args.rounds)
         return
     with tempfile.TemporaryDirectory() as folder:
-        # In a process of its own: Linux hands a parent's peak memory on to its children, so this one stays small.
+        # In a process of its own: Linux hands a parent's peak memory on to its children, so this one stays
+        # small.
         maker = multiprocessing.get_context("spawn").Process(target=make_pairs, args=(folder, args.pairs))
         maker.start()
         maker.join()

@@ -1,14 +1,17 @@
-"""models.sam_masks against segment-anything's SamAutomaticMaskGenerator: time and peak memory, in turns, in one run.
+"""models.sam_masks against segment-anything's SamAutomaticMaskGenerator: time and peak memory, in turns, in
+one run.
 
     python3 -m benchmarks.bench_sam
-    python3 -m benchmarks.bench_sam --checkpoint sam_vit_b_01ec64.pth --image 0013_sat.jpg --points-per-side 32
+    python3 -m benchmarks.bench_sam --checkpoint sam_vit_b_01ec64.pth --image 0013_sat.jpg \\
+        --points-per-side 32
 
-Without a file of weights it makes a small network with random ones that keeps masks: the real classes and decoder, 1024
-pixels, a narrow image encoder. Masks must be equal before anything is timed: same number, order and points, boxes
-within a pixel, each mask's IoU at least 0.999.
+Without a file of weights it makes a small network with random ones that keeps masks: the real classes and
+decoder, 1024 pixels, a narrow image encoder. Masks must be equal before anything is timed: same number, order
+and points, boxes within a pixel, each mask's IoU at least 0.999.
 
-Each side runs in processes of its own with its own settings: ours with p2_sam.py's batch for a CPU and its setting of
-the allocator, the other with its default batch of 64 and the allocator as it is. Loading is not timed.
+Each side runs in processes of its own with its own settings: ours with p2_sam.py's batch for a CPU and its
+setting of the allocator, the other with its default batch of 64 and the allocator as it is. Loading is not
+timed.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ MAX_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in a unit of ru_
 
 
 def run_side(side: str, folder: str) -> None:
-    """In a process of its own: the masks into `folder`/`side`.json, (wall seconds, CPU seconds, peak MiB) to stdout."""
+    """In a process of its own: the masks into `folder`/`side`.json, (wall seconds, CPU seconds, peak MiB) to
+    stdout.
+    """
     import numpy as np
     import torch
 
@@ -142,7 +147,9 @@ def compare(folder: str, rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkpoint", help="an official file of weights (default: random ones)")
     parser.add_argument("--image", help="the image (default: a made-up tile of 512 pixels)")
     parser.add_argument("--points-per-side", type=int, default=8, help="points of the grid along a side")
@@ -158,7 +165,8 @@ def main() -> None:
         make_inputs(args.folder, args)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            # In a process of its own: Linux hands a parent's peak memory on to its children, so this one stays small.
+            # In a process of its own: Linux hands a parent's peak memory on to its children, so this one
+            # stays small.
             given = [f"--points-per-side={args.points_per_side}"]
             given += [f"--{name}={value}" for name, value in vars(args).items() if value and name in PASSED]
             call("--make", "--folder", folder, *given)

@@ -1,11 +1,13 @@
-"""Training steps of a classifier on the CPU, ours against a student's: images per second, in turns, in one run.
+"""Training steps of a classifier on the CPU, ours against a student's: images per second, in turns, in one
+run.
 
     OMP_NUM_THREADS=1 python3 -m benchmarks.bench_training --model resnet34 --image-size 32 --stem 3x3
 
-`plain` is the loop that one would write: float32, as torch comes. `ours` is what p1_finetune.py does on a CPU that is
-made for it: bfloat16, channels_last, the allocator's settings, and convolutions of small maps as matrix products
-(models/small_maps.py), without which `no products` is timed. Each turn is a process of its own. Before anything is
-timed the three must agree: the same first loss to a hundredth, and losses of the same steps that fall alike.
+`plain` is the loop that one would write: float32, as torch comes. `ours` is what p1_finetune.py does on a CPU
+that is made for it: bfloat16, channels_last, the allocator's settings, and convolutions of small maps as
+matrix products (models/small_maps.py), without which `no products` is timed. Each turn is a process of its
+own. Before anything is timed the three must agree: the same first loss to a hundredth, and losses of the same
+steps that fall alike.
 """
 
 from __future__ import annotations
@@ -84,7 +86,9 @@ def spread(values: list[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="resnet34", help="a classifier of models/ (default %(default)s)")
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--stem", default="3x3", help="7x7, 3x3 or 3x3-nopool (default %(default)s)")
@@ -98,7 +102,9 @@ def main() -> None:
         return
     first = {side: in_its_own_process(args, side) for side in SIDES}
     check_equal(first)
-    losses = ", ".join(f"{side} {first[side]['losses'][0]:.4f} to {first[side]['losses'][-1]:.4f}" for side in SIDES)
+    losses = ", ".join(
+        f"{side} {first[side]['losses'][0]:.4f} to {first[side]['losses'][-1]:.4f}" for side in SIDES
+    )
     print(f"{args.model}, {args.image_size} px, batches of {args.batch_size}; losses: {losses}")
     speeds = {side: [] for side in SIDES}
     for turn in range(args.rounds):

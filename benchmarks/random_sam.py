@@ -1,9 +1,11 @@
-"""A Segment Anything with random weights that keeps masks: for tests and benchmarks, where there are no real weights.
+"""A Segment Anything with random weights that keeps masks: for tests and benchmarks, where there are no real
+weights.
 
     python3 -m benchmarks.random_sam 0013_sat.jpg random_sam.pth     # a small one, for p2_sam.py --checkpoint
 
-At default thresholds a random SAM keeps no mask, and nothing equals nothing. This one's last layers are scaled on the
-very image that it will see, so that about a quarter of the candidates pass 0.88 and their borders are sharp.
+At default thresholds a random SAM keeps no mask, and nothing equals nothing. This one's last layers are
+scaled on the very image that it will see, so that about a quarter of the candidates pass 0.88 and their
+borders are sharp.
 """
 
 from __future__ import annotations
@@ -21,7 +23,15 @@ from torch.nn import functional
 from datasets.images import read_rgb
 from models.sam import build_sam
 
-SMALL = {"image_size": 256, "grid": 16, "width": 32, "depth": 2, "heads": 2, "global_blocks": [1], "window": 7}
+SMALL = {
+    "image_size": 256,
+    "grid": 16,
+    "width": 32,
+    "depth": 2,
+    "heads": 2,
+    "global_blocks": [1],
+    "window": 7,
+}
 PASSING = 0.25  # of the candidates, above the default pred_iou_thresh
 THRESHOLD = 0.88
 HILLS = 5  # along a side

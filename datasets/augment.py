@@ -1,7 +1,8 @@
-"""Training's random changes to photographs: each sample's drawn from (seed, epoch, position), whoever cuts it.
+"""Training's random changes to photographs: each sample's drawn from (seed, epoch, position), whoever cuts
+it.
 
-Crop and mirror act on bytes, image by image, where the data are read; colours change on the device, a whole batch at
-once but each image by its own factors.
+Crop and mirror act on bytes, image by image, where the data are read; colours change on the device, a whole
+batch at once but each image by its own factors.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ ASPECTS = (3 / 4, 4 / 3)  # of a crop's width over its height, in the photograph
 
 
 class PhotoCrops(torch.utils.data.Dataset):
-    """Random crops, squeezed to a square, half of them mirrored: `min_area` to all of a photograph; or with a `shift`
-    all of it, moved by up to so many of its pixels.
+    """Random crops, squeezed to a square, half of them mirrored: `min_area` to all of a photograph; or with a
+    `shift` all of it, moved by up to so many of its pixels.
 
     `policy` is "colours", which change by up to `jitter`, or "trivial", TrivialAugment.
     """
@@ -66,8 +67,12 @@ class PhotoCrops(torch.utils.data.Dataset):
         return image.contiguous(), int(self.photographs.labels[index]), colours
 
 
-def random_box(generator: np.random.Generator, height: int, width: int, min_area: float) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of a crop as Inception's (Szegedy et al., 2014): area and aspect at random."""
+def random_box(
+    generator: np.random.Generator, height: int, width: int, min_area: float
+) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of a crop as Inception's (Szegedy et al., 2014): area and aspect at
+    random.
+    """
     for _ in range(10):
         area = height * width * generator.uniform(min_area, 1.0)
         aspect = math.exp(generator.uniform(math.log(ASPECTS[0]), math.log(ASPECTS[1])))
@@ -80,7 +85,9 @@ def random_box(generator: np.random.Generator, height: int, width: int, min_area
 
 
 def jitter_colours(images: Tensor, colours: Tensor) -> Tensor:
-    """(B, 3, S, S) in 0..1 and (B, 3) factors of brightness (added), contrast and saturation → (B, 3, S, S) in 0..1."""
+    """(B, 3, S, S) in 0..1 and (B, 3) factors of brightness (added), contrast and saturation → (B, 3, S, S)
+    in 0..1.
+    """
     brightness, contrast, saturation = (colours[:, i, None, None, None] for i in range(3))
     grey = images.mean(dim=1, keepdim=True)
     images = grey + (images - grey) * saturation

@@ -1,7 +1,8 @@
-"""Decoded images, kept as one file of bytes: decoding 2,000 tiles takes a minute, mapping the file takes none.
+"""Decoded images, kept as one file of bytes: decoding 2,000 tiles takes a minute, mapping the file takes
+none.
 
-Images keep their own sizes. The file lies in the user's cache folder (never beside the data) under a name made from
-what went in, so a changed image makes a new file.
+Images keep their own sizes. The file lies in the user's cache folder (never beside the data) under a name
+made from what went in, so a changed image makes a new file.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def default_cache_folder() -> Path:
 
 
 class ImageCache:
-    """Arrays of uint8 by index; `shapes[i]` is () where the file could not be read (its reason is in `errors`)."""
+    """Arrays of uint8 by index; `shapes[i]` is () where the file could not be read (its reason is in
+    `errors`).
+    """
 
     def __init__(self, data: Path, index: dict):
         self.shapes = [tuple(shape) for shape in index["shapes"]]
@@ -58,8 +61,8 @@ def cached_images(
 ) -> ImageCache:
     """Read every path with `read` (→ uint8 array; may raise UserError), or map what an earlier call has read.
 
-    `name` says what `read` makes of a file ("tile", "photo160"); files are known by path, size and time of change.
-    A broken cache is made anew. UserError when it cannot be written or read.
+    `name` says what `read` makes of a file ("tile", "photo160"); files are known by path, size and time of
+    change. A broken cache is made anew. UserError when it cannot be written or read.
     """
     folder = Path(cache) if cache else default_cache_folder()
     data = folder / f"{name}-{_fingerprint(paths, name)}.bin"
@@ -75,22 +78,31 @@ def cached_images(
             found = ImageCache(data, _build(paths, read, data, index))
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"{data}: the cache cannot be made or read ({reason}); give --cache another folder") from None
+        raise UserError(
+            f"{data}: the cache cannot be made or read ({reason}); give --cache another folder"
+        ) from None
     return found
 
 
 def _opened(data: Path, index: Path, count: int) -> ImageCache | None:
-    """The cache of `count` images that lies there; None when its index or its size is not what was written."""
+    """The cache of `count` images that lies there; None when its index or its size is not what was
+    written.
+    """
     try:
         found = ImageCache(data, json.loads(index.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError, OverflowError):  # no JSON, or another's
         return None
-    is_whole = data.stat().st_size == found.offsets[-1] and len(found) == count and isinstance(found.errors, dict)
+    is_whole = (
+        data.stat().st_size == found.offsets[-1] and len(found) == count and isinstance(found.errors, dict)
+    )
     return found if is_whole else None
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes were writing. Younger files may be those of a process that is still at it."""
+    """Remove what killed processes were writing.
+
+    Younger files may be those of a process that is still at it.
+    """
     for path in folder.glob(f"{_READING}*"):
         with suppress(OSError):  # another process was faster, or the file is somebody else's
             if path.stat().st_mtime < time.time() - _DAY:

@@ -33,30 +33,37 @@ class Edition:
 
     name: str
     wrappers: tuple[Wrapper, ...]
-    folder_header: tuple[str, ...] | None  # of the CSV about a whole folder of images (50 classes); None: not asked
+    folder_header: (
+        tuple[str, ...] | None
+    )  # of the CSV about a whole folder of images (50 classes); None: not asked
     table_header: tuple[str, ...] | None  # of the CSV that answers a CSV (office); None: not asked
     tile_suffix: str  # tiles are NNNN{tile_suffix}.jpg ...
-    mask_suffix: str  # ... and their masks NNNN{mask_suffix}.png; a tile named otherwise gives its own stem and .png
+    mask_suffix: (
+        str  # ... and their masks NNNN{mask_suffix}.png; a tile named otherwise gives its own stem and .png
+    )
     report_images: tuple[str, ...]  # the tiles of the validation set whose masks the report shows
     download_script: str  # what the course calls get_checkpoints.sh
 
 
 def _folder_to_csv(name: str, usage: str = "FOLDER_OF_IMAGES CSV_TO_WRITE", output: str = "$2") -> Wrapper:
-    about = (
-        "Problem 1: the class of every image in a folder. Which checkpoint answers: see README, or set P1_CHECKPOINT."
-    )
+    about = "Problem 1: the class of every image in a folder. "
+    about += "Which checkpoint answers: see README, or set P1_CHECKPOINT."
     return Wrapper(name, about, usage, "p1_inference.py", f'--images="$1" --output="{output}"')
 
 
 def _table_to_csv(name: str) -> Wrapper:
-    about = "Problem 1: the class of each listed image. Which checkpoint answers: see README, or set P1_CHECKPOINT."
+    about = "Problem 1: the class of each listed image. "
+    about += "Which checkpoint answers: see README, or set P1_CHECKPOINT."
     usage = "CSV_OF_IMAGES FOLDER_OF_IMAGES CSV_TO_WRITE"
     return Wrapper(name, about, usage, "p1_inference.py", '--csv="$1" --images="$2" --output="$3"')
 
 
 def _tiles_to_masks(name: str) -> Wrapper:
-    about = "Problem 2: the land-cover mask of each tile. Which checkpoint answers: see README, or set P2_CHECKPOINT."
-    return Wrapper(name, about, "FOLDER_OF_TILES FOLDER_FOR_MASKS", "p2_inference.py", '--images="$1" --output="$2"')
+    about = "Problem 2: the land-cover mask of each tile. "
+    about += "Which checkpoint answers: see README, or set P2_CHECKPOINT."
+    return Wrapper(
+        name, about, "FOLDER_OF_TILES FOLDER_FOR_MASKS", "p2_inference.py", '--images="$1" --output="$2"'
+    )
 
 
 _OFFICE_HEADER = ("id", "filename", "label")
@@ -71,7 +78,9 @@ EDITIONS = {
             name="2020",  # the homework was the year's second
             wrappers=(
                 # An empty $2 stays empty, which is refused: /test_pred.csv was not asked for.
-                _folder_to_csv("hw2_1.sh", "FOLDER_OF_IMAGES FOLDER_FOR_CSV", output="${2:+$2/test_pred.csv}"),
+                _folder_to_csv(
+                    "hw2_1.sh", "FOLDER_OF_IMAGES FOLDER_FOR_CSV", output="${2:+$2/test_pred.csv}"
+                ),
                 _tiles_to_masks("hw2_2.sh"),
             ),
             folder_header=("image_id", "label"),
@@ -126,7 +135,10 @@ EDITIONS = {
 
 
 def edition(name: str | None = None) -> Edition:
-    """The edition of that name; without one, the variable EDITION's, else 2024. Raises UserError on an unknown one."""
+    """The edition of that name; without one, the variable EDITION's, else 2024.
+
+    Raises UserError on an unknown one.
+    """
     name = name or os.environ.get("EDITION") or DEFAULT
     if name not in EDITIONS:
         raise UserError(f"edition {name!r} is unknown; choose one of {', '.join(EDITIONS)}")

@@ -1,4 +1,6 @@
-"""Images that a user names one by one or by folder: each once, with its true mask where one lies beside it."""
+"""Images that a user names one by one or by folder: each once, with its true mask where one lies beside
+it.
+"""
 
 from __future__ import annotations
 
@@ -34,5 +36,7 @@ def find_images(given: Sequence[str]) -> list[ChosenImage]:
             image = ChosenImage(os.path.join(folder, file), name, mask, truth if has_truth else None)
             other = chosen.setdefault(name, image)
             if os.path.realpath(other.path) != os.path.realpath(image.path):
-                raise UserError(f"{other.path} and {image.path} are both called {name}; leave one of them out")
+                raise UserError(
+                    f"{other.path} and {image.path} are both called {name}; leave one of them out"
+                )
     return list(chosen.values())

@@ -18,7 +18,8 @@ EXTENSIONS = (".jpg", ".jpeg", ".png")
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 LARGEST_IMAGE = 89_478_485  # pixels; from here on Pillow itself speaks of a decompression bomb
 
-# Said once and for all threads, since warnings.catch_warnings is not safe in threads. Sizes are checked below.
+# Said once and for all threads, since warnings.catch_warnings is not safe in threads. Sizes are checked
+# below.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 

@@ -1,5 +1,5 @@
-"""Labelled photographs: a folder of images and its CSV (or names such as 7_123.png) → cached pixels, class numbers and
-the classes' names."""
+"""Labelled photographs: a folder of images and its CSV (or names such as 7_123.png) → cached pixels, class
+numbers and the classes' names."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ class LabelledImages(torch.utils.data.Dataset):
 def load_training(
     folder: str | Path, table: str | Path | None, image_size: int, cache: str | Path | None
 ) -> LabelledImages:
-    """The photographs of a CSV, kept a little larger than `image_size`; the classes are those that the CSV names."""
+    """The photographs of a CSV, kept a little larger than `image_size`; the classes are those that the CSV
+    names.
+    """
     rows = _labelled_rows(folder, table)
     classes = classes_of([label for _, label in rows])
     side = round(MARGIN * image_size)
@@ -92,14 +94,16 @@ def load_evaluation(
     cache: str | Path | None,
     classes: list[str] | None = None,
 ) -> LabelledImages:
-    """The photographs of a CSV as inference sees them, (image_size, image_size, 3); `classes` are those of training,
-    or without them those that the CSV names. UserError for any other class."""
+    """The photographs of a CSV as inference sees them, (image_size, image_size, 3); `classes` are those of
+    training, or without them those that the CSV names. UserError for any other class."""
     rows = _labelled_rows(folder, table)
     classes = classes or classes_of([label for _, label in rows])
     return _load_as_inference(folder, table, rows, classes, image_size, cache)
 
 
-def as_inference_sees(photographs: LabelledImages, image_size: int, cache: str | Path | None) -> LabelledImages:
+def as_inference_sees(
+    photographs: LabelledImages, image_size: int, cache: str | Path | None
+) -> LabelledImages:
     """The same photographs, (image_size, image_size, 3)."""
     rows = [(name, photographs.classes[label]) for name, label in zip(photographs.names, photographs.labels)]
     return _load_as_inference(photographs.folder, None, rows, photographs.classes, image_size, cache)
@@ -141,7 +145,8 @@ def shrink(rgb: np.ndarray, shorter_side: int) -> np.ndarray:
 
 
 def _labelled_rows(folder: str | Path, table: str | Path | None) -> list[tuple[str, str]]:
-    """(file name, label) of every row of the table; without one, of every image {label}_{number}.png in the folder.
+    """(file name, label) of every row of the table; without one, of every image {label}_{number}.png in the
+    folder.
 
     UserError when one has no label.
     """
@@ -149,7 +154,9 @@ def _labelled_rows(folder: str | Path, table: str | Path | None) -> list[tuple[s
     rows = [(row["filename"], row["label"]) for row in table_rows]
     for number, (name, label) in enumerate(rows, start=1):
         if label in NO_LABEL and table is None:
-            raise UserError(f"{folder}: {name} has no label in its name, as in 7_123.png; give the CSV with the labels")
+            raise UserError(
+                f"{folder}: {name} has no label in its name, as in 7_123.png; give the CSV with the labels"
+            )
         if label in NO_LABEL:
             raise UserError(f"{table}: row {number} ({name}) has no label; training needs one in every row")
     return rows
@@ -173,7 +180,9 @@ def _load(
     for name, label in rows:
         key = str(int(label)) if in_numbers and are_integers([label]) else label
         if key not in numbers:
-            raise UserError(f"{source}: label {label!r} of {name} is none of the {len(classes)} classes of training")
+            raise UserError(
+                f"{source}: label {label!r} of {name} is none of the {len(classes)} classes of training"
+            )
         path = path_inside(folder, name)
         if path is None:
             escaping.append(name)
@@ -190,4 +199,6 @@ def _load(
     usable = [index for index in range(len(paths)) if str(index) not in images.errors]
     if not usable:
         raise ImageError(f"{folder}: none of the {len(rows)} images that {source} lists can be read")
-    return LabelledImages(Path(folder), names, labels, classes, images, usable, left_out=len(rows) - len(usable))
+    return LabelledImages(
+        Path(folder), names, labels, classes, images, usable, left_out=len(rows) - len(usable)
+    )

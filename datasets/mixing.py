@@ -12,9 +12,11 @@ HOW_OFTEN = 0.5  # share of the batches that are mixed: the rest keeps training 
 
 
 def mix_images(images: Tensor, kind: str, generator: np.random.Generator) -> tuple[Tensor, Tensor, float]:
-    """(B, 3, S, S) floats → the batch with each image's partner in it; which one that is (B); and the own share.
+    """(B, 3, S, S) floats → the batch with each image's partner in it; which one that is (B); and the own
+    share.
 
-    `kind` is none, mixup or cutmix. The shares are even between 0 and 1 (Beta(1, 1)), and 1 for a batch left as it is.
+    `kind` is none, mixup or cutmix. The shares are even between 0 and 1 (Beta(1, 1)), and 1 for a batch left
+    as it is.
     """
     partners = torch.arange(len(images)).roll(1)
     if kind == "none" or generator.uniform() >= HOW_OFTEN:

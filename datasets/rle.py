@@ -1,4 +1,6 @@
-"""Masks on disk: COCO's uncompressed run lengths in JSON, as Segment Anything's data set has them; their vote."""
+"""Masks on disk: COCO's uncompressed run lengths in JSON, as Segment Anything's data set has them; their
+vote.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ def mask_of_runs(runs: dict[str, Any]) -> np.ndarray:
 
 
 def largest_first(annotations: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """In the order of painting: smaller masks come over larger ones, of equal ones the better (the earlier) last."""
+    """In the order of painting: smaller masks come over larger ones, of equal ones the better (the earlier)
+    last.
+    """
     return sorted(annotations, key=lambda annotation: annotation["area"])[::-1]
 
 
@@ -26,13 +30,15 @@ def annotations_json(
     """One image's masks, a line each: {"image": ..., "made_by": ..., "annotations": [...]}."""
     image = {"file_name": name, "height": size[0], "width": size[1]}
     lines = ",\n".join(json.dumps({"id": number, **mask}) for number, mask in enumerate(annotations, start=1))
-    return f'{{"image": {json.dumps(image)},\n"made_by": {json.dumps(made_by)},\n"annotations": [\n{lines}\n]}}\n'
+    head = f'{{"image": {json.dumps(image)},\n"made_by": {json.dumps(made_by)},\n'
+    return f'{head}"annotations": [\n{lines}\n]}}\n'
 
 
 def vote(classes: np.ndarray, annotations: Iterable[dict[str, Any]]) -> np.ndarray:
     """(H, W) classes of a network → each mask gets the class that most of its pixels have, the rest stays.
 
-    Smaller masks come over larger ones; all count the network's own classes. Of two that tie, the smaller number wins.
+    Smaller masks come over larger ones; all count the network's own classes. Of two that tie, the smaller
+    number wins.
     """
     voted = classes.copy()
     for annotation in largest_first(annotations):

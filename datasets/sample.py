@@ -1,14 +1,16 @@
-"""A small hw1_data/ of made-up pictures in the course's exact tree and formats, to try everything without the real set.
+"""A small hw1_data/ of made-up pictures in the course's exact tree and formats, to try everything without the
+real set.
 
     python3 -m datasets.sample sample
 
-    sample/hw1_data/p1_data/mini/train/*.jpg     unlabelled images, 84x84; train_labels.csv and classes.txt beside them
-                            office/train/*.jpg   labelled images; val/, train.csv, val.csv, classes.txt beside them
-                    train_50/*.png       labelled images of 2020 to 2023, 32x32, named {label}_{k}.png; val_50/
+    sample/hw1_data/p1_data/mini/train/*.jpg     unlabelled images, 84x84, and train_labels.csv, classes.txt
+                            office/train/*.jpg   labelled images, and val/, train.csv, val.csv, classes.txt
+                    train_50/*.png       labelled images of 2020 to 2023, 32x32, {label}_{k}.png; val_50/
                     p2_data/train/               0000_sat.jpg, 0000_mask.png ...; validation/ beside it
 
-Objects differ in shape, paint and pattern, land cover in colour and texture: networks learn both in minutes on a CPU.
-The same seed and counts give the same files. DIR/hw1_data appears whole or not at all, and must be new or empty.
+Objects differ in shape, paint and pattern, land cover in colour and texture: networks learn both in minutes
+on a CPU. The same seed and counts give the same files. DIR/hw1_data appears whole or not at all, and must be
+new or empty.
 
 Exit status: 0 written; 2 nothing written, the reason is one line on stderr.
 """
@@ -44,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_sample(args)
     fifty = FIFTY_CLASSES * sum(FIFTY_IMAGES.values())
     print(
-        f"{args.folder / 'hw1_data'}: {args.train_images} + {args.val_images} images of {args.classes} classes, "
-        f"{args.mini_images} of mini, {fifty} of 50 classes, {args.train_tiles} + {args.val_tiles} tiles in "
-        f"{time.monotonic() - start:.1f} s"
+        f"{args.folder / 'hw1_data'}: {args.train_images} + {args.val_images} images of {args.classes} "
+        f"classes, {args.mini_images} of mini, {fifty} of 50 classes, {args.train_tiles} + {args.val_tiles} "
+        f"tiles in {time.monotonic() - start:.1f} s"
     )
     return 0
 
@@ -59,7 +61,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="the folder to make hw1_data/ in")
     for flag, default, lowest, highest, text in (
-        ("--classes", 10, 2, OBJECT_CLASSES - MINI_CLASSES, "classes of office (default %(default)s, the course 65)"),
+        (
+            "--classes",
+            10,
+            2,
+            OBJECT_CLASSES - MINI_CLASSES,
+            "classes of office (default %(default)s, the course 65)",
+        ),
         ("--train-images", 480, 1, 10**6, "images of office/train (default %(default)s)"),
         ("--val-images", 120, 1, 10**6, "images of office/val (default %(default)s)"),
         ("--image-size", 128, 16, 4096, "about the side of an office image in pixels (default %(default)s)"),
@@ -69,7 +77,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         ("--tile-size", 512, 32, 4096, "side of a tile in pixels (default %(default)s, the course's)"),
         ("--seed", 0, 0, 2**32 - 1, "another number, other pictures (default %(default)s)"),
     ):
-        parser.add_argument(flag, type=_whole_number(lowest, highest), default=default, metavar="N", help=text)
+        parser.add_argument(
+            flag, type=_whole_number(lowest, highest), default=default, metavar="N", help=text
+        )
     return parser.parse_args(argv)
 
 
@@ -85,11 +95,16 @@ def _whole_number(lowest: int, highest: int) -> Callable[[str], int]:
 
 
 def write_sample(args: argparse.Namespace) -> None:
-    """Write the whole tree under another name and rename it. UserError when DIR/hw1_data is there and not empty."""
+    """Write the whole tree under another name and rename it.
+
+    UserError when DIR/hw1_data is there and not empty.
+    """
     folder = args.folder / "hw1_data"
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{folder}: is there already, and made-up data never replaces anything; give a new folder")
+            raise UserError(
+                f"{folder}: is there already, and made-up data never replaces anything; give a new folder"
+            )
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
@@ -135,12 +150,18 @@ def _write_office(args: argparse.Namespace, folder: Path) -> None:
 def _write_mini(args: argparse.Namespace, folder: Path) -> None:
     """Images of other classes than office's; `train_labels.csv` is for supervised pre-training alone."""
     (folder / "train").mkdir(parents=True)
-    labels = np.random.default_rng([args.seed, _MINI]).permutation(np.arange(args.mini_images) % MINI_CLASSES).tolist()
+    labels = (
+        np.random.default_rng([args.seed, _MINI])
+        .permutation(np.arange(args.mini_images) % MINI_CLASSES)
+        .tolist()
+    )
     first = OBJECT_CLASSES - MINI_CLASSES
 
     def draw(index: int) -> None:
         rng = np.random.default_rng([args.seed, _MINI, index])
-        draw_object(rng, first + labels[index], MINI_SIZE).save(folder / "train" / f"{index}.jpg", quality=JPEG_QUALITY)
+        draw_object(rng, first + labels[index], MINI_SIZE).save(
+            folder / "train" / f"{index}.jpg", quality=JPEG_QUALITY
+        )
 
     _for_each(draw, args.mini_images)
     _write_table(folder / "train_labels.csv", [(f"{index}.jpg", label) for index, label in enumerate(labels)])

@@ -1,10 +1,10 @@
 """Accuracy of predicted labels: overall and a class, each with its standard error.
 
     python3 -m datasets.score predictions.csv hw1_data/p1_data/office/val.csv
-    python3 -m datasets.score predictions.csv hw1_data/p1_data/val_50             # labels in the names of the images
+    python3 -m datasets.score predictions.csv hw1_data/p1_data/val_50    # labels in the images' names
 
-Rows are matched by file name (`filename`, or `image_id` in early editions), and by `id` where both files have it; their
-order may differ. Labels are compared as text, so numbers and class names both work.
+Rows are matched by file name (`filename`, or `image_id` in early editions), and by `id` where both files have
+it; their order may differ. Labels are compared as text, so numbers and class names both work.
 
 Exit status: 0 scored; 2 nothing scored, the reason is one line on stderr.
 """
@@ -40,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def matched_labels(predictions: str | Path, truth: str | Path) -> list[tuple[str, str]]:
-    """(predicted, true) labels of each row of `truth`. UserError when a row of either has no partner, or no truth."""
+    """(predicted, true) labels of each row of `truth`.
+
+    UserError when a row of either has no partner, or no truth.
+    """
     predicted_rows = read_labels(predictions)
     true_rows = labels_in_names(truth) if Path(truth).is_dir() else read_labels(truth)
     with_id = all("id" in rows[0] for rows in (predicted_rows, true_rows))
@@ -58,7 +61,9 @@ def matched_labels(predictions: str | Path, truth: str | Path) -> list[tuple[str
     pairs = [pair for key in true for pair in zip(predicted[key], true[key])]
     unlabelled = sum(label in NO_LABEL for _, label in pairs)
     if unlabelled:
-        raise UserError(f"{truth}: {unlabelled} of {len(pairs)} rows have no label; give a CSV with the true labels")
+        raise UserError(
+            f"{truth}: {unlabelled} of {len(pairs)} rows have no label; give a CSV with the true labels"
+        )
     return pairs
 
 

@@ -14,10 +14,12 @@ NO_LABEL = ("", "None", "NONE")  # what the course's test files have instead of 
 
 
 def read_table(path: str | Path, required: Sequence[str] = ("filename",)) -> list[dict[str, str]]:
-    """One dict for each row below the header, cell by column name ("id", "filename", ...), as it stands in the file.
+    """One dict for each row below the header, cell by column name ("id", "filename", ...), as it stands in
+    the file.
 
-    A byte-order mark, either line end, quotes, blank lines, more columns and other orders of them are taken as they are
-    meant; cells that a short row lacks are "". UserError when it can't be read, isn't UTF-8, or lacks a column.
+    A byte-order mark, either line end, quotes, blank lines, more columns and other orders of them are taken
+    as they are meant; cells that a short row lacks are "". UserError when it can't be read, isn't UTF-8, or
+    lacks a column.
     """
     needs = f"give a CSV with the column{'s' if len(required) > 1 else ''} {', '.join(required)}"
     try:
@@ -27,13 +29,18 @@ def read_table(path: str | Path, required: Sequence[str] = ("filename",)) -> lis
         raise UserError(f"{path}: {error.strerror}; {needs}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    # The csv module refuses NUL before Python 3.11: another character, one that the text lacks, stands in for it.
-    stand_in = next(chr(code) for code in range(0xE000, 0x110000) if chr(code) not in text) if "\0" in text else "\0"
+    # The csv module refuses NUL before Python 3.11: another character, one that the text lacks, stands in for
+    # it.
+    stand_in = (
+        next(chr(code) for code in range(0xE000, 0x110000) if chr(code) not in text) if "\0" in text else "\0"
+    )
     try:
         rows = list(csv.reader(io.StringIO(text.replace("\0", stand_in), newline="")))
     except csv.Error as error:
         raise UserError(f"{path}: not a CSV ({error}); {needs}") from None
-    rows = [[cell.replace(stand_in, "\0") for cell in row] for row in rows if any(cell.strip() for cell in row)]
+    rows = [
+        [cell.replace(stand_in, "\0") for cell in row] for row in rows if any(cell.strip() for cell in row)
+    ]
     header = [name.strip().lower() for name in rows[0]] if rows else []
     for column in required:
         if column not in header:
@@ -44,7 +51,8 @@ def read_table(path: str | Path, required: Sequence[str] = ("filename",)) -> lis
 
 
 def write_table(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV as the course reads it: UTF-8 without a byte-order mark, `\\n` line ends, quotes where needed.
+    """Write a CSV as the course reads it: UTF-8 without a byte-order mark, `\\n` line ends, quotes where
+    needed.
 
     A file name that isn't UTF-8 keeps the bytes that it has in its folder.
     """
@@ -65,7 +73,9 @@ def read_labels(path: str | Path) -> list[dict[str, str]]:
         raise UserError(f"{path}: has no row below its header; give a CSV with labels")
     if "filename" not in rows[0]:
         if "image_id" not in rows[0]:
-            raise UserError(f"{path}: no column 'filename' (only {', '.join(rows[0])}); give a CSV with file names")
+            raise UserError(
+                f"{path}: no column 'filename' (only {', '.join(rows[0])}); give a CSV with file names"
+            )
         rows = [{**row, "filename": row["image_id"]} for row in rows]
     return [{column: cell.strip() for column, cell in row.items()} for row in rows]
 
@@ -82,7 +92,9 @@ def read_class_names(path: str | Path) -> dict[str, str]:
 
 
 def labels_in_names(folder: str | Path) -> list[dict[str, str]]:
-    """As read_labels, of every image {label}_{number}.png in the folder; an empty label where a name has none."""
+    """As read_labels, of every image {label}_{number}.png in the folder; an empty label where a name has
+    none.
+    """
     rows = [{"filename": name, "label": name.rpartition("_")[0]} for name in list_images(folder)]
     if not rows:
         raise UserError(f"{folder}: no image in it; give a folder of labelled images")

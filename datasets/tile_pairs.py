@@ -39,8 +39,13 @@ class TilePairs:
         return self._masks[self._indices[index]]
 
     def split(self, share: float, seed: int) -> tuple[TilePairs, TilePairs]:
-        """The rest, and a `share` of the pairs drawn by `seed`, both in order. UserError when either has too few."""
-        drawn = set(np.random.default_rng((seed, 3)).permutation(len(self))[: round(share * len(self))].tolist())
+        """The rest, and a `share` of the pairs drawn by `seed`, both in order.
+
+        UserError when either has too few.
+        """
+        drawn = set(
+            np.random.default_rng((seed, 3)).permutation(len(self))[: round(share * len(self))].tolist()
+        )
         rest = [index for index in range(len(self)) if index not in drawn]
         if not drawn or len(rest) < 2:  # batch norm needs two
             sizes = f"{len(rest)} to train on and {len(drawn)} to score on"
@@ -54,13 +59,19 @@ class TilePairs:
         return part
 
     def named(self, asked: Sequence[str] | None, usual: Sequence[str]) -> list[str]:
-        """The names `asked` for, as far as they are here. Without any the `usual` ones, others for those not here."""
+        """The names `asked` for, as far as they are here.
+
+        Without any the `usual` ones, others for those not here.
+        """
         wanted = list(asked or usual)
         found = [name for name in wanted if name in self.names]
         if not (asked and found):
             found += [name for name in self.names if name not in found][: len(usual) - len(found)]
         if asked and found != wanted:
-            print(f"not all of the tiles {', '.join(wanted)} are there; taken: {', '.join(found)}", file=sys.stderr)
+            print(
+                f"not all of the tiles {', '.join(wanted)} are there; taken: {', '.join(found)}",
+                file=sys.stderr,
+            )
         return found
 
 
@@ -75,17 +86,26 @@ def find_pairs(folder: str | Path) -> list[tuple[str, Path, Path]]:
         else:
             alone.append(name)
     if not pairs:
-        raise UserError(f"{folder}: no pair of NNNN_sat.jpg and NNNN_mask.png; give --data the course's p2_data folder")
+        raise UserError(
+            f"{folder}: no pair of NNNN_sat.jpg and NNNN_mask.png; give --data the course's p2_data folder"
+        )
     if alone:
-        print(f"{folder}: {len(alone)} tiles have no mask and are left out, {alone[0]} first", file=sys.stderr)
+        print(
+            f"{folder}: {len(alone)} tiles have no mask and are left out, {alone[0]} first", file=sys.stderr
+        )
     return pairs
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """(H, W) classes 0 to 7 of a mask in its colours. ImageError when it cannot be read, or has no colours."""
+    """(H, W) classes 0 to 7 of a mask in its colours.
+
+    ImageError when it cannot be read, or has no colours.
+    """
     rgb = read_rgb(path, apply_exif=False)
     with Image.open(path, formats=FORMATS) as image:
-        if Image.getmodebase(image.mode) == "L":  # 1, L, LA, I, F: as colours, class numbers would all be black
+        if (
+            Image.getmodebase(image.mode) == "L"
+        ):  # 1, L, LA, I, F: as colours, class numbers would all be black
             raise ImageError(f"{path}: a grey image, not a mask; save it in the seven colours as RGB")
     return classes_of_colours(rgb)
 
@@ -95,7 +115,8 @@ def read_tile(path: Path) -> np.ndarray:
 
 
 def load_pairs(folder: str | Path, cache: str | Path | None, least: int = 1) -> TilePairs:
-    """Every usable pair of a folder; those that cannot be read, or whose sizes differ, are named and left out.
+    """Every usable pair of a folder; those that cannot be read, or whose sizes differ, are named and left
+    out.
 
     UserError when fewer than `least` are usable.
     """
@@ -112,15 +133,20 @@ def load_pairs(folder: str | Path, cache: str | Path | None, least: int = 1) -> 
         else:
             print(f"left out: {reason}", file=sys.stderr)
     if len(usable) < least:
-        raise UserError(f"{folder}: {len(usable)} of its {len(pairs)} pairs can be used; {least} at least are needed")
+        raise UserError(
+            f"{folder}: {len(usable)} of its {len(pairs)} pairs can be used; {least} at least are needed"
+        )
     return TilePairs([pairs[index][0] for index in usable], tiles, masks, usable)
 
 
 def rare_class_weights(pairs: TilePairs) -> np.ndarray:
-    """How often each tile should be drawn: the sum over the classes of its share of the class, divided by the square
-    root of the class's mean share. Sums to 1."""
+    """How often each tile should be drawn: the sum over the classes of its share of the class, divided by the
+    square root of the class's mean share. Sums to 1."""
     shares = np.stack(
-        [np.bincount(pairs.mask(i).ravel(), minlength=NUM_CLASSES + 1)[:SCORED_CLASSES] for i in range(len(pairs))]
+        [
+            np.bincount(pairs.mask(i).ravel(), minlength=NUM_CLASSES + 1)[:SCORED_CLASSES]
+            for i in range(len(pairs))
+        ]
     ).astype(np.float64)
     shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1)
     weights = (shares / np.sqrt(np.maximum(shares.mean(axis=0), 1e-6))).sum(axis=1)
@@ -129,8 +155,8 @@ def rare_class_weights(pairs: TilePairs) -> np.ndarray:
 
 
 def default_crop_size(pairs: TilePairs, scale: float, augment: str) -> int:
-    """Three quarters of a scaled tile, in whole strides of 32: crops zoom in, so tiles are scored at a larger scale.
-    All of it where there are no crops."""
+    """Three quarters of a scaled tile, in whole strides of 32: crops zoom in, so tiles are scored at a larger
+    scale. All of it where there are no crops."""
     share = 0.75 if augment == "all" else 1.0
     return 32 * max(2, round(share * scale * min(pairs.tile(0).shape[:2]) / 32))
 
@@ -138,9 +164,9 @@ def default_crop_size(pairs: TilePairs, scale: float, augment: str) -> int:
 class TileCrops(torch.utils.data.Dataset):
     """What training sees of the tiles; what is random is drawn from (seed, epoch, position) and nothing else.
 
-    `augment` "all": crops of `min_crop` to all of a tile's side, scaled to one size, turned, mirrored, recoloured;
-    "flips": whole tiles as they are, mirrored, and upside down, so three times as many; "none": whole tiles. Of a tile
-    that is no square, whole means a square of its shorter side.
+    `augment` "all": crops of `min_crop` to all of a tile's side, scaled to one size, turned, mirrored,
+    recoloured; "flips": whole tiles as they are, mirrored, and upside down, so three times as many; "none":
+    whole tiles. Of a tile that is no square, whole means a square of its shorter side.
     """
 
     def __init__(self, pairs: TilePairs, crop_size: int, min_crop: float, seed: int, augment: str = "all"):
@@ -156,7 +182,9 @@ class TileCrops(torch.utils.data.Dataset):
         return np.tile(rare_class_weights(self.pairs), self.copies) / self.copies
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """→ tile (3, S, S) uint8, target (S, S) uint8 with IGNORED, and its three colour factors (float32)."""
+        """→ tile (3, S, S) uint8, target (S, S) uint8 with IGNORED, and its three colour factors
+        (float32).
+        """
         epoch, position, index = key
         copy, index = divmod(index, len(self.pairs))
         generator = np.random.default_rng((self.seed, epoch, position, 1))
@@ -169,7 +197,10 @@ class TileCrops(torch.utils.data.Dataset):
             image, target = torch.rot90(image, turns, (1, 2)), torch.rot90(target, turns, (0, 1))
             if is_flipped:
                 image, target = image.flip(2), target.flip(1)
-            brightness, contrast, saturation = generator.uniform(-0.12, 0.12), *generator.uniform(0.75, 1.25, size=2)
+            brightness, contrast, saturation = (
+                generator.uniform(-0.12, 0.12),
+                *generator.uniform(0.75, 1.25, size=2),
+            )
             colours = torch.tensor([brightness, contrast, saturation], dtype=torch.float32)
         return image.contiguous(), target.contiguous(), colours
 
@@ -181,7 +212,9 @@ class TileCrops(torch.utils.data.Dataset):
         top, left = generator.integers(height - side + 1), generator.integers(width - side + 1)
         box = (slice(top, top + side), slice(left, left + side))
         image = torch.from_numpy(np.array(tile[box])).permute(2, 0, 1)[None]
-        target = torch.from_numpy(np.where(mask[box] >= UNKNOWN, IGNORED, mask[box]).astype(np.uint8))[None, None]
+        target = torch.from_numpy(np.where(mask[box] >= UNKNOWN, IGNORED, mask[box]).astype(np.uint8))[
+            None, None
+        ]
         size = (self.crop_size, self.crop_size)
         image = functional.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)[0]
         return image, functional.interpolate(target, size, mode="nearest-exact")[0, 0]

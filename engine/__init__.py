@@ -1,1 +1,3 @@
-"""What training and inference need whatever the network and the data: runs, checkpoints, schedules, devices."""
+"""What training and inference need whatever the network and the data: runs, checkpoints, schedules,
+devices.
+"""

@@ -25,12 +25,19 @@ def add_training_flags(parser: argparse.ArgumentParser, recipes: dict[str, dict[
     """The flags that every training script has. Those without a default get their value from the recipe."""
     add = parser.add_argument
     add(
-        "--output", type=nonempty_path, required=True, help="folder for what a run writes; given again, the run goes on"
+        "--output",
+        type=nonempty_path,
+        required=True,
+        help="folder for what a run writes; given again, the run goes on",
     )
     add("--recipe", default="default", choices=sorted(recipes), help="the arguments not given by hand")
     # how long
     add("--epochs", type=int, help="passes over the training images")
-    add("--budget-minutes", type=float, help="instead of --epochs: as many steps as these minutes hold, fixed once")
+    add(
+        "--budget-minutes",
+        type=float,
+        help="instead of --epochs: as many steps as these minutes hold, fixed once",
+    )
     add("--max-minutes", type=float, help="stop this invocation then; the same command goes on")
     # what the recipe says otherwise
     add("--batch-size", type=int, help="images a step; halve it when the GPU's memory is short")
@@ -52,16 +59,24 @@ def check_photograph_flags(parser: argparse.ArgumentParser, args: argparse.Names
     """End with usage where a flag lacks its partner; turn --data into the four others."""
     if bool(args.data) == bool(args.train_images):
         parser.error("say where the photographs are: --data FOLDER, or --train-images FOLDER, one of the two")
-    for flag, needed in (("train_csv", "train_images"), ("val_images", "train_images"), ("val_csv", "val_images")):
+    for flag, needed in (
+        ("train_csv", "train_images"),
+        ("val_images", "train_images"),
+        ("val_csv", "val_images"),
+    ):
         if vars(args)[flag] and not vars(args)[needed]:
-            parser.error(f"--{flag.replace('_', '-')} goes with --{needed.replace('_', '-')} FOLDER: give both")
+            parser.error(
+                f"--{flag.replace('_', '-')} goes with --{needed.replace('_', '-')} FOLDER: give both"
+            )
     if args.data:
         args.train_images, args.train_csv = f"{args.data}/train", f"{args.data}/train.csv"
         args.val_images, args.val_csv = f"{args.data}/val", f"{args.data}/val.csv"
 
 
 def fill_in(parser: argparse.ArgumentParser, args: argparse.Namespace, recipe: dict[str, Any]) -> None:
-    """Give every argument that was not given by hand its value from the recipe; end with usage where one is absurd."""
+    """Give every argument that was not given by hand its value from the recipe; end with usage where one is
+    absurd.
+    """
     for name, value in recipe.items():
         if vars(args).get(name) is None:
             setattr(args, name, value)

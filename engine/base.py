@@ -1,7 +1,8 @@
-"""The ground floor, which every module may import: errors, messages, progress, cores and the writing of files.
+"""The ground floor, which every module may import: errors, messages, progress, cores and the writing of
+files.
 
-It imports nothing of ours and no package (tqdm alone, and only where somebody watches a terminal), so that --help and
-bad arguments are answered at once.
+It imports nothing of ours and no package (tqdm alone, and only where somebody watches a terminal), so that
+--help and bad arguments are answered at once.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ class UserError(Exception):
     exit_status = 2
 
 
-# -- how scripts speak and end -----------------------------------------------------------------------------------------
+# -- how scripts speak and end -------------------------------------------------------------------------------
 
 
 def run_script(main: Callable[[], int | None]) -> None:
     """Run `main` and leave with its status (None is 0).
 
-    A UserError is a message to the user, and so is a lack of memory: one line on stderr. Anything else is our mistake
-    and shows where.
+    A UserError is a message to the user, and so is a lack of memory: one line on stderr. Anything else is our
+    mistake and shows where.
     """
     try:
         status = main() or 0
@@ -43,7 +44,10 @@ def run_script(main: Callable[[], int | None]) -> None:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        print("error: the memory is short; give a smaller --batch-size, or --device cpu for a GPU's", file=sys.stderr)
+        print(
+            "error: the memory is short; give a smaller --batch-size, or --device cpu for a GPU's",
+            file=sys.stderr,
+        )
         status = 2
     sys.exit(status)
 
@@ -51,24 +55,30 @@ def run_script(main: Callable[[], int | None]) -> None:
 def say(text: object) -> None:
     """One line on stderr; what a file name may hold beside printable characters is escaped."""
     line = "".join(
-        character if character.isprintable() else character.encode("unicode_escape", "backslashreplace").decode()
+        character
+        if character.isprintable()
+        else character.encode("unicode_escape", "backslashreplace").decode()
         for character in str(text)
     )
     print(line, file=sys.stderr, flush=True)
 
 
-# -- the machine -------------------------------------------------------------------------------------------------------
+# -- the machine ---------------------------------------------------------------------------------------------
 
 
 def available_cores() -> int:
-    """Processor cores that this process may use: fewer than the machine has under taskset or in a container."""
+    """Processor cores that this process may use: fewer than the machine has under taskset or in a
+    container.
+    """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """torch says it in several ways, mostly as RuntimeError: CUDA's allocator, cuDNN, cuBLAS, mps, the CPU's."""
+    """torch says it in several ways, mostly as RuntimeError: CUDA's allocator, cuDNN, cuBLAS, mps, the
+    CPU's.
+    """
     if isinstance(error, MemoryError):
         return True
     said = str(error).lower()
@@ -76,7 +86,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(phrase in said for phrase in phrases)
 
 
-# -- progress: a bar where somebody watches, one plain line every half minute where a log file does --------------------
+# -- progress: a bar where somebody watches, one plain line every half minute where a log file does ----------
 
 
 def clock(seconds: float) -> str:
@@ -90,7 +100,12 @@ class Progress:
     """Counts steps on stderr: tqdm's bar on a terminal, otherwise a line at most every `interval` seconds."""
 
     def __init__(
-        self, label: str, done: int = 0, total: int | None = None, interval: float = 30.0, is_shown: bool = True
+        self,
+        label: str,
+        done: int = 0,
+        total: int | None = None,
+        interval: float = 30.0,
+        is_shown: bool = True,
     ):
         self.label, self.done, self.first, self.total, self.interval = label, done, done, total, interval
         self.started = self.said = time.monotonic()
@@ -127,16 +142,19 @@ class Progress:
             self.bar.close()
 
 
-# -- files that are whole or not there: written under a temporary name in the same folder, then renamed ----------------
+# -- files that are whole or not there: written under a temporary name in the same folder, then renamed ------
 
-# Asked for once: it can only be read by setting it, which would touch the files that other threads make meanwhile.
+# Asked for once: it can only be read by setting it, which would touch the files that other threads make
+# meanwhile.
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
 
 
 @contextmanager
 def write_atomically(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on leaving, sync it to the disk and rename it; on an error, remove it."""
+    """Yield a temporary path beside `path`; on leaving, sync it to the disk and rename it; on an error,
+    remove it.
+    """
     path = Path(path)
     handle, name = tempfile.mkstemp(dir=str(path.parent), prefix=f".{path.name[:40]}.", suffix=".part")
     os.close(handle)

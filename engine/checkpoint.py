@@ -30,7 +30,10 @@ _MODEL_KEYS = {
 
 
 def save(path: str | Path, values: dict[str, Any]) -> None:
-    """Write `values` with torch.save; the file is whole or the old one stays. UserError when the disk is full."""
+    """Write `values` with torch.save; the file is whole or the old one stays.
+
+    UserError when the disk is full.
+    """
     try:
         with write_atomically(path) as temporary, open(temporary, "wb") as file:
             torch.save(values, file)
@@ -38,19 +41,37 @@ def save(path: str | Path, values: dict[str, Any]) -> None:
         disk = ("PytorchStreamWriter", "unexpected pos", "iostream error")  # torch's words for it
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in disk):
             raise
-        raise UserError(f"{path}: cannot be written ({error}); make room, then give the same command again") from None
+        raise UserError(
+            f"{path}: cannot be written ({error}); make room, then give the same command again"
+        ) from None
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU with weights_only=True. UserError when it is missing, broken or no dict."""
+    """Read a checkpoint onto the CPU with weights_only=True.
+
+    UserError when it is missing, broken or no dict.
+    """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such checkpoint file")
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UserError(f"{path}: not a readable checkpoint ({str(error)[:100] or type(error).__name__})") from None
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+    ) as error:
+        raise UserError(
+            f"{path}: not a readable checkpoint ({str(error)[:100] or type(error).__name__})"
+        ) from None
     except (pickle.UnpicklingError, zipfile.BadZipFile, MemoryError, OverflowError):
-        raise UserError(f"{path}: not a checkpoint, or one that wants to run code; it is not loaded") from None
+        raise UserError(
+            f"{path}: not a checkpoint, or one that wants to run code; it is not loaded"
+        ) from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds a {type(values).__name__}, not the dict of a checkpoint")
     return values
@@ -60,10 +81,14 @@ def read_model(path: str | Path) -> dict[str, Any]:
     """Read a `model.pt` and check that it describes itself (see README, "model.pt")."""
     model = read(path)
     if model.get("format") != MODEL_FORMAT:
-        raise UserError(f"{path}: not a model.pt of this repository (format {MODEL_FORMAT}); give RUN/model.pt")
+        raise UserError(
+            f"{path}: not a model.pt of this repository (format {MODEL_FORMAT}); give RUN/model.pt"
+        )
     for key, kind in _MODEL_KEYS.items():
         if not isinstance(model.get(key), kind):
-            raise UserError(f"{path}: broken model.pt, '{key}' is not a {kind.__name__}; train or download it again")
+            raise UserError(
+                f"{path}: broken model.pt, '{key}' is not a {kind.__name__}; train or download it again"
+            )
     for key, (is_right, rule) in _rules(model).items():
         if not is_right:
             raise UserError(f"{path}: broken model.pt, '{key}' {rule}; train or download it again")
@@ -71,14 +96,19 @@ def read_model(path: str | Path) -> dict[str, Any]:
 
 
 def _rules(model: dict[str, Any]) -> dict[str, tuple[bool, str]]:
-    """What must hold of each part of a model.pt, and how it is said: inference relies on it without a look."""
+    """What must hold of each part of a model.pt, and how it is said: inference relies on it without a
+    look.
+    """
     classes, scale, size = model["classes"], model.get("scale"), model.get("image_size")
     is_named = all(isinstance(name, str) for name in classes)
     views = VIEWS.get(model["problem"], ())
     return {
         "problem": (bool(views), f"is none of {', '.join(VIEWS)}"),
         "state": (
-            all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in model["state"].items()),
+            all(
+                isinstance(name, str) and isinstance(value, torch.Tensor)
+                for name, value in model["state"].items()
+            ),
             "holds something that is no tensor, or has no name",
         ),
         "classes": (
@@ -86,13 +116,17 @@ def _rules(model: dict[str, Any]) -> dict[str, tuple[bool, str]]:
             "are no names, or not as many as the network's",
         ),
         "integer_labels": (
-            not model.get("integer_labels") or (is_named and all(re.fullmatch("[0-9]{1,9}", name) for name in classes)),
+            not model.get("integer_labels")
+            or (is_named and all(re.fullmatch("[0-9]{1,9}", name) for name in classes)),
             "is said of classes that are no numbers",
         ),
         "mean": (_are_three(model["mean"], -math.inf), "is not three finite numbers"),
         "std": (_are_three(model["std"], 0), "is not three numbers above 0"),
         "tta": (model.get("tta", "none") in views, f"is none of {', '.join(views)}"),
-        "scale": (model["problem"] != "p2" or (_is_number(scale) and 0 < scale <= 4), "is no number from 0 to 4"),
+        "scale": (
+            model["problem"] != "p2" or (_is_number(scale) and 0 < scale <= 4),
+            "is no number from 0 to 4",
+        ),
         "image_size": (
             model["problem"] != "p1" or (type(size) is int and 1 <= size <= 4096),
             "is no number from 1 to 4096",

@@ -24,12 +24,15 @@ def choose_device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device {name}: cannot be used here ({str(error).splitlines()[0]}); leave it out") from None
+        raise UserError(
+            f"--device {name}: cannot be used here ({str(error).splitlines()[0]}); leave it out"
+        ) from None
     return device
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the hardware multiplies it faster than float32, else None: GPUs from Ampere on, CPUs with AMX.
+    """bfloat16 where the hardware multiplies it faster than float32, else None: GPUs from Ampere on, CPUs
+    with AMX.
 
     On such a CPU a training step of ResNet50 takes half the time; depthwise convolutions gain nothing.
     """
@@ -44,17 +47,23 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 def autocast(device: torch.device, network: torch.nn.Module | None = None) -> torch.autocast:
     """The context in which networks run: in bfloat16 where that is faster.
 
-    On a CPU the `network` that is trained decides too: backwards, depthwise convolutions in bfloat16 take five times
-    as long.
+    On a CPU the `network` that is trained decides too: backwards, depthwise convolutions in bfloat16 take
+    five times as long.
     """
     dtype = autocast_dtype(device)
-    if network is not None and device.type == "cpu" and any(getattr(m, "groups", 1) > 1 for m in network.modules()):
+    if (
+        network is not None
+        and device.type == "cpu"
+        and any(getattr(m, "groups", 1) > 1 for m in network.modules())
+    ):
         dtype = None
     return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 def choose_workers(wanted: int | None, device: torch.device) -> int:
-    """Processes that prepare batches: the number wanted; else up to 8 beside a GPU, none on a CPU, which is busy."""
+    """Processes that prepare batches: the number wanted; else up to 8 beside a GPU, none on a CPU, which is
+    busy.
+    """
     if wanted is not None:
         return wanted
     return min(8, available_cores()) if device.type == "cuda" else 0

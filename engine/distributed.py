@@ -1,7 +1,8 @@
-"""Several processes that train one network together: what `torchrun` starts. Alone, everything here does nothing.
+"""Several processes that train one network together: what `torchrun` starts. Alone, everything here does
+nothing.
 
-Each process takes its share of every batch; gradients, batch-norm statistics and losses are those of the whole batch.
-The main process alone writes to the run folder.
+Each process takes its share of every batch; gradients, batch-norm statistics and losses are those of the
+whole batch. The main process alone writes to the run folder.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ def share_of(batch_size: int) -> slice:
     """Which samples of a batch are this process's. UserError when they cannot be dealt out evenly."""
     if batch_size % world_size() or batch_size < 2 * world_size():
         raise UserError(
-            f"a batch of {batch_size} does not divide among {world_size()} processes: give --batch-size a multiple of "
-            f"{world_size()}, {2 * world_size()} at least"
+            f"a batch of {batch_size} does not divide among {world_size()} processes: give --batch-size a "
+            f"multiple of {world_size()}, {2 * world_size()} at least"
         )
     return slice(rank(), batch_size, world_size())
 
@@ -90,7 +91,9 @@ def wrap(network: nn.Module, device: torch.device) -> nn.Module:
         return network
     synchronise_batch_norm(network)
     own = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(network, device_ids=own, broadcast_buffers=False)  # they are equal
+    return nn.parallel.DistributedDataParallel(
+        network, device_ids=own, broadcast_buffers=False
+    )  # they are equal
 
 
 def synchronise_batch_norm(network: nn.Module) -> None:

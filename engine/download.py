@@ -1,11 +1,13 @@
-"""Get the checkpoints that the manifest lists: resumed, from the first mirror that has them, checked by sha256.
+"""Get the checkpoints that the manifest lists: resumed, from the first mirror that has them, checked by
+sha256.
 
     bash get_checkpoints.sh              # the published weights of both problems
     bash get_checkpoints.sh vit_b        # Segment Anything's, only when asked for
 
-A file is downloaded beside its place and renamed when its sha256 is right. The unfinished part carries the start of the
-wanted sha256 in its name: whichever mirror it came from, it is a piece of that file; should it not be, the hash tells,
-and the download begins anew. Standard library only, so that it runs before anything is installed.
+A file is downloaded beside its place and renamed when its sha256 is right. The unfinished part carries the
+start of the wanted sha256 in its name: whichever mirror it came from, it is a piece of that file; should it
+not be, the hash tells, and the download begins anew. Standard library only, so that it runs before anything
+is installed.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ class NotAvailable(UserError):
 def fetch(entry: dict[str, Any]) -> Path:
     """Bring the entry's file into place unless it is there and good; returns its path. Speaks on stderr only.
 
-    NotAvailable when no URL gives it, UserError when the disk does not take it. A wrong file that lies there stays
-    until a good one replaces it.
+    NotAvailable when no URL gives it, UserError when the disk does not take it. A wrong file that lies there
+    stays until a good one replaces it.
     """
     path = manifest.entry_path(entry)
     if not manifest.is_intact(entry):
@@ -51,8 +53,8 @@ def _get(entry: dict[str, Any], path: Path) -> None:
         say(f"{name}: {path} is not the published file (its size or sha256 differs)")
     if not entry["urls"]:
         raise NotAvailable(
-            f"{name}: {path} is {'another file' if path.exists() else 'missing'} and the manifest lists no URL for it; "
-            f"where git keeps it: git checkout -- {path.parent.name}/{path.name}; "
+            f"{name}: {path} is {'another file' if path.exists() else 'missing'} and the manifest lists no "
+            f"URL for it; where git keeps it: git checkout -- {path.parent.name}/{path.name}; "
             "or train one and publish it: python3 -m engine.publish --help"
         )
     with _disk_errors(path), _own_part(path, entry) as (part, file):
@@ -84,7 +86,9 @@ def _disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise UserError(f"{path}: the disk is full; make room and start again, it goes on from there") from None
+            raise UserError(
+                f"{path}: the disk is full; make room and start again, it goes on from there"
+            ) from None
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
 
@@ -138,10 +142,16 @@ def _chosen(names: list[str]) -> list[dict[str, Any]]:
     entries = {entry["name"]: entry for entry in manifest.read()}
     unknown = [name for name in names if name not in entries]
     if unknown:
-        raise UserError(f"no checkpoint is called {unknown[0]!a}; the manifest has: {', '.join(entries) or 'none'}")
+        raise UserError(
+            f"no checkpoint is called {unknown[0]!a}; the manifest has: {', '.join(entries) or 'none'}"
+        )
     if names:
         return [entries[name] for name in dict.fromkeys(names)]
-    return [entry for entry in entries.values() if entry["problem"] != "sam" and (entry["default"] or entry["urls"])]
+    return [
+        entry
+        for entry in entries.values()
+        if entry["problem"] != "sam" and (entry["default"] or entry["urls"])
+    ]
 
 
 def main() -> int:
@@ -150,7 +160,9 @@ def main() -> int:
         description="Download the published checkpoints and check those that are there.",
         epilog="Exit status: 0 all in place, 1 some could not be had, 2 none could, or the disk is full.",
     )
-    about = "a name in checkpoints/manifest.json; vit_b, vit_l and vit_h are Segment Anything's (0.4, 1.2, 2.6 GB)"
+    about = (
+        "a name in checkpoints/manifest.json; vit_b, vit_l, vit_h are Segment Anything's (0.4, 1.2, 2.6 GB)"
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{about}; none: what both problems publish")
     entries = _chosen(parser.parse_args().names)
     missing, fetched = [], False
@@ -167,7 +179,10 @@ def main() -> int:
         say(f"not in place: {', '.join(missing)}")
         return 2 if len(missing) == len(entries) else 1
     if not entries:
-        print("nothing to do: the manifest publishes no weights (Segment Anything's: give vit_b, vit_l or vit_h)")
+        print(
+            "nothing to do: the manifest publishes no weights (Segment Anything's: give vit_b, vit_l or "
+            "vit_h)"
+        )
     else:
         print("all in place" if fetched else "nothing to do: all in place, sha256 checked")
     return 0

@@ -2,8 +2,8 @@
 
     python3 -m engine.export runs/sl/A-seed0/model.pt pretrain_model_SL.pt
 
-The file holds a bare state_dict of torchvision's resnet50 (or resnet18) with its 1000-way fc, float32: the rows beyond
-the run's classes are zero. It loads strictly into torchvision.models.resnet50().
+The file holds a bare state_dict of torchvision's resnet50 (or resnet18) with its 1000-way fc, float32: the
+rows beyond the run's classes are zero. It loads strictly into torchvision.models.resnet50().
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def torchvision_state(model: dict[str, Any], source: Path) -> dict[str, Any]:
 
     name, state = model["network"], dict(model["state"])
     if name not in NETWORKS:
-        raise UserError(f"{source}: a {name}, which has other layers; train with --model {' or '.join(NETWORKS)}")
+        raise UserError(
+            f"{source}: a {name}, which has other layers; train with --model {' or '.join(NETWORKS)}"
+        )
     network = getattr(torchvision.models, name)(weights=None)
     for key in ("fc.weight", "fc.bias"):
         rows = state.get(key, torch.zeros(0))
@@ -56,7 +58,9 @@ def torchvision_state(model: dict[str, Any], source: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python3 -m engine.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python3 -m engine.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "model", metavar="RUN/model.pt", type=Path, help="what p1_finetune.py has trained, or its folder"

@@ -26,7 +26,9 @@ TRAINED = {"p1": "runs/p1/A-seed0/model.pt", "p2": "runs/p2/model.pt"}  # what t
 
 
 def require_packages() -> None:
-    """Import the packages that inference needs; leave with one line and status 2 where one is missing or broken."""
+    """Import the packages that inference needs; leave with one line and status 2 where one is missing or
+    broken.
+    """
     try:
         for package in PACKAGES:
             importlib.import_module(package)
@@ -44,11 +46,12 @@ def install_command() -> str:
 def read_models(problem: str, given: Sequence[str], with_states: bool = True) -> list[dict[str, Any]]:
     """The `model.pt` dicts of the checkpoints to use, several to be averaged; named in one line on stderr.
 
-    `problem` is p1, p1_50 (the editions with 50 classes) or p2. Those `given`; else those of P1_CHECKPOINT, or
-    P1_50_CHECKPOINT or P2_CHECKPOINT, separated by ':'; else the manifest's default, which is fetched when it is not
-    there and has a URL. UserError when there is none, or one is broken or for the other problem.
+    `problem` is p1, p1_50 (the editions with 50 classes) or p2. Those `given`; else those of P1_CHECKPOINT,
+    or P1_50_CHECKPOINT or P2_CHECKPOINT, separated by ':'; else the manifest's default, which is fetched when
+    it is not there and has a URL. UserError when there is none, or one is broken or for the other problem.
 
-    Not `with_states`, several come without their weights, for which `with_state` reads each file when its turn comes.
+    Not `with_states`, several come without their weights, for which `with_state` reads each file when its
+    turn comes.
     """
     from engine import checkpoint  # imports torch
 

@@ -1,4 +1,6 @@
-"""Share links of Google Drive and Dropbox lead to a page about the file; here they become links to its bytes."""
+"""Share links of Google Drive and Dropbox lead to a page about the file; here they become links to its
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,10 @@ from engine.base import UserError
 
 
 def direct_url(url: str) -> str:
-    """The URL that gives the bytes behind `url`; links of other sites come back as they are. UserError for a folder."""
+    """The URL that gives the bytes behind `url`; links of other sites come back as they are.
+
+    UserError for a folder.
+    """
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     host = (parts.hostname or "").lower()

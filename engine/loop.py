@@ -1,4 +1,5 @@
-"""What every training loop does around its step: learning rate, averaged weights, checkpoints, progress, stopping.
+"""What every training loop does around its step: learning rate, averaged weights, checkpoints, progress,
+stopping.
 
 loop = Loop(run, network, optimizer, args, steps_per_epoch, stopper)
 for epoch in loop.epochs_left():
@@ -35,7 +36,10 @@ from engine.run import Run, Stopper, command_to_go_on, random_state, restore_ran
 from engine.schedule import SCHEDULES, average_decay, steps_of_warmup
 
 CHECKPOINT_SECONDS = 240  # a kill loses at most five minutes, the step and the scoring in hand included
-WARMING_STEPS, TIMED_STEPS = 5, 25  # --budget-minutes: the steps left out of, and used for, measuring the speed
+WARMING_STEPS, TIMED_STEPS = (
+    5,
+    25,
+)  # --budget-minutes: the steps left out of, and used for, measuring the speed
 
 
 class Loop:
@@ -55,7 +59,11 @@ class Loop:
         With a decay of 0 nothing is averaged: the network itself is scored and kept.
         """
         self.run, self.network, self.optimizer = run, network, optimizer
-        self.steps_per_epoch, self.warmup_steps, self.ema_decay = steps_per_epoch, args.warmup_steps, args.ema_decay
+        self.steps_per_epoch, self.warmup_steps, self.ema_decay = (
+            steps_per_epoch,
+            args.warmup_steps,
+            args.ema_decay,
+        )
         self.schedule = SCHEDULES[args.schedule]
         self.average = copy.deepcopy(network).eval().requires_grad_(False) if self.ema_decay else network
         self.budget_seconds = None if args.budget_minutes is None else 60 * args.budget_minutes
@@ -80,10 +88,12 @@ class Loop:
 
     @property
     def scored(self) -> nn.Module:
-        """What is scored and kept: the averaged weights, or without an average the network; as inference runs it."""
+        """What is scored and kept: the averaged weights, or without an average the network; as inference runs
+        it.
+        """
         return self.average.eval()
 
-    # -- where it stands ---------------------------------------------------------------------------------------------
+    # -- where it stands -------------------------------------------------------------------------------------
 
     @property
     def epoch(self) -> int:
@@ -110,7 +120,7 @@ class Loop:
         while not self.is_done():
             yield self.epoch
 
-    # -- around a step -----------------------------------------------------------------------------------------------
+    # -- around a step ---------------------------------------------------------------------------------------
 
     def set_learning_rates(self) -> None:
         factor = self.schedule(self.step, self.total_steps, self.warmup_steps)
@@ -124,7 +134,10 @@ class Loop:
         self.loss_sum = self.loss_sum.to(loss.device) + loss.detach()
         self.loss_count += 1
         self.step += 1
-        if self.total_steps is None and self.step - self._first_step in (WARMING_STEPS, WARMING_STEPS + TIMED_STEPS):
+        if self.total_steps is None and self.step - self._first_step in (
+            WARMING_STEPS,
+            WARMING_STEPS + TIMED_STEPS,
+        ):
             self.mean_loss()  # waits for the GPU: its time is measured, not ours
         now = time.monotonic()
         self.seconds += now - self._tick
@@ -140,14 +153,19 @@ class Loop:
             self.save()
 
     def mean_loss(self) -> float:
-        """Over the epoch so far, and all processes. UserError when it is no finite number: nothing good comes after."""
+        """Over the epoch so far, and all processes.
+
+        UserError when it is no finite number: nothing good comes after.
+        """
         mean = distributed.mean_of_all(self.loss_sum).item() / max(1, self.loss_count)
         if not math.isfinite(mean):
             raise UserError(f"{self.run.folder}: the loss is {mean} at step {self.step}; try a smaller --lr")
         return mean
 
     def _fix_total_steps(self) -> None:
-        """Turn --budget-minutes into steps, once, from the speed of the first ones; a checkpoint records it."""
+        """Turn --budget-minutes into steps, once, from the speed of the first ones; a checkpoint records
+        it.
+        """
         done = self.step - self._first_step
         if done == WARMING_STEPS:
             self._timed_from = self.seconds
@@ -164,10 +182,12 @@ class Loop:
     def _record_total_steps(self) -> None:
         warmup_steps = steps_of_warmup(self.warmup_steps, self.total_steps)
         if warmup_steps < self.warmup_steps and self.step < warmup_steps:
-            self.run.say(f"warm-up of {warmup_steps} steps, a quarter of the run, instead of {self.warmup_steps}")
+            self.run.say(
+                f"warm-up of {warmup_steps} steps, a quarter of the run, instead of {self.warmup_steps}"
+            )
         self.run.record_total_steps(self.total_steps)
 
-    # -- between epochs, and at the end ------------------------------------------------------------------------------
+    # -- between epochs, and at the end ----------------------------------------------------------------------
 
     def end_epoch(self, **scores: Any) -> None:
         """Log the epoch just done with its `scores`, forget its losses, save."""
@@ -191,9 +211,9 @@ class Loop:
         snapshot_epochs: list[int] | None = None,
         state: dict[str, Tensor] | None = None,
     ) -> bool:
-        """The epoch's averaged weights: model.pt if the first of `scores` is the best so far (then True); a snapshot of
-        the epochs named (counted from 1), or of the first, middle and last. `description` is the rest of a model.pt;
-        `state` what is kept instead, where the loop trains a part of a network."""
+        """The epoch's averaged weights: model.pt if the first of `scores` is the best so far (then True); a
+        snapshot of the epochs named (counted from 1), or of the first, middle and last. `description` is the
+        rest of a model.pt; `state` what is kept instead, where the loop trains a part of a network."""
         model = {
             "format": checkpoint.MODEL_FORMAT,
             **description,
@@ -231,7 +251,9 @@ class Loop:
         """Save, say how to go on, and give the exit status."""
         self.save()
         self._progress.close()
-        self.run.say(f"stopped at step {self.step} of {self.total_steps or '?'}; go on with: {command_to_go_on()}")
+        self.run.say(
+            f"stopped at step {self.step} of {self.total_steps or '?'}; go on with: {command_to_go_on()}"
+        )
         return self._stopper.status()
 
     def close(self) -> None:
@@ -239,7 +261,7 @@ class Loop:
         self.run.say(f"done: {self.step} steps, {clock(self.seconds)} of training")
         self.run.close()  # last, since it gives up the lock
 
-    # -- checkpoints -------------------------------------------------------------------------------------------------
+    # -- checkpoints -----------------------------------------------------------------------------------------
 
     def save(self) -> None:
         self.run.save_last(

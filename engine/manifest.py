@@ -1,7 +1,9 @@
-"""checkpoints/manifest.json: which trained weights there are, which is a problem's default, where they can be had.
+"""checkpoints/manifest.json: which trained weights there are, which is a problem's default, where they can be
+had.
 
-The file may have come from anywhere, so nothing in it is believed before it is checked: a `file` is a plain name inside
-`checkpoints/`, a hash is a hash, a URL is http, https or file. Imports no torch: `get_checkpoints.sh` runs it alone.
+The file may have come from anywhere, so nothing in it is believed before it is checked: a `file` is a plain
+name inside `checkpoints/`, a hash is a hash, a URL is http, https or file. Imports no torch:
+`get_checkpoints.sh` runs it alone.
 """
 
 from __future__ import annotations
@@ -18,7 +20,17 @@ from engine.base import UserError, write_json
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
 PROBLEMS = ("p1", "p1_50", "p2", "sam")  # p1_50: problem 1 of the editions with 50 classes
 
-_KEYS = ("name", "problem", "default", "file", "sha256", "bytes", "urls", "network", "score")  # in the file's order
+_KEYS = (
+    "name",
+    "problem",
+    "default",
+    "file",
+    "sha256",
+    "bytes",
+    "urls",
+    "network",
+    "score",
+)  # in the file's order
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}\.(pt|pth)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -26,7 +38,10 @@ _LARGEST_MANIFEST = 1 << 20  # bytes; a thousand entries take half of it
 
 
 def read() -> list[dict[str, Any]]:
-    """The entries of the manifest, checked; none when there is no manifest. UserError when something in it is wrong."""
+    """The entries of the manifest, checked; none when there is no manifest.
+
+    UserError when something in it is wrong.
+    """
     path = FOLDER / "manifest.json"
     try:
         with open(path, "rb") as file:
@@ -125,13 +140,17 @@ def check_name(name: Any) -> None:
 
 
 def check_url(url: Any) -> None:
-    """UserError unless `url` is a plain http, https or file URL (printable ASCII, a host where one is needed)."""
+    """UserError unless `url` is a plain http, https or file URL (printable ASCII, a host where one is
+    needed).
+    """
     problem = UserError(f"URL {url!a:.200} is not an http, https or file URL")
     if not isinstance(url, str) or len(url) > 2000 or not re.fullmatch(r"[!-~]+", url):
         raise problem
     try:
         parts = urlsplit(url)
-        usable = parts.scheme == "file" or (parts.scheme in ("http", "https") and parts.hostname and parts.port != 0)
+        usable = parts.scheme == "file" or (
+            parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        )
     except ValueError:
         usable = False
     if not usable:
@@ -149,10 +168,16 @@ def _checked_entry(entry: Any) -> dict[str, Any]:
         "problem": (entry.get("problem") in PROBLEMS, "must be one of " + ", ".join(PROBLEMS)),
         "file": (_matches(_FILE, entry.get("file")), "must be a plain file name that ends in .pt or .pth"),
         "sha256": (_matches(_SHA256, entry.get("sha256")), "must be 64 small hexadecimal digits"),
-        "bytes": (type(entry.get("bytes")) is int and 0 < entry["bytes"] < 1 << 50, "must be a positive whole number"),
+        "bytes": (
+            type(entry.get("bytes")) is int and 0 < entry["bytes"] < 1 << 50,
+            "must be a positive whole number",
+        ),
         "default": (isinstance(entry["default"], bool), "must be true or false"),
         "urls": (isinstance(entry["urls"], list), "must be a list of URLs"),
-        "network": (isinstance(entry["network"], str) and entry["network"].isprintable(), "must be a builder's name"),
+        "network": (
+            isinstance(entry["network"], str) and entry["network"].isprintable(),
+            "must be a builder's name",
+        ),
         "score": (_is_score(entry["score"]), "must be an object of numbers"),
     }
     for key, (right, rule) in wanted.items():
@@ -170,5 +195,6 @@ def _matches(pattern: re.Pattern[str], value: Any) -> bool:
 def _is_score(value: Any) -> bool:
     """{"mean_iou": 0.69} and the like: what inference prints on its first line."""
     return isinstance(value, dict) and all(
-        key.isprintable() and type(number) in (int, float) and -1e9 < number < 1e9 for key, number in value.items()
+        key.isprintable() and type(number) in (int, float) and -1e9 < number < 1e9
+        for key, number in value.items()
     )

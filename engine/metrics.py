@@ -13,8 +13,8 @@ def confusion_matrix(predicted: Tensor, target: Tensor, num_classes: int) -> Ten
 
 
 def iou_per_class(confusion: Tensor, scored_classes: int) -> list[float]:
-    """Intersection over union of the first `scored_classes`; the rows and columns of the others still count against
-    them, as in the course's script. A class on neither side is nan."""
+    """Intersection over union of the first `scored_classes`; the rows and columns of the others still count
+    against them, as in the course's script. A class on neither side is nan."""
     confusion = confusion.cpu().double()  # in this order: mps knows no float64
     both = confusion.diagonal()
     union = confusion.sum(0) + confusion.sum(1) - both

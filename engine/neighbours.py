@@ -18,7 +18,9 @@ def nearest_neighbours(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Fewer than k where there are no more. UserError when there is none, or features are not finite.
     """
     if not features.isfinite().all():
-        raise UserError("the features are not finite; the training has failed, start it again with a smaller --lr")
+        raise UserError(
+            "the features are not finite; the training has failed, start it again with a smaller --lr"
+        )
     units = functional.normalize(features.float(), dim=1)
     k = min(k, len(units) - 1)
     if k < 1:
@@ -34,8 +36,8 @@ def nearest_neighbours(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def neighbour_accuracy(features: Tensor, labels: Tensor, k: int = 20, temperature: float = 0.07) -> float:
     """Share of (N, D) samples whose class, of `labels` (N,) from 0 on, their k nearest neighbours vote for.
 
-    A neighbour's vote weighs exp(cosine similarity / temperature), as in eval_knn.py of DINO (Caron et al., 2021).
-    All samples but itself are asked.
+    A neighbour's vote weighs exp(cosine similarity / temperature), as in eval_knn.py of DINO (Caron et al.,
+    2021). All samples but itself are asked.
     """
     labels = labels.to(features.device)
     similarities, indices = nearest_neighbours(features, k)
@@ -50,7 +52,9 @@ def neighbour_accuracy(features: Tensor, labels: Tensor, k: int = 20, temperatur
 
 
 def class_overlap(features: Tensor, labels: Tensor, num_classes: int, k: int = 20) -> Tensor:
-    """(C, C): in row a, column b, which share of the k nearest neighbours of class a's samples are of class b."""
+    """(C, C): in row a, column b, which share of the k nearest neighbours of class a's samples are of class
+    b.
+    """
     labels = labels.to(features.device)
     _, indices = nearest_neighbours(features, k)
     pairs = labels[:, None] * num_classes + labels[indices]

@@ -11,7 +11,9 @@ from torch import nn
 def build_optimizer(name: str, groups: list[dict], lr: float, weight_decay: float) -> torch.optim.Optimizer:
     """`name` is adamw, adam or sgd (with Nesterov's momentum of 0.9)."""
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, weight_decay=weight_decay, fused=True)
+        return torch.optim.SGD(
+            groups, lr=lr, momentum=0.9, nesterov=True, weight_decay=weight_decay, fused=True
+        )
     adam = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[name]
     return adam(groups, lr=lr, weight_decay=weight_decay, fused=True)
 
@@ -22,8 +24,8 @@ def parameter_groups(
     backbone_lr: float | None = None,
     is_backbone: Callable[[str], bool] = lambda name: name.startswith("backbone."),
 ) -> list[dict]:
-    """Groups for an optimiser: the backbone (by its parameters' names) at its own rate, if given, and no weight decay
-    on biases and batch norm, which it would only pull to zero."""
+    """Groups for an optimiser: the backbone (by its parameters' names) at its own rate, if given, and no
+    weight decay on biases and batch norm, which it would only pull to zero."""
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:

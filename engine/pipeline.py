@@ -23,7 +23,8 @@ class OutOfMemoryError(UserError):
 def read_ahead(
     read: Callable[[Any], Any], items: Iterable[Any], workers: int, ahead: int, expected: type[Exception]
 ) -> Iterator[tuple[Any, Any]]:
-    """(item, read(item)) in the items' order, read by `workers` threads, at most `ahead` beyond the one that is used.
+    """(item, read(item)) in the items' order, read by `workers` threads, at most `ahead` beyond the one that
+    is used.
 
     An `expected` exception of `read` is handed on in place of its result.
     """
@@ -48,7 +49,8 @@ def read_ahead(
 
 @contextmanager
 def write_behind(write: Callable[..., None], workers: int) -> Iterator[Callable[..., None]]:
-    """Yield a function that has `write(*arguments)` called by one of `workers` threads; on leaving, all is written.
+    """Yield a function that has `write(*arguments)` called by one of `workers` threads; on leaving, all is
+    written.
 
     It waits while twice as many calls as threads are open, and raises what an earlier call raised.
     """
@@ -65,8 +67,12 @@ def write_behind(write: Callable[..., None], workers: int) -> Iterator[Callable[
             pending.popleft().result()
 
 
-def batches_of_one_shape(items: Iterable[tuple[Any, Any]], batch_size: int) -> Iterator[list[tuple[Any, Any]]]:
-    """Lists of (name, tensor) whose tensors have one shape, full where it can be; at most 4 batches' worth waits."""
+def batches_of_one_shape(
+    items: Iterable[tuple[Any, Any]], batch_size: int
+) -> Iterator[list[tuple[Any, Any]]]:
+    """Lists of (name, tensor) whose tensors have one shape, full where it can be; at most 4 batches' worth
+    waits.
+    """
     waiting: dict[tuple, list] = {}
     for name, tensor in items:
         shape = tuple(tensor.shape)
@@ -79,7 +85,8 @@ def batches_of_one_shape(items: Iterable[tuple[Any, Any]], batch_size: int) -> I
 
 
 class Runner:
-    """Calls `forward(batch)` where the networks are; with a smaller batch, then on the CPU, when the memory is short.
+    """Calls `forward(batch)` where the networks are; with a smaller batch, then on the CPU, when the memory
+    is short.
 
     `forward` takes and returns tensors on the networks' device, the batch first.
     """
@@ -135,7 +142,9 @@ class Runner:
 
 
 def run_each(runner: Runner, batch: Sequence[tuple[Any, Tensor]]) -> list[tuple[Any, Any]]:
-    """(name, result) for each (name, tensor) of a batch of one shape; OutOfMemoryError for what fits nowhere."""
+    """(name, result) for each (name, tensor) of a batch of one shape; OutOfMemoryError for what fits
+    nowhere.
+    """
     try:
         return list(zip((name for name, _ in batch), runner(torch.stack([tensor for _, tensor in batch]))))
     except OutOfMemoryError as error:

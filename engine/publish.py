@@ -2,8 +2,8 @@
 
     python3 -m engine.publish runs/p2/model.pt --name p2_lite --problem p2 --default --fp16
 
-Afterwards commit checkpoints/, or upload the file and publish again with --url LINK (a share link of Google Drive or
-Dropbox will do): get_checkpoints.sh and the inference scripts then fetch it from there.
+Afterwards commit checkpoints/, or upload the file and publish again with --url LINK (a share link of Google
+Drive or Dropbox will do): get_checkpoints.sh and the inference scripts then fetch it from there.
 """
 
 from __future__ import annotations
@@ -34,10 +34,9 @@ def publish(
 ) -> dict[str, Any]:
     """Write checkpoints/NAME.pt and its manifest entry, which is returned; an entry of that name is replaced.
 
-    The bytes of `source` are kept, except with `fp16` or `tta` (the test-time augmentation that inference is to use,
-    with the `score` that was measured with it).
-    UserError, and nothing is changed, when `source` is no model.pt of `problem` or the name, a URL or the manifest is
-    wrong.
+    The bytes of `source` are kept, except with `fp16` or `tta` (the test-time augmentation that inference is
+    to use, with the `score` that was measured with it). UserError, and nothing is changed, when `source` is
+    no model.pt of `problem` or the name, a URL or the manifest is wrong.
     """
     manifest.check_name(name)
     for url in urls:
@@ -47,19 +46,24 @@ def publish(
     if tta not in (None, *VIEWS[kind]):
         raise UserError(f"--tta {tta} is not for {problem}; choose one of {', '.join(VIEWS[kind])}")
     if (tta is None) != (score is None):
-        raise UserError(f"--tta and --score go together: measure the {SCORES[kind]} of {kind}_inference.py --tta")
+        raise UserError(
+            f"--tta and --score go together: measure the {SCORES[kind]} of {kind}_inference.py --tta"
+        )
     entries = manifest.read()
     old = next((entry for entry in entries if entry["name"].lower() == name.lower()), None)
     if old is not None and old["problem"] != problem:
         raise UserError(f"the name {name} is taken by a checkpoint of {old['problem']}; choose another")
 
-    from engine.checkpoint import read_model  # imports torch: two seconds, which --help and the checks do without
+    from engine.checkpoint import (
+        read_model,
+    )  # imports torch: two seconds, which --help and the checks do without
 
     source = source / "model.pt" if source.is_dir() else source
     model = read_model(source)
     if model["problem"] != kind:
         raise UserError(f"{source} was trained for {model['problem']}, not for {problem}")
-    # New weights under the name of the default stay the default: a wrapper must not lose its checkpoint that way.
+    # New weights under the name of the default stay the default: a wrapper must not lose its checkpoint that
+    # way.
     default = default or (old is not None and old["default"])
     entry = {"name": name, "problem": problem, "default": default, "file": f"{name}.pt"}
     manifest.FOLDER.mkdir(exist_ok=True)
@@ -71,7 +75,9 @@ def publish(
         entry.update(sha256=manifest.sha256_of(temporary), bytes=temporary.stat().st_size)
         # The old URLs give the old file: they stay only if that is the new one too.
         same = old is not None and old["sha256"] == entry["sha256"]
-        entry.update(urls=list(urls) or (old["urls"] if same else []), network=model["network"], score=model["score"])
+        entry.update(
+            urls=list(urls) or (old["urls"] if same else []), network=model["network"], score=model["score"]
+        )
         others = [
             {**other, "default": other["default"] and not (default and other["problem"] == problem)}
             for other in entries
@@ -82,15 +88,17 @@ def publish(
     return entry
 
 
-def write_changed(model: dict[str, Any], path: Path, fp16: bool, tta: str | None, score: float | None) -> None:
+def write_changed(
+    model: dict[str, Any], path: Path, fp16: bool, tta: str | None, score: float | None
+) -> None:
     import torch
 
     if tta:
         model.update(tta=tta, score={SCORES[model["problem"]]: score})
     if fp16:
         model["state"] = halved(model["state"])
-    # Into an open file: given a path, torch.save writes the path's name into the file, and the sha256 would be another
-    # one each time, also than that of a file that was already uploaded.
+    # Into an open file: given a path, torch.save writes the path's name into the file, and the sha256 would
+    # be another one each time, also than that of a file that was already uploaded.
     with open(path, "wb") as file:
         torch.save(model, file)
 
@@ -98,10 +106,10 @@ def write_changed(model: dict[str, Any], path: Path, fp16: bool, tta: str | None
 def halved(state: dict[str, Any]) -> dict[str, Any]:
     """The state with its float tensors in half precision, where that changes little.
 
-    Convolutions and linear layers are nearly all of the bytes. What has one dimension (biases, batch norm's scale and
-    statistics) stays as it is: a running variance of 1e-6 or 1e5 is none in half precision, and it is worth a few kB.
-    So does a tensor of which halving changes more than a thousandth (it overflows, or its numbers are too small);
-    ordinary rounding changes 0.0003. Integers stay.
+    Convolutions and linear layers are nearly all of the bytes. What has one dimension (biases, batch norm's
+    scale and statistics) stays as it is: a running variance of 1e-6 or 1e5 is none in half precision, and it
+    is worth a few kB. So does a tensor of which halving changes more than a thousandth (it overflows, or its
+    numbers are too small); ordinary rounding changes 0.0003. Integers stay.
     """
     import torch
 
@@ -123,33 +131,54 @@ def _report(entry: dict[str, Any]) -> None:
     print(f"network {entry['network']}, score {entry['score']}")
     print(f"sha256 {entry['sha256']}, {entry['bytes']} bytes")
     # Segment Anything's weights (.pth) and unfinished downloads (.part) are never committed.
-    files = [file for file in manifest.FOLDER.iterdir() if file.is_file() and file.suffix not in (".pth", ".part")]
+    files = [
+        file for file in manifest.FOLDER.iterdir() if file.is_file() and file.suffix not in (".pth", ".part")
+    ]
     total = sum(file.stat().st_size for file in files)
     print(f"checkpoints/ holds {total / 1e6:.1f} MB")
     if total > GIT_SIZE:
         print(
-            f"warning: more than {GIT_SIZE / 1e6:.0f} MB for git; use --fp16, or upload the file, give --url LINK and "
-            "leave it out of the commit"
+            f"warning: more than {GIT_SIZE / 1e6:.0f} MB for git; use --fp16, or upload the file, give --url "
+            "LINK and leave it out of the commit"
         )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m engine.publish", description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, metavar="RUN/model.pt", help="a trained model.pt, or its run folder")
-    parser.add_argument("--name", required=True, help="the file will be checkpoints/NAME.pt; the same name replaces")
+    parser.add_argument(
+        "model", type=Path, metavar="RUN/model.pt", help="a trained model.pt, or its run folder"
+    )
+    parser.add_argument(
+        "--name", required=True, help="the file will be checkpoints/NAME.pt; the same name replaces"
+    )
     parser.add_argument("--problem", required=True, choices=KINDS, help="p1_50: the editions with 50 classes")
     parser.add_argument("--default", action="store_true", help="what the problem's wrapper uses from now on")
     parser.add_argument("--fp16", action="store_true", help="half the size: weights in half precision")
-    parser.add_argument("--tta", choices=VIEWS["p2"], help="test-time augmentation to use at inference (p1: no d4)")
+    parser.add_argument(
+        "--tta", choices=VIEWS["p2"], help="test-time augmentation to use at inference (p1: no d4)"
+    )
     parser.add_argument("--score", type=float, help="the accuracy (p1) or mIoU (p2) measured with --tta")
-    parser.add_argument("--url", action="append", default=[], help="where the file can be had; several: mirrors")
+    parser.add_argument(
+        "--url", action="append", default=[], help="where the file can be had; several: mirrors"
+    )
     args = parser.parse_args()
     try:
         _report(
-            publish(args.model, args.name, args.problem, args.default, args.fp16, tuple(args.url), args.tta, args.score)
+            publish(
+                args.model,
+                args.name,
+                args.problem,
+                args.default,
+                args.fp16,
+                tuple(args.url),
+                args.tta,
+                args.score,
+            )
         )
     except OSError as error:
-        raise UserError(f"{error.filename or manifest.FOLDER}: {error.strerror}; nothing was published") from None
+        raise UserError(
+            f"{error.filename or manifest.FOLDER}: {error.strerror}; nothing was published"
+        ) from None
 
 
 if __name__ == "__main__":

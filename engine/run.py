@@ -1,7 +1,8 @@
-"""A run folder: config.json, metrics.jsonl, log.txt, TensorBoard events, last.pt and previous.pt, model.pt, snapshots/.
+"""A run folder: config.json, metrics.jsonl, log.txt, TensorBoard events, last.pt and previous.pt, model.pt,
+snapshots/.
 
-Only this file reads or writes a run's insides. Started again with the same command, a run goes on where its newest
-whole checkpoint lies; with other arguments it is refused.
+Only this file reads or writes a run's insides. Started again with the same command, a run goes on where its
+newest whole checkpoint lies; with other arguments it is refused.
 """
 
 from __future__ import annotations
@@ -24,14 +25,24 @@ import torch
 from engine import checkpoint, distributed
 from engine.base import UserError, available_cores, write_atomically, write_json
 
-MAY_DIFFER = ("output", "device", "workers", "max_minutes", "cache", "dry_run")  # between two invocations of one run
+MAY_DIFFER = (
+    "output",
+    "device",
+    "workers",
+    "max_minutes",
+    "cache",
+    "dry_run",
+)  # between two invocations of one run
 
 
 class Run:
     """One run folder, locked for this process; of several that train together the main one alone writes."""
 
     def __init__(self, folder: str | Path, arguments: dict[str, Any], recipe: dict[str, Any]):
-        """Make or reopen `folder`. UserError when it is in use, is something else, or was made with other arguments."""
+        """Make or reopen `folder`.
+
+        UserError when it is in use, is something else, or was made with other arguments.
+        """
         self.folder = Path(folder)
         self._metrics = self._board = self._lock = None
         self.config = distributed.from_main(self._open(arguments, recipe) if distributed.is_main() else None)
@@ -41,7 +52,11 @@ class Run:
         folder = self.folder
         with plain_errors(self.folder):
             is_old = (self.folder / "config.json").is_file()
-            if self.folder.is_dir() and any(self.folder.iterdir()) and not (is_old or self._lock_path.is_file()):
+            if (
+                self.folder.is_dir()
+                and any(self.folder.iterdir())
+                and not (is_old or self._lock_path.is_file())
+            ):
                 raise UserError(f"{folder}: not empty and no run folder; give --output a new folder")
             if is_old:
                 self._refuse_other(self._read_config(), arguments, recipe)
@@ -66,7 +81,9 @@ class Run:
         except ImportError:
             pass  # Windows: two runs in one folder are the user's to avoid
         except BlockingIOError:
-            raise UserError(f"{self.folder}: another process trains here; wait or give another --output") from None
+            raise UserError(
+                f"{self.folder}: another process trains here; wait or give another --output"
+            ) from None
         return lock
 
     def _read_config(self) -> dict[str, Any]:
@@ -79,7 +96,9 @@ class Run:
             raise UserError(f"{path}: cannot be read ({error}); give --output a new folder") from None
         return config
 
-    def _refuse_other(self, config: dict[str, Any], arguments: dict[str, Any], recipe: dict[str, Any]) -> None:
+    def _refuse_other(
+        self, config: dict[str, Any], arguments: dict[str, Any], recipe: dict[str, Any]
+    ) -> None:
         old, new = {**config["recipe"], **config["arguments"]}, {**recipe, **arguments}
         other = [
             f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
@@ -100,7 +119,7 @@ class Run:
                 with plain_errors(self.folder / "config.json"):
                     write_json(self.folder / "config.json", self.config)
 
-    # -- checkpoints -------------------------------------------------------------------------------------------------
+    # -- checkpoints -----------------------------------------------------------------------------------------
 
     def save_last(self, state: dict[str, Any]) -> None:
         """Write last.pt; the one before becomes previous.pt. Killed at any point, one of them is whole."""
@@ -122,7 +141,8 @@ class Run:
     def _load_last(self) -> dict[str, Any] | None:
         """The newest whole checkpoint, or None at the start. A broken newest one is set aside, and said so.
 
-        UserError, and nothing is changed, when there are checkpoints but none can be read: hours of work lie there.
+        UserError, and nothing is changed, when there are checkpoints but none can be read: hours of work lie
+        there.
         """
         with plain_errors(self.folder):
             self._remove_leftovers()
@@ -137,14 +157,17 @@ class Run:
                     broken[path] = error
                     continue
                 for newer, reason in broken.items():
-                    self.say(f"{newer}: broken ({reason}); set aside as {newer.name}.broken, trying the one before")
+                    self.say(
+                        f"{newer}: broken ({reason}); set aside as {newer.name}.broken, trying the one before"
+                    )
                     os.replace(newer, newer.with_suffix(".pt.broken"))
                 self._forget_metrics_after(state["step"])
                 return state
             if broken:
                 raise UserError(
-                    f"{self.folder}: none of its checkpoints can be read ({'; '.join(map(str, broken.values()))}); "
-                    "nothing is changed: mend the folder, or give --output a new one"
+                    f"{self.folder}: none of its checkpoints can be read "
+                    f"({'; '.join(map(str, broken.values()))}); nothing is changed: mend the folder, or give "
+                    "--output a new one"
                 )
             self._forget_metrics_after(-1)
             return None
@@ -153,7 +176,7 @@ class Run:
         for part in self.folder.rglob(".*.part"):
             part.unlink()
 
-    # -- what it says ------------------------------------------------------------------------------------------------
+    # -- what it says ----------------------------------------------------------------------------------------
 
     def _forget_metrics_after(self, step: int) -> None:
         """Drop the lines of work that is about to be repeated, and a last line cut in half."""
@@ -210,7 +233,9 @@ def plain_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"{error.filename or path}: {reason}; make room, or choose another --output") from None
+        raise UserError(
+            f"{error.filename or path}: {reason}; make room, or choose another --output"
+        ) from None
 
 
 class Stopper:
@@ -224,7 +249,9 @@ class Stopper:
 
     def _ask(self, number: int, frame: Any) -> None:
         self.signal = number
-        if number == signal.SIGINT:  # the second one ends the process at once; torchrun and schedulers repeat SIGTERM
+        if (
+            number == signal.SIGINT
+        ):  # the second one ends the process at once; torchrun and schedulers repeat SIGTERM
             signal.signal(number, signal.SIG_DFL)
             print("\nstopping after this step; Ctrl-C once more ends at once", file=sys.stderr)
 
@@ -243,7 +270,9 @@ def command_to_go_on() -> str:
 
 
 def random_state() -> dict[str, Any]:
-    """What networks and byol-pytorch's views draw from; our data draw from (seed, epoch, sample) and need no state."""
+    """What networks and byol-pytorch's views draw from; our data draw from (seed, epoch, sample) and need no
+    state.
+    """
     state = {"torch": torch.get_rng_state(), "python": random.getstate()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()

@@ -11,7 +11,8 @@ def steps_of_warmup(warmup_steps: int, total_steps: int | None) -> int:
 
 
 def warmup_cosine(step: int, total_steps: int | None, warmup_steps: int) -> float:
-    """Factor on the learning rate: a linear rise over `warmup_steps`, then half a cosine down to 0 at `total_steps`.
+    """Factor on the learning rate: a linear rise over `warmup_steps`, then half a cosine down to 0 at
+    `total_steps`.
 
     Before the number of steps is known (None) there is only the rise.
     """
@@ -24,7 +25,9 @@ def warmup_cosine(step: int, total_steps: int | None, warmup_steps: int) -> floa
 
 
 def poly(step: int, total_steps: int | None, warmup_steps: int) -> float:
-    """Factor on the learning rate: a linear rise, then (1 - progress)^0.9 (Chen et al., 2017, section 3.3)."""
+    """Factor on the learning rate: a linear rise, then (1 - progress)^0.9 (Chen et al., 2017, section
+    3.3).
+    """
     warmup_steps = steps_of_warmup(warmup_steps, total_steps)
     rise = min(1.0, (step + 1) / max(1, warmup_steps))
     if total_steps is None or step < warmup_steps:
@@ -42,7 +45,8 @@ SCHEDULES = {"cosine": warmup_cosine, "poly": poly, "constant": constant}
 
 
 def target_decay(step: int, total_steps: int | None, start: float, schedule: str) -> float:
-    """Decay of BYOL's target: from `start` to 1 by half a cosine (Grill et al., 2020, section 3.3), or constant.
+    """Decay of BYOL's target: from `start` to 1 by half a cosine (Grill et al., 2020, section 3.3), or
+    constant.
 
     Before the number of steps is known (None) it stays at `start`.
     """

@@ -1,4 +1,6 @@
-"""Settings A to E of problem 1: where the backbone starts, whether it is trained, and what a run of one depends on."""
+"""Settings A to E of problem 1: where the backbone starts, whether it is trained, and what a run of one
+depends on.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""The bytes behind one URL into one open file: resumed, tried again, never more than announced, checked by sha256.
+"""The bytes behind one URL into one open file: resumed, tried again, never more than announced, checked by
+sha256.
 
-Nothing that a server says is believed: not its sizes, not its redirects, not that an answer of 200 is the file.
+Nothing that a server says is believed: not its sizes, not its redirects, not that an answer of 200 is the
+file.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ class Broken(Exception):
 def download(url: str, entry: dict[str, Any], file: BinaryIO) -> None:
     """Fill `file` (open for reading and writing, unbuffered) from one URL until its sha256 is the entry's.
 
-    What the file holds is taken for its beginning. Refused when the URL does not give it; an OSError is the disk's.
+    What the file holds is taken for its beginning. Refused when the URL does not give it; an OSError is the
+    disk's.
     """
     try:
         direct = direct_url(url)
@@ -128,19 +131,25 @@ def _open_url(url: str, file: BinaryIO) -> Any:
     except ValueError:
         raise Refused("leads to something that is no address") from None
     except (OSError, HTTPException) as error:
-        lasting = url.startswith("file:") or isinstance(getattr(error, "reason", None), ssl.SSLCertVerificationError)
+        lasting = url.startswith("file:") or isinstance(
+            getattr(error, "reason", None), ssl.SSLCertVerificationError
+        )
         raise (Refused if lasting else Broken)(_reason(error)) from None
 
 
 class _Redirects(request.HTTPRedirectHandler):
     """Follows redirects, but only to http and https, and never from https to http."""
 
-    def redirect_request(self, req: request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+    def redirect_request(
+        self, req: request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
         fp.close()  # or urllib would read its body to the end, however long that is
         target = urlsplit(newurl).scheme
         if target not in ("http", "https") or (req.type, target) == ("https", "http"):
             raise Refused("redirects to an address that is not safe to follow")
-        return request.Request(newurl, headers=req.headers, origin_req_host=req.origin_req_host, unverifiable=True)
+        return request.Request(
+            newurl, headers=req.headers, origin_req_host=req.origin_req_host, unverifiable=True
+        )
 
     http_error_308 = request.HTTPRedirectHandler.http_error_302  # Python knows it from 3.11 on
 
@@ -161,7 +170,9 @@ def _place(response: Any, file: BinaryIO, wanted: int) -> int:
     """Set `file` to where the answer's bytes belong, and return that place."""
     start = 0  # an answer of 200 is the whole file, whether or not a piece was asked for
     if response.getcode() == 206:
-        match = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
+        match = re.fullmatch(
+            r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", response.headers.get("Content-Range", "")
+        )
         if match and match.group(2) not in ("*", str(wanted)):
             raise Refused(f"is a file of {match.group(2)} bytes, not of {wanted}")
         if not match or int(match.group(1)) != size_of(file):
@@ -202,7 +213,9 @@ def _reason(error: BaseException) -> str:
 def _is_page(headers: Any, first: bytes) -> bool:
     kind = headers.get("Content-Type", "").lower()
     start = first.lstrip(b"\xef\xbb\xbf \t\r\n")[:14].lower()
-    return kind.startswith(("text/html", "application/xhtml")) or start.startswith((b"<!doctype html", b"<html"))
+    return kind.startswith(("text/html", "application/xhtml")) or start.startswith(
+        (b"<!doctype html", b"<html")
+    )
 
 
 @contextmanager

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from engine.base import UserError
 from models.weights import load_ready_made, state_of_file
 
-FC = "fc."  # the last layer of a file's own network; report001's classifier has a place for it, the others have not
+# The last layer of a file's own network; report001's classifier has a place for it, the others have not.
+FC = "fc."
 
 
 def start_from(network: nn.Module, name: str, weights: str, backbone: str | None, is_frozen: bool) -> str:
-    """Give `network` (built as `name`) a backbone's weights, or without one `weights` as models.weights knows them.
+    """Give `network` (built as `name`) a backbone's weights, or without one `weights` as models.weights knows
+    them.
 
     Returns a line that says where it starts. A frozen backbone is left out of the training.
     """
@@ -30,9 +32,9 @@ def start_from(network: nn.Module, name: str, weights: str, backbone: str | None
 def load_backbone(network: nn.Module, path: str | Path) -> str:
     """Load everything but the head from a file with the network's own keys; returns a line that says so.
 
-    The file must bring every other key, in the right shape. It may bring an `fc` as well (that of the course's
-    pretrain_model_SL.pt has 1,000 classes), which only a network with such a layer below its head takes; without it
-    that layer stays random. Anything else in the file is refused with a UserError.
+    The file must bring every other key, in the right shape. It may bring an `fc` as well (that of the
+    course's pretrain_model_SL.pt has 1,000 classes), which only a network with such a layer below its head
+    takes; without it that layer stays random. Anything else in the file is refused with a UserError.
     """
     ours, given = network.state_dict(), state_of_file(Path(path))
     new = [key for key in ours if key.startswith((head_name(network) + ".", FC))]
@@ -51,9 +53,13 @@ def load_backbone(network: nn.Module, path: str | Path) -> str:
         if keys
     ]
     if problems:
-        raise UserError(f"{path}: not a backbone of this network: {', '.join(problems)}; is --model the right one?")
+        raise UserError(
+            f"{path}: not a backbone of this network: {', '.join(problems)}; is --model the right one?"
+        )
     if not all(value.isfinite().all() for value in state.values()):
-        raise UserError(f"{path}: holds numbers that are not finite, from a training that failed; give another file")
+        raise UserError(
+            f"{path}: holds numbers that are not finite, from a training that failed; give another file"
+        )
     network.load_state_dict(state)
     return f"{path}: {len(ours) - len(new)} tensors loaded; new: {', '.join(new)}"
 
@@ -71,7 +77,9 @@ def set_training_mode(network: nn.Module, is_frozen: bool) -> None:
 
 
 def head_name(network: nn.Module) -> str:
-    """Under which name a classifier has its head, the layers that are new for new classes: its last child's."""
+    """Under which name a classifier has its head, the layers that are new for new classes: its last
+    child's.
+    """
     return [name for name, _ in network.named_children()][-1]
 
 
@@ -85,7 +93,9 @@ def with_other_head(network: nn.Module, head: nn.Module) -> dict[str, Tensor]:
 
 
 def backbone_sha256(network: nn.Module, state: Mapping[str, Tensor] | None = None) -> str:
-    """The sha256 of every parameter and statistic of the network's backbone; as they are in `state`, if given."""
+    """The sha256 of every parameter and statistic of the network's backbone; as they are in `state`, if
+    given.
+    """
     digest = hashlib.sha256()
     for key, value in sorted((network.state_dict() if state is None else state).items()):
         if not key.startswith(head_name(network) + "."):
@@ -95,7 +105,9 @@ def backbone_sha256(network: nn.Module, state: Mapping[str, Tensor] | None = Non
 
 
 def prove_unchanged(network: nn.Module, model: Path, before: str) -> None:
-    """The backbone's sha256 is still what it was `before` the training, in the network and in the file RUN/model.pt;
-    else UserError."""
+    """The backbone's sha256 is still what it was `before` the training, in the network and in the file
+    RUN/model.pt; else UserError."""
     if {backbone_sha256(network), backbone_sha256(network, state_of_file(model))} != {before}:
-        raise UserError(f"{model.parent}: the backbone has changed, which it must not; its scores are worth nothing")
+        raise UserError(
+            f"{model.parent}: the backbone has changed, which it must not; its scores are worth nothing"
+        )

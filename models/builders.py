@@ -90,9 +90,12 @@ SEGMENTERS = {
 }
 
 
-def build_network(name: str, builders: dict[str, Any] | None = None, stem: str = "7x7", **arguments: Any) -> nn.Module:
-    """A network with random weights, of `builders` (CLASSIFIERS or SEGMENTERS; either if None). `arguments` are its
-    builder's; `stem` is how a classifier begins (models.classifiers.STEMS). UserError when there is no such name."""
+def build_network(
+    name: str, builders: dict[str, Any] | None = None, stem: str = "7x7", **arguments: Any
+) -> nn.Module:
+    """A network with random weights, of `builders` (CLASSIFIERS or SEGMENTERS; either if None). `arguments`
+    are its builder's; `stem` is how a classifier begins (models.classifiers.STEMS). UserError when there is
+    no such name."""
     builders = {**CLASSIFIERS, **SEGMENTERS} if builders is None else builders
     if name not in builders:
         raise UserError(f"no network is called '{name}'; there are {', '.join(builders)}")
@@ -113,7 +116,9 @@ def normalisation(name: str) -> tuple[list[float], list[float]]:
     return list(mean), list(std)
 
 
-def describe_classifier(name: str, classes: list[str], image_size: int, edition: str, stem: str) -> dict[str, Any]:
+def describe_classifier(
+    name: str, classes: list[str], image_size: int, edition: str, stem: str
+) -> dict[str, Any]:
     """What the model.pt of a classifier says beside its weights: how to rebuild, feed and read it."""
     mean, std = normalisation(name)
     return {
@@ -145,14 +150,25 @@ def describe_segmenter(name: str, classes: list[str], scale: float, edition: str
 
 
 def load_trained(model: dict[str, Any]) -> nn.Module:
-    """The network that a model.pt describes, with its weights, in eval mode. UserError when they do not fit."""
+    """The network that a model.pt describes, with its weights, in eval mode.
+
+    UserError when they do not fit.
+    """
     arguments = {"stem": "7x7", **model["arguments"]}
     classes = arguments.get("num_classes")
-    if set(arguments) != {"num_classes", "stem"} or type(classes) is not int or not 0 < classes <= MOST_CLASSES:
-        raise UserError(f"no network is built from {str(model['arguments'])[:100]}; train or download it again")
+    if (
+        set(arguments) != {"num_classes", "stem"}
+        or type(classes) is not int
+        or not 0 < classes <= MOST_CLASSES
+    ):
+        raise UserError(
+            f"no network is built from {str(model['arguments'])[:100]}; train or download it again"
+        )
     network = build_network(model["network"], **arguments)
     try:
         network.load_state_dict(model["state"])
     except (RuntimeError, AttributeError) as error:  # the latter for names that are none
-        raise UserError(f"the weights do not fit the network {model['network']}: {str(error)[:200]}") from None
+        raise UserError(
+            f"the weights do not fit the network {model['network']}: {str(error)[:200]}"
+        ) from None
     return network.eval()

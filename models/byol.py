@@ -1,7 +1,7 @@
 """BYOL (Grill et al., 2020): byol-pytorch's networks, set up without that package's traps.
 
-The package's learner draws one augmentation for a whole batch, keeps the target's decay constant and computes its loss
-in bfloat16 under autocast. Here it builds the networks; the step is ours.
+The package's learner draws one augmentation for a whole batch, keeps the target's decay constant and computes
+its loss in bfloat16 under autocast. Here it builds the networks; the step is ours.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ PROJECTION_SIZE, HIDDEN_SIZE = 256, 4096  # the paper's; byol-pytorch's defaults
 class BYOL(nn.Module):
     """(B, 3, S, S) twice → the loss and the projections' embedding_std, both scalars.
 
-    `backbone` gives features (B, D) and is trained in place. `stock_views` is the package's own augmentation: floats
-    in 0..1 → normalised floats, one draw for the whole batch. Build this before the processes join: byol-pytorch would
-    put torch's SyncBatchNorm into the predictor, and its trial pass would fail on a CPU.
+    `backbone` gives features (B, D) and is trained in place. `stock_views` is the package's own augmentation:
+    floats in 0..1 → normalised floats, one draw for the whole batch. Build this before the processes join:
+    byol-pytorch would put torch's SyncBatchNorm into the predictor, and its trial pass would fail on a CPU.
     """
 
     def __init__(self, backbone: nn.Module, image_size: int):
@@ -46,7 +46,8 @@ class BYOL(nn.Module):
         return self.online_encoder.net
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        # One pass of 2B images, as byol-pytorch does: batch norm sees both views together, the paper's sees each alone.
+        # One pass of 2B images, as byol-pytorch does: batch norm sees both views together, the paper's sees
+        # each alone.
         images = torch.cat([first, second]).contiguous(memory_format=torch.channels_last)
         projections, _ = self.online_encoder(images)
         predictions = self.predictor(projections)
@@ -58,14 +59,16 @@ class BYOL(nn.Module):
     def update_target(self, decay: float) -> None:
         """target ← decay · target + (1 - decay) · online, weights alone (Grill et al., equation 1).
 
-        Batch norm's statistics are the target's own. One fused call: 0.005 s for a ResNet50; a Python loop takes 0.15.
+        Batch norm's statistics are the target's own. One fused call: 0.005 s for a ResNet50; a Python loop
+        takes 0.15.
         """
         targets, online = list(self.target_encoder.parameters()), list(self.online_encoder.parameters())
         torch._foreach_lerp_(targets, online, 1 - decay)
 
 
 def byol_loss(predictions: Tensor, targets: Tensor) -> Tensor:
-    """(2B, D) of both views, one after the other → the mean over the batch of both directions' 2 - 2 cos, in 0..8.
+    """(2B, D) of both views, one after the other → the mean over the batch of both directions' 2 - 2 cos, in
+    0..8.
 
     The first view's prediction is compared with the second view's target and the reverse (equation 2, and its
     symmetric term). In float32 at least: in bfloat16 a cosine near 1 has two digits.
@@ -79,9 +82,11 @@ def byol_loss(predictions: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def embedding_std(projections: Tensor) -> Tensor:
-    """How far the projections (N, D) differ in direction: 1 when they point everywhere, 0 when all point one way.
+    """How far the projections (N, D) differ in direction: 1 when they point everywhere, 0 when all point one
+    way.
 
-    The standard deviation of each coordinate of the unit vectors, times sqrt(D) (Chen & He, 2021, section 4.1).
+    The standard deviation of each coordinate of the unit vectors, times sqrt(D) (Chen & He, 2021, section
+    4.1).
     """
     units = functional.normalize(projections.float(), dim=1)
     return units.std(dim=0).mean() * units.shape[1] ** 0.5

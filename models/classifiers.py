@@ -1,7 +1,7 @@
 """Networks that classify photographs: (B, 3, S, S) → logits (B, num_classes).
 
-The last child of each is its head, the layers that are new for new classes; the rest is its backbone. The ResNet50s
-have torchvision's key names, so that the course's backbones fit them all.
+The last child of each is its head, the layers that are new for new classes; the rest is its backbone. The
+ResNet50s have torchvision's key names, so that the course's backbones fit them all.
 """
 
 from __future__ import annotations
@@ -21,21 +21,25 @@ HIDDEN_UNITS = 4096
 def published(name: str) -> Callable[[int], nn.Module]:
     """torchvision's network of that name as it is, with random weights and a last layer for our classes."""
 
-    def build(num_classes: int) -> nn.Module:  # and nothing else: no model.pt may ask for weights to be downloaded
+    def build(
+        num_classes: int,
+    ) -> nn.Module:  # and nothing else: no model.pt may ask for weights to be downloaded
         return torchvision.models.get_model(name, weights=None, num_classes=num_classes)
 
     return build
 
 
 def resnet50(num_classes: int) -> nn.Module:
-    """The classifier of settings A to E: torchvision's ResNet50 with a new `fc` on its 2,048 pooled features."""
+    """The classifier of settings A to E: torchvision's ResNet50 with a new `fc` on its 2,048 pooled
+    features.
+    """
     # Each residual branch starts at zero (Goyal et al., 2017): fifty layers learn from their first steps.
     return torchvision.models.resnet50(weights=None, num_classes=num_classes, zero_init_residual=True)
 
 
 def resnet50_bn(num_classes: int) -> nn.Module:
-    """A ResNet50 whose features are standardised before its `fc`: frozen ones differ widely in scale (He et al., 2021,
-    of linear probes)."""
+    """A ResNet50 whose features are standardised before its `fc`: frozen ones differ widely in scale (He et
+    al., 2021, of linear probes)."""
     network = resnet50(num_classes)
     network.fc = nn.Sequential(nn.BatchNorm1d(network.fc.in_features, affine=False), network.fc)
     return network
@@ -54,7 +58,9 @@ def resnet50_mlp(num_classes: int) -> nn.Module:
 
 
 class ResNet50FC1000(ResNet):
-    """report001's: a ResNet50 with the 1000-way `fc` of its pre-training, and a linear layer on those 1,000 logits."""
+    """report001's: a ResNet50 with the 1000-way `fc` of its pre-training, and a linear layer on those 1,000
+    logits.
+    """
 
     def __init__(self, num_classes: int):
         super().__init__(Bottleneck, [3, 4, 6, 3], num_classes=1000)
@@ -82,7 +88,9 @@ VGG19_BN_C = ((4096, True), (4096, True), (2048, True))
 
 
 def vgg19_bn(hidden: tuple[tuple[int, bool], ...]) -> Callable[[int], nn.Module]:
-    """VGG19 with batch norm and a classifier of these hidden layers, each a Linear and a ReLU, some with dropout."""
+    """VGG19 with batch norm and a classifier of these hidden layers, each a Linear and a ReLU, some with
+    dropout.
+    """
 
     def build(num_classes: int) -> nn.Module:
         network = torchvision.models.vgg19_bn(weights=None)
@@ -96,15 +104,17 @@ def vgg19_bn(hidden: tuple[tuple[int, bool], ...]) -> Callable[[int], nn.Module]
     return build
 
 
-# How a network begins. torchvision's ResNets, ResNeXts and DenseNets halve an image twice before their first block,
-# which leaves little of one of 32 pixels.
+# How a network begins. torchvision's ResNets, ResNeXts and DenseNets halve an image twice before their first
+# block, which leaves little of one of 32 pixels.
 STEMS = ("7x7", "3x3", "3x3-nopool")
 
 
 def change_stem(network: nn.Module, stem: str) -> None:
-    """`7x7`: as published. `3x3`: the first convolution is 3x3 at stride 1; `3x3-nopool`: nor is there a max-pool.
+    """`7x7`: as published. `3x3`: the first convolution is 3x3 at stride 1; `3x3-nopool`: nor is there a
+    max-pool.
 
-    A VGG begins with a 3x3 convolution at stride 1 anyway, and its five max-pools stay: UserError for `3x3-nopool`.
+    A VGG begins with a 3x3 convolution at stride 1 anyway, and its five max-pools stay: UserError for
+    `3x3-nopool`.
     """
     if stem not in STEMS:
         raise UserError(f"there is no stem '{stem}'; choose one of {', '.join(STEMS)}")
@@ -114,6 +124,10 @@ def change_stem(network: nn.Module, stem: str) -> None:
     if stem == "3x3-nopool" and not hasattr(parts, pool):
         raise UserError("a VGG has no max-pool of its stem's to leave out; choose --stem 3x3 or 7x7")
     if stem != "7x7" and hasattr(parts, convolution):
-        setattr(parts, convolution, nn.Conv2d(3, getattr(parts, convolution).out_channels, 3, padding=1, bias=False))
+        setattr(
+            parts,
+            convolution,
+            nn.Conv2d(3, getattr(parts, convolution).out_channels, 3, padding=1, bias=False),
+        )
     if stem == "3x3-nopool":
         setattr(parts, pool, nn.Identity())

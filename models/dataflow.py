@@ -1,7 +1,8 @@
-"""Which layers of a network follow which, found out by sending an image without numbers through a copy without numbers.
+"""Which layers of a network follow which, found out by sending an image without numbers through a copy
+without numbers.
 
-On PyTorch's meta device tensors have shapes alone: nothing is computed, no random number drawn, and the network itself
-is not touched.
+On PyTorch's meta device tensors have shapes alone: nothing is computed, no random number drawn, and the
+network itself is not touched.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ _ACTIVATIONS = {"relu": "ReLU", "relu6": "ReLU6"}
 
 @dataclass
 class Node:
-    """A layer, a block of layers that is told as one, or a function between them. `inputs` are numbers of nodes."""
+    """A layer, a block of layers that is told as one, or a function between them.
+
+    `inputs` are numbers of nodes.
+    """
 
     name: str  # the module's path, or the function's name
     role: str  # input, convolution, pooling, enlargement, linear, junction, other, output
@@ -57,7 +61,9 @@ def trace(network: nn.Module, size: int) -> list[Node]:
     The auxiliary head is among them. UserError when the network cannot see an image of that size.
     """
     skeleton = without_numbers(network).eval()
-    skeleton.training = True  # of the whole alone, which computes its auxiliary head then; its layers stay in eval mode
+    skeleton.training = (
+        True  # of the whole alone, which computes its auxiliary head then; its layers stay in eval mode
+    )
     tracer = _Tracer(skeleton)
     image = torch.empty(1, 3, size, size, device="meta")
     tracer.remember(image, tracer.add(Node("input", "input", [], (3, size, size), [])))
@@ -66,7 +72,9 @@ def trace(network: nn.Module, size: int) -> list[Node]:
             outputs = skeleton(image)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"the network cannot see images of {size} x {size}: {reason}; give another size") from None
+        raise UserError(
+            f"the network cannot see images of {size} x {size}: {reason}; give another size"
+        ) from None
     outputs = outputs if isinstance(outputs, dict) else {"out": outputs}
     for name, tensor in outputs.items():
         tracer.add(Node(f"output {name}", "output", [], tuple(tensor.shape[1:]), [tracer.origin_of(tensor)]))
@@ -74,7 +82,10 @@ def trace(network: nn.Module, size: int) -> list[Node]:
 
 
 def without_numbers(network: nn.Module) -> nn.Module:
-    """A copy of `network` on the meta device. It takes no memory: the numbers are left out while copying, not after."""
+    """A copy of `network` on the meta device.
+
+    It takes no memory: the numbers are left out while copying, not after.
+    """
     numbers = {}
     for parameter in network.parameters():
         numbers[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
@@ -124,7 +135,9 @@ class _Tracer(TorchFunctionMode):
         origins = self._origins_in(given)
         before = self.nodes[origins[0]]
         parameters = sum(parameter.numel() for parameter in module.parameters())
-        follows = isinstance(module, _FOLLOWERS) and before.modules and _parent(before.modules[-1]) == _parent(path)
+        follows = (
+            isinstance(module, _FOLLOWERS) and before.modules and _parent(before.modules[-1]) == _parent(path)
+        )
         if isinstance(module, nn.Identity):
             self.remember(result, origins[0])
         elif follows:
@@ -139,8 +152,8 @@ class _Tracer(TorchFunctionMode):
             self.remember(result, self.add(node))
 
     def _count(self, module: nn.Module, given: tuple[Tensor], result: Tensor) -> None:
-        """Multiply-adds: each weight works once for each place that it is put on, which for a transposed convolution
-        is a place of its input."""
+        """Multiply-adds: each weight works once for each place that it is put on, which for a transposed
+        convolution is a place of its input."""
         weights = module.weight.numel()
         places = given[0] if isinstance(module, nn.ConvTranspose2d) else result
         self._multiply_adds[module] = weights * (places.numel() // places.shape[1])

@@ -3,12 +3,13 @@
     python3 -m models.describe fcn8s
     python3 -m models.describe deeplabv3_resnet101 --output deeplab
 
-The table has a line a block, in the order of computing: what it is made of, what it gives (channels x height x width),
-how many input pixels one of its pixels is wide, and parameters. With --output DIR the same is written to
-DIR/architecture.json and drawn in DIR/architecture.svg, .pdf and .png. Nothing is computed, so any size is quick.
+The table has a line a block, in the order of computing: what it is made of, what it gives (channels x height
+x width), how many input pixels one of its pixels is wide, and parameters. With --output DIR the same is
+written to DIR/architecture.json and drawn in DIR/architecture.svg, .pdf and .png. Nothing is computed, so any
+size is quick.
 
-GFLOPs count a multiplication and an addition as two operations, those of convolutions and linear layers alone, for one
-image at inference; torchvision's tables call the multiply-adds GFLOPS, which are half of ours.
+GFLOPs count a multiplication and an addition as two operations, those of convolutions and linear layers
+alone, for one image at inference; torchvision's tables call the multiply-adds GFLOPS, which are half of ours.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ _ENCODER = re.compile(r"(backbone|features)\.")
 
 
 def describe(network: nn.Module, name: str, size: int) -> dict[str, Any]:
-    """What `network`, known as `name`, is made of, for an image of 3 x size x size; plain values, fit for JSON.
+    """What `network`, known as `name`, is made of, for an image of 3 x size x size; plain values, fit for
+    JSON.
 
-    The network and the random state stay as they are. A block's `inputs` are names of blocks, its `shape` is (C, H, W)
-    or (C), its `stride` how many input pixels it is wide; `is_auxiliary` is what inference does not compute.
-    UserError when the network cannot see such an image.
+    The network and the random state stay as they are. A block's `inputs` are names of blocks, its `shape` is
+    (C, H, W) or (C), its `stride` how many input pixels it is wide; `is_auxiliary` is what inference does not
+    compute. UserError when the network cannot see such an image.
     """
     from models.dataflow import trace  # imports torch: two seconds, which --help does without
 
@@ -79,7 +81,9 @@ def describe(network: nn.Module, name: str, size: int) -> dict[str, Any]:
 
 
 def draw(description: dict[str, Any], kind: str = "svg") -> bytes:
-    """A picture of a description, as the bytes of a file of that kind (svg, png, pdf): the same bytes each time."""
+    """A picture of a description, as the bytes of a file of that kind (svg, png, pdf): the same bytes each
+    time.
+    """
     from models.diagram import figure_of, save  # imports matplotlib, which takes a second
 
     file = io.BytesIO()
@@ -100,7 +104,9 @@ def _needed(nodes: list[Node]) -> set[int]:
 
 
 def _groups(nodes: list[Node]) -> list[list[int]]:
-    """Numbers of nodes that are told as one: like layers of an encoder in a row, such as VGG's convolutions."""
+    """Numbers of nodes that are told as one: like layers of an encoder in a row, such as VGG's
+    convolutions.
+    """
     consumers = [sum(index in node.inputs for node in nodes) for index in range(len(nodes))]
     groups: list[list[int]] = []
     for index, node in enumerate(nodes):
@@ -111,7 +117,8 @@ def _groups(nodes: list[Node]) -> list[list[int]]:
             and consumers[before] == 1
             and node.modules
             and _ENCODER.match(node.name)
-            and (node.role, node.layers, node.shape) == (nodes[before].role, nodes[before].layers, nodes[before].shape)
+            and (node.role, node.layers, node.shape)
+            == (nodes[before].role, nodes[before].layers, nodes[before].shape)
         ):
             groups[-1].append(index)
         else:
@@ -120,12 +127,17 @@ def _groups(nodes: list[Node]) -> list[list[int]]:
 
 
 def _names(groups: list[list[Node]]) -> list[str]:
-    """A name for each group of nodes, short and its own. VGG's layers are called as in its paper, conv1 to pool5."""
+    """A name for each group of nodes, short and its own.
+
+    VGG's layers are called as in its paper, conv1 to pool5.
+    """
     taken: dict[str, int] = {}
     names, pools = [], 0
     for group in groups:
         first, last = group[0], group[-1]
-        if re.fullmatch(r"(backbone|features)\.\d+", first.name) and re.match("Conv|MaxPool", first.layers[0]):
+        if re.fullmatch(r"(backbone|features)\.\d+", first.name) and re.match(
+            "Conv|MaxPool", first.layers[0]
+        ):
             name = f"{'pool' if first.role == 'pooling' else 'conv'}{pools + 1}"
             pools += first.role == "pooling"
         elif first.role in ("input", "output"):
@@ -140,7 +152,9 @@ def _names(groups: list[list[Node]]) -> list[str]:
 
 
 def _short(node: Node, groups: list[list[Node]]) -> str:
-    """A module's path without what says nothing: classifier.0.convs.1.0 is ASPP.convs.1 if nothing else is there."""
+    """A module's path without what says nothing: classifier.0.convs.1.0 is ASPP.convs.1 if nothing else is
+    there.
+    """
     path, parent = node.name, node.name.rpartition(".")[0]
     siblings = {other.name for group in groups for other in group if other.name.startswith(parent + ".")}
     if parent and path.endswith(".0") and siblings == {path}:
@@ -179,16 +193,21 @@ def as_text(description: dict[str, Any]) -> str:
 def summary(description: dict[str, Any]) -> list[str]:
     size, auxiliary = description["input"][1], description["auxiliary_parameters"]
     lines = [
-        f"{description['network']}: {description['parameters']:,} parameters, {description['gflops']:.2f} GFLOPs "
-        f"({description['multiply_adds'] / 1e9:.2f} G multiply-adds) at {size} x {size}"
+        f"{description['network']}: {description['parameters']:,} parameters, {description['gflops']:.2f} "
+        f"GFLOPs ({description['multiply_adds'] / 1e9:.2f} G multiply-adds) at {size} x {size}"
     ]
     if auxiliary:
-        lines.append(f"* the auxiliary head works in training alone: {auxiliary:,} of the parameters, no GFLOPs")
+        lines.append(
+            f"* the auxiliary head works in training alone: {auxiliary:,} of the parameters, no GFLOPs"
+        )
     return lines
 
 
 def write_architecture(description: dict[str, Any], folder: Path) -> None:
-    """Write FOLDER/architecture.json, .svg, .pdf and .png, each whole or not at all. UserError when that fails."""
+    """Write FOLDER/architecture.json, .svg, .pdf and .png, each whole or not at all.
+
+    UserError when that fails.
+    """
     text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
     contents = {"json": text.encode(), **{kind: draw(description, kind) for kind in ("svg", "pdf", "png")}}
     try:
@@ -208,14 +227,22 @@ def keep_architecture(network: nn.Module, name: str, size: int, folder: Path) ->
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python3 -m models.describe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python3 -m models.describe",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("network", metavar="NAME", help="a network's name in models/builders.py")
     parser.add_argument(
-        "--size", type=int, help=f"pixels a side (default {TILE_SIZE}, of classifiers of photographs {PHOTO_SIZE})"
+        "--size",
+        type=int,
+        help=f"pixels a side (default {TILE_SIZE}, of classifiers of photographs {PHOTO_SIZE})",
     )
-    parser.add_argument("--classes", type=int, help=f"(default {TILE_CLASSES}, of classifiers {PHOTO_CLASSES})")
-    parser.add_argument("--output", metavar="DIR", type=Path, help="folder for architecture.json and its drawings")
+    parser.add_argument(
+        "--classes", type=int, help=f"(default {TILE_CLASSES}, of classifiers {PHOTO_CLASSES})"
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", type=Path, help="folder for architecture.json and its drawings"
+    )
     args = parser.parse_args(argv)
     if min(args.size or 1, args.classes or 1) < 1:
         parser.error("--size and --classes must be 1 at least")
@@ -234,7 +261,9 @@ def described(name: str, size: int | None = None, classes: int | None = None) ->
 
     is_segmenter = name in SEGMENTERS
     with torch.device("meta"):
-        network = build_network(name, num_classes=classes or (TILE_CLASSES if is_segmenter else PHOTO_CLASSES))
+        network = build_network(
+            name, num_classes=classes or (TILE_CLASSES if is_segmenter else PHOTO_CLASSES)
+        )
     return describe(network, name, size or (TILE_SIZE if is_segmenter else PHOTO_SIZE))
 
 

@@ -30,7 +30,8 @@ from models.placement import (
     width_of,
 )
 
-# Okabe and Ito's colours, which colour-blind eyes tell apart: (edge, a tint of it to fill). The text says it too.
+# Okabe and Ito's colours, which colour-blind eyes tell apart: (edge, a tint of it to fill). The text says it
+# too.
 COLOURS = {
     "convolution": ("#0072B2", "#DCEBF5"),
     "pooling": ("#B87F00", "#FCEBC5"),
@@ -56,7 +57,12 @@ def styled() -> Iterator[None]:
     """Whatever the user's matplotlibrc says, and without the random identifiers of SVG."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        style = {"svg.hashsalt": "architecture", "svg.fonttype": "path", "font.family": FAMILY, "pdf.fonttype": 42}
+        style = {
+            "svg.hashsalt": "architecture",
+            "svg.fonttype": "path",
+            "font.family": FAMILY,
+            "pdf.fonttype": 42,
+        }
         matplotlib.rcParams.update(style)
         yield
 
@@ -92,7 +98,7 @@ def figure_of(description: dict[str, Any]) -> Figure:
     return figure
 
 
-# -- parts -------------------------------------------------------------------------------------------------------------
+# -- parts ---------------------------------------------------------------------------------------------------
 
 
 def _draw_box(axes: Axes, box: Box, block: dict[str, Any]) -> None:
@@ -106,7 +112,9 @@ def _draw_box(axes: Axes, box: Box, block: dict[str, Any]) -> None:
         axes.text(box.right - PADDING, y, at_right, ha="right", **style)
 
 
-def _rounded(x: float, y: float, width: float, height: float, role: str, is_dashed: bool = False) -> FancyBboxPatch:
+def _rounded(
+    x: float, y: float, width: float, height: float, role: str, is_dashed: bool = False
+) -> FancyBboxPatch:
     edge, fill = COLOURS[role]
     return FancyBboxPatch(
         (x, y),

@@ -1,8 +1,9 @@
 """EfficientNet-Lite: an encoder with taps at strides 4, 8, 16 and 32, and the classifier that was published.
 
 Tan and Le, "EfficientNet" (2019), in the Lite form of TensorFlow's TPU team: ReLU6 in place of swish, no
-squeeze-and-excite, a stem and a head that are never scaled. torchvision has no such network, and Lite0's 3.4 million
-parameters train on a laptop. Parameter names are those of the published weights (`_blocks.N._expand_conv.weight`).
+squeeze-and-excite, a stem and a head that are never scaled. torchvision has no such network, and Lite0's 3.4
+million parameters train on a laptop. Parameter names are those of the published weights
+(`_blocks.N._expand_conv.weight`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 class InvertedResidual(nn.Module):
-    """Expand by 1x1, filter each channel by itself, project by 1x1; add the input where the shape allows it."""
+    """Expand by 1x1, filter each channel by itself, project by 1x1; add the input where the shape allows
+    it.
+    """
 
     def __init__(self, expansion: int, in_channels: int, out_channels: int, kernel: int, stride: int):
         super().__init__()
@@ -41,7 +44,9 @@ class InvertedResidual(nn.Module):
         if expansion != 1:
             self._expand_conv = nn.Conv2d(in_channels, hidden, 1, bias=False)
             self._bn0 = batch_norm(hidden)
-        self._depthwise_conv = nn.Conv2d(hidden, hidden, kernel, stride, padding=kernel // 2, groups=hidden, bias=False)
+        self._depthwise_conv = nn.Conv2d(
+            hidden, hidden, kernel, stride, padding=kernel // 2, groups=hidden, bias=False
+        )
         self._bn1 = batch_norm(hidden)
         self._project_conv = nn.Conv2d(hidden, out_channels, 1, bias=False)
         self._bn2 = batch_norm(out_channels)
@@ -60,8 +65,9 @@ class InvertedResidual(nn.Module):
 class EfficientNetLite(nn.Module):
     """(B, 3, H, W), normalised with MEAN and STD → features at strides 4, 8, 16 and 32.
 
-    Of (B, C, H/stride, W/stride), where C is in `channels`: 24, 40, 112 and 320 for Lite0. `width` and `depth` scale
-    the channels and repeats of Lite0 (Lite2: 1.1 and 1.2); the stem, and the repeats of the first and last stage, stay.
+    Of (B, C, H/stride, W/stride), where C is in `channels`: 24, 40, 112 and 320 for Lite0. `width` and
+    `depth` scale the channels and repeats of Lite0 (Lite2: 1.1 and 1.2); the stem, and the repeats of the
+    first and last stage, stay.
     """
 
     def __init__(self, width: float = 1.0, depth: float = 1.0):
@@ -74,7 +80,9 @@ class EfficientNetLite(nn.Module):
             if 0 < stage < len(STAGES) - 1:
                 repeats = math.ceil(repeats * depth)
             for repeat in range(repeats):
-                blocks.append(InvertedResidual(expansion, in_channels, channels, kernel, stride if repeat == 0 else 1))
+                blocks.append(
+                    InvertedResidual(expansion, in_channels, channels, kernel, stride if repeat == 0 else 1)
+                )
                 in_channels = channels
             if stage in (1, 2, 4, 6):
                 taps.append(len(blocks) - 1)
@@ -99,7 +107,9 @@ def scaled_channels(channels: int, width: float) -> int:
 
 
 class EfficientNetLiteClassifier(EfficientNetLite):
-    """(B, 3, S, S), normalised with MEAN and STD → logits (B, num_classes); the published network with a new `_fc`."""
+    """(B, 3, S, S), normalised with MEAN and STD → logits (B, num_classes); the published network with a
+    new `_fc`.
+    """
 
     def __init__(self, num_classes: int, dropout: float = 0.2):
         super().__init__()

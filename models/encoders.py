@@ -1,4 +1,5 @@
-"""What a segmentation network sees an image with: (B, 3, H, W) → features by their stride, {8: ..., 16: ..., 32: ...}.
+"""What a segmentation network sees an image with: (B, 3, H, W) → features by their stride, {8: ..., 16: ...,
+32: ...}.
 
 H and W are multiples of 32. Parameters have torchvision's own names, so that its files and ours fill them.
 """
@@ -11,7 +12,9 @@ from torchvision.models import vgg
 
 
 class VGGEncoder(nn.Sequential):
-    """The `features` of torchvision's VGG16, with or without batch norm; each stride's features are a max-pool's."""
+    """The `features` of torchvision's VGG16, with or without batch norm; each stride's features are a
+    max-pool's.
+    """
 
     channels = {8: 256, 16: 512, 32: 512}
 
@@ -30,7 +33,9 @@ class VGGEncoder(nn.Sequential):
 def vgg16(batch_norm: bool = False) -> VGGEncoder:
     encoder = VGGEncoder(*vgg.make_layers(vgg.cfgs["D"], batch_norm))
     for layer in encoder:
-        if isinstance(layer, nn.Conv2d):  # as torchvision's VGG starts; the rest starts at its layers' own defaults
+        if isinstance(
+            layer, nn.Conv2d
+        ):  # as torchvision's VGG starts; the rest starts at its layers' own defaults
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(layer.bias)
     return encoder
@@ -44,7 +49,12 @@ class ResNetEncoder(nn.Module):
     def __init__(self, name: str):
         super().__init__()
         network = torchvision.models.get_model(name, weights=None)
-        self.conv1, self.bn1, self.relu, self.maxpool = network.conv1, network.bn1, network.relu, network.maxpool
+        self.conv1, self.bn1, self.relu, self.maxpool = (
+            network.conv1,
+            network.bn1,
+            network.relu,
+            network.maxpool,
+        )
         self.layer1, self.layer2, self.layer3, self.layer4 = (
             network.layer1,
             network.layer2,

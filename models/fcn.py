@@ -1,7 +1,7 @@
 """Fully convolutional networks (Shelhamer, Long, Darrell, 2017): an encoder, a head, skips and an upsampler.
 
-The networks of the reports are put together at the end. A transposed convolution from classes to classes starts as
-bilinear interpolation, as in the paper; one that changes the number of channels starts at random.
+The networks of the reports are put together at the end. A transposed convolution from classes to classes
+starts as bilinear interpolation, as in the paper; one that changes the number of channels starts at random.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from models.encoders import ResNetEncoder, vgg16
 
 
 def pad_to_multiple(images: Tensor, multiple: int, least: int = 0) -> Tensor:
-    """Pad (B, C, H, W) right and below, by repeating the edge, until both sides are multiples and `least` at least."""
+    """Pad (B, C, H, W) right and below, by repeating the edge, until both sides are multiples and `least` at
+    least.
+    """
     height, width = (max(side + -side % multiple, least) for side in images.shape[-2:])
     padding = (0, width - images.shape[-1], 0, height - images.shape[-2])
     return functional.pad(images, padding, mode="replicate") if any(padding) else images
 
 
-# -- parts -------------------------------------------------------------------------------------------------------------
+# -- parts ---------------------------------------------------------------------------------------------------
 
 
 def bilinear_kernel(kernel_size: int) -> Tensor:
@@ -84,8 +86,9 @@ class Skip(nn.Module):
 class FCN(nn.Module):
     """(B, 3, H, W) → {"out": logits (B, classes, H, W)}.
 
-    The encoder's features at stride 32 go through the head, then through the skips, each of which adds those at its
-    own stride, then through the upsampler. Images of any size are padded to whole strides, and to `least` pixels.
+    The encoder's features at stride 32 go through the head, then through the skips, each of which adds those
+    at its own stride, then through the upsampler. Images of any size are padded to whole strides, and to
+    `least` pixels.
     """
 
     def __init__(
@@ -111,20 +114,29 @@ class FCN(nn.Module):
 
 
 def skips_of_8s(channels: dict[int, int], num_classes: int) -> dict[int, Skip]:
-    """The paper's two skips: scores by 1x1 convolutions at strides 16 and 8, added to the coarser ones times two."""
-    return {stride: Skip(upsampler(num_classes, 2), nn.Conv2d(channels[stride], num_classes, 1)) for stride in (16, 8)}
+    """The paper's two skips: scores by 1x1 convolutions at strides 16 and 8, added to the coarser ones times
+    two.
+    """
+    return {
+        stride: Skip(upsampler(num_classes, 2), nn.Conv2d(channels[stride], num_classes, 1))
+        for stride in (16, 8)
+    }
 
 
-# -- networks ----------------------------------------------------------------------------------------------------------
+# -- networks ------------------------------------------------------------------------------------------------
 
 
 def fcn32s(num_classes: int) -> nn.Module:
-    """Ours by default: the paper's, whose first kernel is 7; 1 keeps 16x16 without its padding of 100 pixels."""
+    """Ours by default: the paper's, whose first kernel is 7; 1 keeps 16x16 without its padding of 100
+    pixels.
+    """
     return FCN(vgg16(), scoring_head(512, 4096, 4096, num_classes), upsampler(num_classes, 32))
 
 
 def fcn32s_conv2x2(num_classes: int) -> nn.Module:
-    """report000's: a first kernel of 2 turns 16x16 into 15x15, and an upsampler without padding brings back 512."""
+    """report000's: a first kernel of 2 turns 16x16 into 15x15, and an upsampler without padding brings back
+    512.
+    """
     head = scoring_head(512, 4096, 4096, num_classes, kernel=2)
     return FCN(vgg16(), head, upsampler(num_classes, 32, bias=True, is_padded=False), least=64)
 
@@ -164,7 +176,9 @@ def fcn8s(num_classes: int) -> nn.Module:
 def fcn8s_conv2x2(num_classes: int) -> nn.Module:
     """report000's: scores, pool4 and pool3 as it is meet at stride 8 in 256 channels."""
     skips = {
-        16: Skip(nn.ConvTranspose2d(num_classes, 256, 8, stride=4), nn.ConvTranspose2d(512, 256, 2, stride=2)),
+        16: Skip(
+            nn.ConvTranspose2d(num_classes, 256, 8, stride=4), nn.ConvTranspose2d(512, 256, 2, stride=2)
+        ),
         8: Skip(nn.Identity(), nn.Identity()),
     }
     head = scoring_head(512, 4096, 4096, num_classes, kernel=2)

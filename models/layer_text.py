@@ -5,7 +5,15 @@ from __future__ import annotations
 from torch import nn
 
 # Modules that are told as one; so are stages, sequences of one kind of block.
-_BLOCKS = ("BasicBlock", "Bottleneck", "InvertedResidual", "_DenseBlock", "_Transition", "ASPPPooling", "PooledContext")
+_BLOCKS = (
+    "BasicBlock",
+    "Bottleneck",
+    "InvertedResidual",
+    "_DenseBlock",
+    "_Transition",
+    "ASPPPooling",
+    "PooledContext",
+)
 _ROLES = {
     "convolution": (nn.Conv2d,),
     "pooling": (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
@@ -33,7 +41,8 @@ def text_of(module: nn.Module) -> str:
     """`Conv 3×3, 64`; what is not said has its usual value: stride 1, dilation 1, same size."""
     if isinstance(module, nn.ConvTranspose2d):
         padding = f", padding {module.padding[0]}" if module.padding[0] else ""
-        return f"ConvTranspose {_square(module.kernel_size)}, {module.out_channels}, stride {module.stride[0]}{padding}"
+        kernel = _square(module.kernel_size)
+        return f"ConvTranspose {kernel}, {module.out_channels}, stride {module.stride[0]}{padding}"
     if isinstance(module, nn.Conv2d):
         return f"Conv {_square(module.kernel_size)}, {module.out_channels}" + _details(module)
     if isinstance(module, nn.Linear):

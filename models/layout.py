@@ -1,8 +1,8 @@
 """In which row and lane each block of a network is drawn; no lengths yet, those are models.diagram's.
 
-The longest way from the input to the output is the main column. What leaves it and comes back has a lane to the right,
-the farther out the more rows it spans, so that nested skip connections do not cross; so has an output of its own.
-Blocks side by side between the same two others share a row of the main column.
+The longest way from the input to the output is the main column. What leaves it and comes back has a lane to
+the right, the farther out the more rows it spans, so that nested skip connections do not cross; so has an
+output of its own. Blocks side by side between the same two others share a row of the main column.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ class Layout:
     edges: list[tuple[str, str]]  # from block to block
     row_of: dict[str, int]
     lane_of: dict[str, int]  # of blocks in lanes
-    lane_of_line: dict[tuple[str, str], int]  # of edges past rows of the main column, with no block on their way
+    lane_of_line: dict[
+        tuple[str, str], int
+    ]  # of edges past rows of the main column, with no block on their way
     lane_has_blocks: list[bool]
 
 

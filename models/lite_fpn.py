@@ -1,9 +1,9 @@
 """The light segmentation network: EfficientNet-Lite, pooled context, and a decoder that adds its four scales.
 
-For machines without a GPU: 3.1 million parameters with Lite0, 4.5 with Lite2. The decoder is that of a feature pyramid
-network (Lin et al., 2017): each scale is projected to the same width, the coarser one is enlarged and added, from
-stride 32 down to 4. The context is that of PSPNet (Zhao et al., 2017): averages over 1x1, 2x2 and 4x4 bins of the
-coarsest features.
+For machines without a GPU: 3.1 million parameters with Lite0, 4.5 with Lite2. The decoder is that of a
+feature pyramid network (Lin et al., 2017): each scale is projected to the same width, the coarser one is
+enlarged and added, from stride 32 down to 4. The context is that of PSPNet (Zhao et al., 2017): averages over
+1x1, 2x2 and 4x4 bins of the coarsest features.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def conv_bn_relu(in_channels: int, out_channels: int, kernel: int, groups: int =
 
 def bin_averages(features: Tensor, bins: int) -> Tensor:
     """(B, C, h, w) → (B, C, bins, bins)."""
-    if features.device.type == "mps":  # which refuses bins that do not divide the size, say 9x9 features into 2x2
+    if (
+        features.device.type == "mps"
+    ):  # which refuses bins that do not divide the size, say 9x9 features into 2x2
         return functional.adaptive_avg_pool2d(features.cpu(), bins).to(features.device)
     return functional.adaptive_avg_pool2d(features, bins)
 
@@ -59,7 +61,8 @@ class LiteFPN(nn.Module):
         self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in reversed(finer))
         # Depthwise then pointwise: smooths each sum at a ninth of a full convolution's cost.
         self.smooth = nn.ModuleList(
-            nn.Sequential(conv_bn_relu(width, width, 3, groups=width), conv_bn_relu(width, width, 1)) for _ in finer
+            nn.Sequential(conv_bn_relu(width, width, 3, groups=width), conv_bn_relu(width, width, 1))
+            for _ in finer
         )
         self.classifier = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(width, num_classes, 1))
 
@@ -67,10 +70,16 @@ class LiteFPN(nn.Module):
         *finer, coarsest = self.backbone(images)
         features = self.context(coarsest)
         for scale, lateral, smooth in zip(reversed(finer), self.lateral, self.smooth):
-            enlarged = functional.interpolate(features, size=scale.shape[-2:], mode="bilinear", align_corners=False)
+            enlarged = functional.interpolate(
+                features, size=scale.shape[-2:], mode="bilinear", align_corners=False
+            )
             features = smooth(lateral(scale) + enlarged)
         logits = self.classifier(features)
-        return {"out": functional.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)}
+        return {
+            "out": functional.interpolate(
+                logits, size=images.shape[-2:], mode="bilinear", align_corners=False
+            )
+        }
 
 
 def lite_fpn(num_classes: int) -> nn.Module:

@@ -7,14 +7,18 @@ from torch import Tensor
 
 
 def run_lengths(masks: Tensor) -> list[np.ndarray]:
-    """(K, H, W) bool → for each mask its counts (int32), first of pixels that are off: 0 where it begins with on."""
+    """(K, H, W) bool → for each mask its counts (int32), first of pixels that are off: 0 where it begins with
+    on.
+    """
     count, height, width = masks.shape
     columns = masks.transpose(1, 2).reshape(count, height * width)
     changes = columns[:, 1:] != columns[:, :-1]
     if masks.device.type == "cpu":
         places = np.flatnonzero(changes.numpy())  # four times as fast as torch's
     else:
-        places = changes.flatten().nonzero()[:, 0].cpu().numpy()  # there, the whole masks never leave the device
+        places = (
+            changes.flatten().nonzero()[:, 0].cpu().numpy()
+        )  # there, the whole masks never leave the device
     is_on = columns[:, 0].cpu().numpy()
     pixels, per_mask = height * width, height * width - 1
     borders = np.searchsorted(places, np.arange(count + 1) * per_mask)

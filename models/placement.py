@@ -26,7 +26,9 @@ FAMILY = "DejaVu Sans"  # comes with matplotlib, so that text is as wide on ever
 
 @dataclass
 class Box:
-    """Where a block is drawn, and its text: what stands left and right in each line, and whether it is a name."""
+    """Where a block is drawn, and its text: what stands left and right in each line, and whether it is a
+    name.
+    """
 
     x: float  # of the middle
     y: float  # of the upper edge
@@ -93,7 +95,9 @@ def _side(shape: list[int]) -> int:
 
 
 def _main_box(block: dict[str, Any], smallest: int, largest: int) -> Box:
-    """As wide as the logarithm of the resolution, as high as that of the channels, beyond what the text needs."""
+    """As wide as the logarithm of the resolution, as high as that of the channels, beyond what the text
+    needs.
+    """
     share = math.log2(_side(block["shape"]) / smallest) / math.log2(max(2, largest / smallest))
     width = NARROWEST + (WIDEST - NARROWEST) * share
     count = short_count(block["parameters"])
@@ -126,11 +130,15 @@ def route(layout: Layout, boxes: dict[str, Box], start: str, end: str) -> list[t
     if here.x == there.x:
         return [(here.x, here.bottom), (there.x, there.y)]
     # from or to one of several side by side
-    bend = there.y - PARTING if len(layout.rows[layout.row_of[end]].main) > 1 else there.y - GAP / 2 - PARTING / 2
+    bend = (
+        there.y - PARTING
+        if len(layout.rows[layout.row_of[end]].main) > 1
+        else there.y - GAP / 2 - PARTING / 2
+    )
     return [(here.x, here.bottom), (here.x, bend), (there.x, bend), (there.x, there.y)]
 
 
-# -- text --------------------------------------------------------------------------------------------------------------
+# -- text ----------------------------------------------------------------------------------------------------
 
 
 def shape_text(shape: list[int]) -> str:

@@ -1,4 +1,6 @@
-"""From uint8 images to logits: the one path of training's validation and of inference, so that their scores agree."""
+"""From uint8 images to logits: the one path of training's validation and of inference, so that their scores
+agree.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from models.fcn import pad_to_multiple
 SCORED_CLASSES = 6  # unknown, the seventh logit, is never predicted
 COARSEST_STRIDE = 32  # of every segmentation network here
 
-# Test-time augmentation of tiles: how each pass sees the tile, as (quarter turns, then mirrored left to right).
+# Test-time augmentation of tiles: how each pass sees the tile, as (quarter turns, then mirrored left to
+# right).
 VIEWS = {
     "none": ((0, False),),
     "flip": ((0, False), (0, True), (2, False), (2, True)),
@@ -41,9 +44,11 @@ def _channels(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor
 def predict_images(
     network: nn.Module, images: Tensor, mean: Sequence[float], std: Sequence[float], tta: str = "none"
 ) -> Tensor:
-    """(B, 3, S, S) uint8 photographs → logits (B, classes), float32. The last bits may depend on B, not on the rest.
+    """(B, 3, S, S) uint8 photographs → logits (B, classes), float32. The last bits may depend on B, not on
+    the rest.
 
-    With `tta` "flip" the network sees each photograph mirrored as well: the logarithm of the mean probability.
+    With `tta` "flip" the network sees each photograph mirrored as well: the logarithm of the mean
+    probability.
     """
     images = normalise(images.float() / 255, mean, std).contiguous(memory_format=torch.channels_last)
     logits = network(images).float()
@@ -61,7 +66,9 @@ def predict_classes(
     std: Sequence[float],
     device: torch.device,
 ) -> Tensor:
-    """The class (N) of each item in batches (B, 3, S, S) of uint8 photographs, or (B, features) for a head alone."""
+    """The class (N) of each item in batches (B, 3, S, S) of uint8 photographs, or (B, features) for a head
+    alone.
+    """
     found = []
     for batch, _ in batches:
         batch = batch.to(device)
@@ -81,11 +88,12 @@ def predict_tiles(
 ) -> Tensor:
     """(B, 3, H, W) uint8 tiles → logits of the scored classes (B, 6, H, W), float32.
 
-    The networks see the tiles at `scale`, once for each of VIEWS[tta]; several passes give the logarithm of their mean
-    probability, which is a logit again. It is brought back to the tiles' own size.
+    The networks see the tiles at `scale`, once for each of VIEWS[tta]; several passes give the logarithm of
+    their mean probability, which is a logit again. It is brought back to the tiles' own size.
     """
     if tiles.device.type == "cpu" and len(tiles) > 1:
-        # A CPU may sum in another order in another batch: one by one, a tile's mask depends on the tile alone.
+        # A CPU may sum in another order in another batch: one by one, a tile's mask depends on the tile
+        # alone.
         return torch.cat([predict_tiles(networks, tile[None], scale, mean, std, tta) for tile in tiles])
     images = normalise(resize_tiles(tiles, scale).float() / 255, mean, std)
     passes = [view_logits(network, images, *view) for network in networks for view in VIEWS[tta]]
@@ -103,7 +111,8 @@ def land_cover(
     scales: Sequence[float] = (),
     tta: str | None = None,
 ) -> Tensor:
-    """(B, 3, H, W) uint8 tiles → (B, H, W) uint8 classes, by the mean probability of all networks at all scales.
+    """(B, 3, H, W) uint8 tiles → (B, H, W) uint8 classes, by the mean probability of all networks at all
+    scales.
 
     `models` are the networks' model.pt, which say the scale and the views where none are given.
     """
@@ -119,7 +128,8 @@ def land_cover(
 def resize_tiles(tiles: Tensor, scale: float) -> Tensor:
     """(B, 3, H, W) uint8 → (B, 3, round(H * scale), round(W * scale)), bilinear with antialiasing.
 
-    Bytes on the CPU, as in training; floats elsewhere, which have no such kernel (half a grey level apart at most).
+    Bytes on the CPU, as in training; floats elsewhere, which have no such kernel (half a grey level apart at
+    most).
     """
     size = [max(1, round(side * scale)) for side in tiles.shape[-2:]]
     if size == list(tiles.shape[-2:]):
@@ -143,7 +153,10 @@ def view_logits(network: nn.Module, images: Tensor, turns: int, mirrored: bool) 
 
 
 def log_mean_probability(logits: Sequence[Tensor]) -> Tensor:
-    """Several (B, classes, ...) logits → the logarithm of the mean of their softmax. Logarithms keep zeros finite."""
+    """Several (B, classes, ...) logits → the logarithm of the mean of their softmax.
+
+    Logarithms keep zeros finite.
+    """
     total = logits[0].log_softmax(dim=1)
     for others in logits[1:]:
         total = torch.logaddexp(total, others.log_softmax(dim=1))

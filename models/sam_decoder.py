@@ -1,10 +1,11 @@
-"""SAM's mask decoder for many points of one image: the same masks but for rounding, with a fraction of the work.
+"""SAM's mask decoder for many points of one image: the same but for rounding, with less work.
 
 1. The first layer sees the same image for every point: its three projections of the image are computed once.
-2. Later each point has an image of its own, of 4,096 pixels against 7 tokens. A projection W inside an attention is
-   moved to the tokens' side, where it costs nothing: q . (W x) = (W^T q) . x, sum_i a_i (W x_i) = W (sum_i a_i x_i).
-3. The quality of the masks is told before they are made, so that only those wanted are made; token 0, whose mask the
-   generator throws away, never is.
+2. Later each point has an image of its own, of 4,096 pixels against 7 tokens. A projection W inside an
+   attention is moved to the tokens' side, where it costs nothing: q . (W x) = (W^T q) . x,
+   sum_i a_i (W x_i) = W (sum_i a_i x_i).
+3. The quality of the masks is told before they are made, so that only those wanted are made; token 0, whose
+   mask the generator throws away, never is.
 4. Enlarging is two matrix products on pixels that lie in memory as they are, not transposed convolutions.
 """
 
@@ -39,8 +40,8 @@ class PointDecoder:
         self.first_q = _split(to_tokens.q_proj(placed), to_tokens)
 
     def judge(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 2) points in the network's pixels → predicted IoU (B, 3) of their three masks, and what `masks` needs:
-        each point's image (B, N, C) and its masks' weights (B, 3, C/8)."""
+        """(B, 2) points in the network's pixels → predicted IoU (B, 3) of their three masks, and what `masks`
+        needs: each point's image (B, N, C) and its masks' weights (B, 3, C/8)."""
         labels = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
         prompts, _ = self.sam.prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)
         output = torch.cat([self.decoder.iou_token.weight, self.decoder.mask_tokens.weight])
@@ -72,14 +73,18 @@ class PointDecoder:
         tokens = layer.norm1(layer.self_attn(q=prompts, k=prompts, v=prompts))
 
         attention = layer.cross_attn_token_to_image
-        q = _split(attention.q_proj(tokens + prompts).flatten(0, 1)[None], attention)  # all points' tokens as one list
+        q = _split(
+            attention.q_proj(tokens + prompts).flatten(0, 1)[None], attention
+        )  # all points' tokens as one list
         found = functional.scaled_dot_product_attention(q, self.first_k, self.first_v)
         found = found.transpose(1, 2).reshape(batch, count, -1)
         tokens = layer.norm2(tokens + attention.out_proj(found))
         tokens = layer.norm3(tokens + layer.mlp(tokens))
 
         attention = layer.cross_attn_image_to_token
-        k = _split(attention.k_proj(tokens + prompts).flatten(0, 1)[None], attention)[0]  # (heads, B*T, width)
+        k = _split(attention.k_proj(tokens + prompts).flatten(0, 1)[None], attention)[
+            0
+        ]  # (heads, B*T, width)
         scores = k @ self.first_q[0].transpose(1, 2) / math.sqrt(k.shape[-1])
         shares = scores.view(-1, batch, count, scores.shape[-1]).transpose(0, 1).softmax(dim=2)
         image = _from_tokens(attention, self.image.expand(batch, -1, -1), shares, tokens)
@@ -106,7 +111,9 @@ class PointDecoder:
         return tokens, layer.norm4(_from_tokens(attention, image, shares, tokens))
 
     def _enlarged(self, image: Tensor, weights: Tensor) -> Tensor:
-        """The three masks (B, 3, 4 h, 4 w) of each point: its image enlarged twice by two, times the masks' weights."""
+        """The three masks (B, 3, 4 h, 4 w) of each point: its image enlarged twice by two, times the masks'
+        weights.
+        """
         first, norm, activation, second, last_activation = self.decoder.output_upscaling
         (height, width), batch = self.grid, len(image)
         x = _enlarge(first, image)  # (B, h*w, 2, 2, C/4)
@@ -128,7 +135,9 @@ def _by_head(weight: Tensor, heads: int) -> Tensor:
 
 
 def _tokens_to_image(attention: Attention, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Tokens (B, T, C) attend to pixels (B, N, C), neither keys nor values of which are projected → (B, T, C)."""
+    """Tokens (B, T, C) attend to pixels (B, N, C), neither keys nor values of which are projected → (B, T,
+    C).
+    """
     batch, count, _ = tokens.shape
     heads = attention.num_heads
     q = attention.q_proj(tokens).unflatten(2, (heads, -1))  # (B, T, heads, width)

@@ -1,6 +1,8 @@
-"""Automatic masks of an image by Segment Anything, as SamAutomaticMaskGenerator makes them, in a fraction of its time.
+"""Automatic masks of an image by Segment Anything, as SamAutomaticMaskGenerator makes them, in a fraction of
+its time.
 
-Same points, same filters in the same order, same non-maximum suppression; what differs is when things are done:
+Same points, same filters in the same order, same non-maximum suppression; what differs is when things are
+done:
 
 - the image encoder's attention is fused (models.sam_encoder), the decoder shares what all points share
   (models.sam_decoder); both are equal but for rounding, all else is equal bit by bit;
@@ -41,7 +43,8 @@ class SamMemoryError(UserError):
 class MaskGenerator:
     """Makes masks of images. The settings are SamAutomaticMaskGenerator's, with its defaults.
 
-    `points_per_batch` is halved when the memory runs out, and stays so. `generate` may be used for many images.
+    `points_per_batch` is halved when the memory runs out, and stays so. `generate` may be used for many
+    images.
     """
 
     def __init__(
@@ -57,13 +60,15 @@ class MaskGenerator:
     ):
         if points_per_side < crop_n_points_downscale_factor**crop_n_layers:
             raise UserError(
-                f"a grid of {points_per_side} points a side leaves none for the smallest crops; give more points, "
-                "fewer layers of crops or a smaller downscale factor"
+                f"a grid of {points_per_side} points a side leaves none for the smallest crops; give more "
+                "points, fewer layers of crops or a smaller downscale factor"
             )
         self.sam, self.points_per_batch = sam, points_per_batch
         self.pred_iou_thresh, self.stability_score_thresh = pred_iou_thresh, stability_score_thresh
         self.box_nms_thresh, self.crop_n_layers = box_nms_thresh, crop_n_layers
-        self.grids = amg.build_all_layer_point_grids(points_per_side, crop_n_layers, crop_n_points_downscale_factor)
+        self.grids = amg.build_all_layer_point_grids(
+            points_per_side, crop_n_layers, crop_n_points_downscale_factor
+        )
         self.resize = ResizeLongestSide(sam.image_encoder.img_size)
 
     def points_of_an_image(self) -> int:
@@ -71,11 +76,14 @@ class MaskGenerator:
         return sum(len(grid) * 4**layer for layer, grid in enumerate(self.grids))
 
     @torch.no_grad()
-    def generate(self, image: np.ndarray, on_points: Callable[[int], None] | None = None) -> list[dict[str, Any]]:
+    def generate(
+        self, image: np.ndarray, on_points: Callable[[int], None] | None = None
+    ) -> list[dict[str, Any]]:
         """(H, W, 3) uint8 RGB → a dict for each mask, best first, with the keys and values that
         SamAutomaticMaskGenerator gives with output_mode="uncompressed_rle". Boxes are x, y, width, height.
 
-        `on_points` is told after each batch how many points it had. SamMemoryError, UserError for an image too thin.
+        `on_points` is told after each batch how many points it had. SamMemoryError, UserError for an image
+        too thin.
         """
         size = image.shape[:2]
         parts = []
@@ -122,7 +130,9 @@ class MaskGenerator:
         while start < len(points):
             batch = points[start : start + self.points_per_batch]
             try:
-                parts.append(self._masks_of_points(decoder, batch, pixels.shape[:2], seen, crop, image.shape[:2]))
+                parts.append(
+                    self._masks_of_points(decoder, batch, pixels.shape[:2], seen, crop, image.shape[:2])
+                )
                 start += len(batch)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -154,7 +164,9 @@ class MaskGenerator:
         crop: list[int],
         size: tuple[int, int],
     ) -> dict[str, Any]:
-        """The masks of some points (B, 2) of a crop, filtered one by one, as run lengths of the whole image."""
+        """The masks of some points (B, 2) of a crop, filtered one by one, as run lengths of the whole
+        image.
+        """
         device = self.sam.device
         # In float64, as the original has them, except on Apple's GPUs, which know none.
         precision = torch.float32 if device.type == "mps" else torch.float64
@@ -169,15 +181,27 @@ class MaskGenerator:
             "quality": quality[wanted].cpu(),
             "points": torch.as_tensor(points)[wanted.nonzero()[:, 0].cpu()],
         }
-        parts = [self._finished(some, seen, crop_size, crop, size) for some in logits.split(ENLARGED_TOGETHER)]
+        parts = [
+            self._finished(some, seen, crop_size, crop, size) for some in logits.split(ENLARGED_TOGETHER)
+        ]
         is_kept = torch.cat([part["is_kept"] for part in parts])
         found = {key: value[is_kept] for key, value in found.items()}
-        return {**found, **{key: _joined([part[key] for part in parts]) for key in ("stability", "boxes", "runs")}}
+        return {
+            **found,
+            **{key: _joined([part[key] for part in parts]) for key in ("stability", "boxes", "runs")},
+        }
 
     def _finished(
-        self, logits: Tensor, seen: tuple[int, int], crop_size: tuple[int, int], crop: list[int], size: tuple[int, int]
+        self,
+        logits: Tensor,
+        seen: tuple[int, int],
+        crop_size: tuple[int, int],
+        crop: list[int],
+        size: tuple[int, int],
     ) -> dict[str, Any]:
-        """Logits (K, h, w) → which of them are kept (K); stability, box in the crop and run lengths of those."""
+        """Logits (K, h, w) → which of them are kept (K); stability, box in the crop and run lengths of
+        those.
+        """
         cut = self.sam.mask_threshold
         if len(logits):  # torch enlarges no empty tensor
             logits = self.sam.postprocess_masks(logits[None], seen, crop_size)[0]
@@ -199,7 +223,9 @@ class MaskGenerator:
 
 
 def _boxes(masks: Tensor) -> Tensor:
-    """(K, H, W) bool → (K, 4) int64: the first and the last column and row of each mask, x0 y0 x1 y1; 0 if empty."""
+    """(K, H, W) bool → (K, 4) int64: the first and the last column and row of each mask, x0 y0 x1 y1; 0 if
+    empty.
+    """
     edges = []
     for along in (masks.any(dim=1), masks.any(dim=2)):  # columns (K, W), rows (K, H)
         places = torch.arange(along.shape[1], device=masks.device)
@@ -215,7 +241,9 @@ def _joined(parts: list) -> Any:
 
 
 def _kept_apart(found: dict[str, Any], scores: Tensor, threshold: float) -> dict[str, Any]:
-    """Without those whose box overlaps that of a higher score by more than `threshold`; highest score first."""
+    """Without those whose box overlaps that of a higher score by more than `threshold`; highest score
+    first.
+    """
     boxes = found["boxes"].float()
     keep = batched_nms(boxes, scores, torch.zeros(len(boxes)), threshold)
     return {

@@ -1,8 +1,9 @@
-"""Convolutions of maps of a few pixels as one matrix product: on a CPU up to 1.7 times the speed of a whole training.
+"""Convolutions of maps of a few pixels as one matrix product: on a CPU up to 1.7 times the speed of a whole
+training.
 
-The last stages of a ResNet or VGG turn images of 32 or 64 pixels into maps of 2x2 or 4x4, with millions of weights.
-oneDNN's convolution reads all these weights again for every image; a product of the batch's patches reads them once.
-Only the order of the sums differs, so that the result is the same but for its last bits.
+The last stages of a ResNet or VGG turn images of 32 or 64 pixels into maps of 2x2 or 4x4, with millions of
+weights. oneDNN's convolution reads all these weights again for every image; a product of the batch's patches
+reads them once. Only the order of the sums differs, so that the result is the same but for its last bits.
 """
 
 from __future__ import annotations
@@ -32,14 +33,18 @@ class SmallMapConv2d(nn.Conv2d):
             for y in range(rows)
             for x in range(columns)
         ]
-        patches = (torch.cat(shifted, dim=3) if len(shifted) > 1 else shifted[0]).reshape(batch * height * width, -1)
+        patches = (torch.cat(shifted, dim=3) if len(shifted) > 1 else shifted[0]).reshape(
+            batch * height * width, -1
+        )
         weight = self.weight.permute(0, 2, 3, 1).reshape(self.out_channels, -1)  # a view, in channels_last
         products = functional.linear(patches, weight, self.bias)
         return products.view(batch, height, width, self.out_channels).permute(0, 3, 1, 2)
 
 
 def use_matrix_products(network: nn.Module) -> None:
-    """Let every large convolution of `network` take the product wherever its map is small; weights stay as they are."""
+    """Let every large convolution of `network` take the product wherever its map is small; weights stay as
+    they are.
+    """
     for module in network.modules():
         if (
             type(module) is nn.Conv2d

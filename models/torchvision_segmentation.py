@@ -1,4 +1,6 @@
-"""torchvision's segmentation networks, without ready-made weights and without the auxiliary head at inference."""
+"""torchvision's segmentation networks, without ready-made weights and without the auxiliary head at
+inference.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from models.fcn import pad_to_multiple
 
 
 class WithoutAuxiliaryAtInference(nn.Module):
-    """Wraps a torchvision network; in eval mode its auxiliary head and the features that it reads are not computed.
+    """Wraps a torchvision network; in eval mode its auxiliary head and the features that it reads are not
+    computed.
 
     torchvision keeps both running at inference. Parameter names are torchvision's own.
     """
@@ -56,5 +59,7 @@ def _deeplabv3(builder, num_classes: int) -> nn.Module:
 
 def lraspp_mobilenet_v3_large(num_classes: int) -> nn.Module:
     """LR-ASPP (Howard et al., 2019)."""
-    network = segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=num_classes)
+    network = segmentation.lraspp_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=num_classes
+    )
     return WithoutAuxiliaryAtInference(network)

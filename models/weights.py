@@ -1,6 +1,7 @@
 """Ready-made weights for the start of a training; inference never comes here.
 
-`--weights` is `none`, a file, `imagenet` (the backbone's) or `coco` (the whole network's, but for its last layer).
+`--weights` is `none`, a file, `imagenet` (the backbone's) or `coco` (the whole network's, but for its last
+layer).
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ _TORCHVISION_COCO = {
 
 
 def load_ready_made(network: nn.Module, name: str, weights: str) -> str:
-    """Load `weights` into `network` (built as `name`); returns a line that says what was loaded and what stays new.
+    """Load `weights` into `network` (built as `name`); returns a line that says what was loaded and what
+    stays new.
 
     UserError when they cannot be had, or when they are not this network's.
     """
@@ -108,8 +110,14 @@ def state_of_file(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file of weights") from None
     except Exception as error:  # torch.load raises a dozen kinds for a file that is no checkpoint
-        reason = str(error).splitlines()[0] if isinstance(error, OSError) else "broken, no checkpoint, or one with code"
-        raise UserError(f"{path}: cannot be read as weights ({reason}); give a state_dict or a model.pt") from None
+        reason = (
+            str(error).splitlines()[0]
+            if isinstance(error, OSError)
+            else "broken, no checkpoint, or one with code"
+        )
+        raise UserError(
+            f"{path}: cannot be read as weights ({reason}); give a state_dict or a model.pt"
+        ) from None
     if isinstance(state, dict) and isinstance(state.get("state"), dict):
         state = state["state"]  # a model.pt
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -122,21 +130,27 @@ _HEAD = re.compile(r"(backbone\.)?(fc|_fc|_conv_head|_bn1|classifier|aux_classif
 
 
 def _load_fitting(network: nn.Module, name: str, state: dict[str, Tensor]) -> str:
-    """Load a whole network or its backbone. Every tensor of the backbone must be found, and none be left over but
-    those of a head. UserError otherwise."""
+    """Load a whole network or its backbone. Every tensor of the backbone must be found, and none be left over
+    but those of a head. UserError otherwise."""
     ours = network.state_dict()
     # torchvision's files of DenseNets are older than their layers' names: norm.1.weight is norm1.weight now.
-    state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): value for key, value in state.items()}
+    state = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): value for key, value in state.items()
+    }
     if not any(key in ours for key in state):
         # VGG16 and MobileNet keep their convolutions under "features.", which is the backbone here.
         state = {"backbone." + re.sub(r"^features\.", "", key): value for key, value in state.items()}
     fitting = {key: value for key, value in state.items() if key in ours and ours[key].shape == value.shape}
     missing = [key for key in ours if key not in fitting and not key.endswith("num_batches_tracked")]
     has_backbone = any(key.startswith("backbone.") for key in ours)  # else all is, but the last layer
-    needed = [key for key in missing if (key.startswith("backbone.") if has_backbone else not _HEAD.match(key))]
+    needed = [
+        key for key in missing if (key.startswith("backbone.") if has_backbone else not _HEAD.match(key))
+    ]
     foreign = [key for key in state if key not in fitting and not _HEAD.match(key)]
     if not fitting or needed or foreign:
-        reasons = [f"{keys[0]} {what}" for keys, what in ((needed, "is missing"), (foreign, "does not fit")) if keys]
+        reasons = [
+            f"{keys[0]} {what}" for keys, what in ((needed, "is missing"), (foreign, "does not fit")) if keys
+        ]
         raise UserError(f"these are no weights of {name}: {' and '.join(reasons) or 'no tensor fits'}")
     network.load_state_dict(fitting, strict=False)
     new = sorted({key.split(".")[0] for key in missing})

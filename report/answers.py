@@ -3,8 +3,8 @@
 words = read_answers(Path("report/answers.md"), report.questions)
 words["1.1"]                # the Markdown under "## 1.1 ..."; questions without words are not in it
 
-Headings are found by their number. HTML comments are no words, but in code they are. What is under no question's
-heading is left out of the report, and a line on stderr says so.
+Headings are found by their number. HTML comments are no words, but in code they are. What is under no
+question's heading is left out of the report, and a line on stderr says so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from report.document import Question
 from report.markdown_text import cleaned, parser
 
 TITLE = "Answers"
-OUR_LEVEL = "##"  # of a question's heading; lower ones are the student's, unless they begin with a question's number
+OUR_LEVEL = (
+    "##"  # of a question's heading; lower ones are the student's, unless they begin with a question's number
+)
 NUMBER = re.compile(r"\d+(?:\.\d+)+")
 # One that was never closed is no comment: it must not swallow the headings up to the next one's end.
 COMMENT = re.compile(r"<!--(?:(?!<!--).)*?-->", re.DOTALL)
@@ -29,7 +31,8 @@ UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_answers(path: Path, questions: Sequence[Question]) -> dict[str, str]:
-    """The words of each question, key → Markdown. A file that isn't there is made; one that is, is never changed.
+    """The words of each question, key → Markdown. A file that isn't there is made; one that is, is never
+    changed.
 
     UserError when the file can neither be read nor made, or isn't UTF-8.
     """
@@ -60,9 +63,14 @@ def _heading(question: Question) -> str:
 
 
 def _make(path: Path, questions: Sequence[Question]) -> dict[str, str]:
-    """Write a new file with no words in it; FileExistsError when there is something, even something broken."""
+    """Write a new file with no words in it; FileExistsError when there is something, even something
+    broken.
+    """
     comments = [line(question.asks).replace("--", "-").replace(">", "") for question in questions]
-    parts = [f"{_heading(question)}\n\n<!-- {asks}; write below -->\n" for question, asks in zip(questions, comments)]
+    parts = [
+        f"{_heading(question)}\n\n<!-- {asks}; write below -->\n"
+        for question, asks in zip(questions, comments)
+    ]
     text = "\n".join([f"# {TITLE}\n", *parts])
     try:
         with open(path, "x", encoding="utf-8", newline="\n") as file:
@@ -78,7 +86,9 @@ def _read(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); it holds the report's answers") from None
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or error}); it holds the report's answers"
+        ) from None
     if data.startswith(UTF_16):
         raise UserError(f"{path}: is in UTF-16, not UTF-8; save it as UTF-8")
     try:
@@ -94,7 +104,9 @@ def _read(path: Path) -> str:
 
 
 def _without_comments(text: str) -> str:
-    """The text without its HTML comments, but for those in a block of code or between backticks: they are words."""
+    """The text without its HTML comments, but for those in a block of code or between backticks: they are
+    words.
+    """
     # A comment's own backticks open no code. All lengths stay, and so do the places of everything.
     quiet = COMMENT.sub(lambda match: re.sub("[`~]", "x", match.group()), text)
     code_lines: set[int] = set()
@@ -109,7 +121,9 @@ def _without_comments(text: str) -> str:
     def kept(match: re.Match) -> str:
         start = text.count("\n", 0, match.start())
         comment = quiet[match.start() : match.end()].replace("\n", " ")
-        is_code = start in code_lines or any(first <= start < end and comment in code for first, end, code in spans)
+        is_code = start in code_lines or any(
+            first <= start < end and comment in code for first, end, code in spans
+        )
         return match.group() if is_code else ""
 
     return COMMENT.sub(kept, text)
@@ -128,4 +142,6 @@ def _sections(text: str, keys: set[str]) -> list[tuple[str, str]]:
             if is_key or len(token.markup) <= len(OUR_LEVEL):
                 starts.append((token.map[0], token.map[1], " ".join(inline.content.split())))
     ends = [*(start for start, _, _ in starts[1:]), len(lines)]
-    return [(heading, "\n".join(lines[body:end]).strip("\n")) for (_, body, heading), end in zip(starts, ends)]
+    return [
+        (heading, "\n".join(lines[body:end]).strip("\n")) for (_, body, heading), end in zip(starts, ends)
+    ]

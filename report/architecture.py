@@ -30,7 +30,10 @@ def read_architecture(run: Path) -> Architecture | None:
     try:
         said = read_json(run / "architecture.json")
         blocks = {block["name"]: block for block in said["blocks"] if not block["is_auxiliary"]}
-        numbers = [said["input"][1], *(said[name] for name in ("parameters", "auxiliary_parameters", "gflops"))]
+        numbers = [
+            said["input"][1],
+            *(said[name] for name in ("parameters", "auxiliary_parameters", "gflops")),
+        ]
         if not all(is_number(number) and 0 <= number < MOST for number in numbers):
             return None
         return Architecture(one_line(said["network"], 60), *numbers, _scored_at(blocks), _merged_at(blocks))
@@ -42,7 +45,9 @@ def _scored_at(blocks: dict[str, dict[str, Any]]) -> str:
     """Goes back from the output to the last block that makes its input finer; "–" where it meets none."""
     block = next((block for block in reversed(list(blocks.values())) if block["role"] == "output"), None)
     seen = set()
-    while block and block["inputs"] and block["name"] not in seen:  # a file that is not ours may lead in a circle
+    while (
+        block and block["inputs"] and block["name"] not in seen
+    ):  # a file that is not ours may lead in a circle
         seen.add(block["name"])
         before = blocks[block["inputs"][0]]
         if before["stride"] and block["stride"] and before["stride"] > block["stride"]:

@@ -1,4 +1,6 @@
-"""Blocks that both problems need: figures drawn or taken over into figures/, and what a run was given, in words."""
+"""Blocks that both problems need: figures drawn or taken over into figures/, and what a run was given, in
+words.
+"""
 
 from __future__ import annotations
 

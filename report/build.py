@@ -1,16 +1,18 @@
-"""The report that is handed in, from run folders: report.html and hw1_<student id>.pdf, with every figure as a file.
+"""The report that is handed in, from run folders: report.html and hw1_<student id>.pdf, with every figure as
+a file.
 
     python3 -m report.build --p1 runs/problem1 --p2 runs/problem2 --student-id r12345678 --name "王小明"
 
---p1 and --p2 name run folders, or folders with run folders and results somewhere below them: pre-training, settings A
-to E, t-SNE; both networks of problem 2 and the masks of hw1_2.sh; --sam the output of p2_sam.py. Model A is the best
-run of a VGG16-FCN32s, model B the best of any other network. What has no run yet is named, with the command that
-fills it. Figures are in OUTPUT/figures, as PNG and PDF.
+--p1 and --p2 name run folders, or folders with run folders and results somewhere below them: pre-training,
+settings A to E, t-SNE; both networks of problem 2 and the masks of hw1_2.sh; --sam the output of p2_sam.py.
+Model A is the best run of a VGG16-FCN32s, model B the best of any other network. What has no run yet is
+named, with the command that fills it. Figures are in OUTPUT/figures, as PNG and PDF.
 
-Your own words stand in report/answers.md, a heading a question; it is made once and never written again. The same runs
-and words give the same bytes: the date is that of the newest run.
+Your own words stand in report/answers.md, a heading a question; it is made once and never written again. The
+same runs and words give the same bytes: the date is that of the newest run.
 
-Exit status: 0 complete; 1 written, with the gaps named on stderr; 2 nothing written, the reason is one line on stderr.
+Exit status: 0 complete; 1 written, with the gaps named on stderr; 2 nothing written, the reason is one line
+on stderr.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from report.runs import is_number
 from report.text import one_line
 
 OURS = re.compile(
-    r"(pretraining|settings_curves|confusion_[A-E]|tsne(_\d+)?|model_[ab]|ious|learning_curves|land_confusion|worst_tiles"
+    r"(pretraining|settings_curves|confusion_[A-E]|tsne(_\d+)?|model_[ab]|ious|learning_curves"
+    r"|land_confusion|worst_tiles"
     r"|stages_[ab]|sam(_\d+)?)\.(png|pdf)"
 )
 LATEST = 4e9  # seconds since 1970: the year 2096; a run that says later is wrong
@@ -38,7 +41,9 @@ ANSWERS = Path(__file__).resolve().parent / "answers.md"
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python3 -m report.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python3 -m report.build",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--p1", nargs="*", default=[], metavar="RUNS", help="folders of problem 1's runs and results")
@@ -46,7 +51,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--sam", type=Path, metavar="DIR", help="the --output of p2_sam.py")
     add("--student-id", required=True, help="such as r12345678; the PDF is named after it")
     add("--name", required=True, help="of the student")
-    add("--output", type=Path, default=Path("report/out"), help="folder for what is written (default report/out)")
+    add(
+        "--output",
+        type=Path,
+        default=Path("report/out"),
+        help="folder for what is written (default report/out)",
+    )
     add("--answers", type=Path, default=ANSWERS, help="the student's words (default report/answers.md)")
     args = parser.parse_args(argv)
     if not re.fullmatch(r"[A-Za-z0-9]{1,20}", args.student_id):
@@ -67,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from report.questions import QUESTIONS
 
     figures = made(args.output / "figures")
-    answers = read_answers(args.answers, QUESTIONS)  # what is wrong with them ends it before anything is touched
+    answers = read_answers(
+        args.answers, QUESTIONS
+    )  # what is wrong with them ends it before anything is touched
     clear(figures)
     found = find([*args.p1, *args.p2])
     problems = (problem_1(found, figures), problem_2(found, args.sam, figures))
@@ -92,7 +104,9 @@ def made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror}); give --output another folder") from None
+        raise UserError(
+            f"{folder}: cannot be made ({error.strerror}); give --output another folder"
+        ) from None
     return folder
 
 
@@ -103,7 +117,9 @@ def clear(figures: Path) -> None:
             if OURS.fullmatch(path.name):
                 path.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{figures}: cannot be written ({error.strerror}); give --output another folder") from None
+        raise UserError(
+            f"{figures}: cannot be written ({error.strerror}); give --output another folder"
+        ) from None
 
 
 def date_of(found: Found) -> str:
@@ -126,7 +142,8 @@ def sources_of(found: Found, sam: Path | None) -> tuple[str, ...]:
 def gaps_of(report: Report) -> list[str]:
     """A line for each gap: its question, what is missing, and the command that fills it."""
     return [
-        f"{question.key} {question.title}: {block.text}" + (f" To fill it: {block.command}" if block.command else "")
+        f"{question.key} {question.title}: {block.text}"
+        + (f" To fill it: {block.command}" if block.command else "")
         for question in report.questions
         for block in question.blocks
         if isinstance(block, Gap)

@@ -3,12 +3,11 @@
     python3 -m report.compare runs/p2 runs/p2_no_augment
     python3 -m report.compare runs
 
-A folder that is no run stands for the runs below it; files are passed over, so runs/* will do. Scores are compared
-within a kind of run: the neighbours' accuracy of pre-training, the accuracy of fine-tuning, the mean IoU of land cover;
-higher is better. The best epoch was chosen on the images that it is measured on. In a pipe there is nothing but text,
-and each run stays on one line.
-Exit status: 0 all runs are finished; 1 some are not, or are no runs (named on stderr); 2 there is no run at all, one
-line on stderr says so.
+A folder that is no run stands for the runs below it; files are passed over, so runs/* will do. Scores are
+compared within a kind of run: the neighbours' accuracy of pre-training, the accuracy of fine-tuning, the mean
+IoU of land cover; higher is better. The best epoch was chosen on the images that it is measured on. In a pipe
+there is nothing but text, and each run stays on one line. Exit status: 0 all runs are finished; 1 some are
+not, or are no runs (named on stderr); 2 there is no run at all, one line on stderr says so.
 """
 
 from __future__ import annotations
@@ -61,19 +60,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def find_runs(given: Sequence[Path]) -> list[Path]:
-    """The folders given, and in place of one that is no run the runs below it; each once, in that order. No files."""
+    """The folders given, and in place of one that is no run the runs below it; each once, in that order.
+
+    No files.
+    """
     folders: dict[str, Path] = {}
     for folder in (path for path in given if not os.path.isfile(path)):
         below = []
         if not os.path.exists(folder / CONFIG):
             with suppress(OSError):  # a name that is too long, say; read_run tells what is wrong
-                below = [path.parent for depth in range(1, DEEPEST + 1) for path in folder.glob(depth * "*/" + CONFIG)]
+                below = [
+                    path.parent
+                    for depth in range(1, DEEPEST + 1)
+                    for path in folder.glob(depth * "*/" + CONFIG)
+                ]
         for path in sorted(below, key=lambda path: natural_key(str(path))) or [folder]:
             folders.setdefault(os.path.realpath(path), path)
     return list(folders.values())
 
 
-# -- what a run says ---------------------------------------------------------------------------------------------------
+# -- what a run says -----------------------------------------------------------------------------------------
 
 
 def gap_of(run: RunRecord) -> str:
@@ -90,7 +96,9 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
 
 def best_and_last(run: RunRecord, score: str) -> tuple[str, str, str]:
-    """The best score, the first epoch that reached it, and the last score; dashes where no epoch is scored."""
+    """The best score, the first epoch that reached it, and the last score; dashes where no epoch is
+    scored.
+    """
     highest = best(run, score)
     if highest is None:
         return "–", "–", "–"
@@ -103,7 +111,9 @@ def minutes_and_speed(run: RunRecord) -> tuple[str, str]:
     logged = series(run, "images_per_second")
     steps, spent = seconds[-1] if seconds else (0, 0)
     images = [run.arguments.get(name) for name in ("batch_size", "training_images", "training_tiles")]
-    batch = min([count for count in images if is_number(count)], default=0)  # a batch is no larger than the data
+    batch = min(
+        [count for count in images if is_number(count)], default=0
+    )  # a batch is no larger than the data
     speed = logged[-1][1] if logged else steps * batch / spent if spent > 0 else 0
     return _figure(spent / 60) if seconds else "–", _figure(speed) if is_number(speed) and speed > 0 else "–"
 
@@ -131,7 +141,7 @@ def shown(value: Any) -> str:
     return one_line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), VALUE_WIDTH)
 
 
-# -- tables ------------------------------------------------------------------------------------------------------------
+# -- tables --------------------------------------------------------------------------------------------------
 
 
 def print_tables(runs: Sequence[RunRecord]) -> None:
@@ -147,21 +157,29 @@ def print_tables(runs: Sequence[RunRecord]) -> None:
                 console.print(results(kind, those), "", settings(those), "", sep="\n")
         strangers = [(name, gap_of(run)) for name, run in named if kind_of(run) is None]
         if strangers:
-            console.print(table("No runs", [Column("run"), Column("what is missing")], strangers), "", sep="\n")
+            console.print(
+                table("No runs", [Column("run"), Column("what is missing")], strangers), "", sep="\n"
+            )
     print("\n".join(line.rstrip() for line in capture.get().rstrip().split("\n")))
 
 
 def results(kind: Kind, named: Sequence[tuple[str, RunRecord]]) -> Table:
     """A row for each run of a kind; where there are several, the best score is bold."""
     reached = [best_and_last(run, kind.score) for _, run in named]
-    top = max((highest for highest, _, _ in reached if highest != "–"), default="") if len(reached) > 1 else ""
+    top = (
+        max((highest for highest, _, _ in reached if highest != "–"), default="") if len(reached) > 1 else ""
+    )
     rows = []
     for (name, run), (highest, at_epoch, last) in zip(named, reached):
         done = [str(run.metrics[-1][key]) for key in ("epoch", "step")] if run.metrics else ["–", "–"]
         highest = (highest, "bold") if highest == top else highest
         rows.append((name, *done, highest, at_epoch, last, *minutes_and_speed(run), run.gap or "finished"))
     figures = ("epochs", "steps", "best", "at\nepoch", "last", "minutes", "images\n/s")
-    columns = [Column("run"), *(Column(name, justify="right", no_wrap=True) for name in figures), Column("state")]
+    columns = [
+        Column("run"),
+        *(Column(name, justify="right", no_wrap=True) for name in figures),
+        Column("state"),
+    ]
     return table(f"{kind.title}: {kind.score}", columns, rows)
 
 

@@ -1,10 +1,10 @@
 """One picture of what was predicted: images with their labels, tiles with their masks, beside the truth.
 
-    python3 -m report.contact_sheet --data hw1_data --labels predictions.csv --masks masks --output contact_sheet.png
+    python3 -m report.contact_sheet --data hw1_data --labels predictions.csv --masks masks --output sheet.png
 
 Shows images of office/val and tiles of p2_data/validation, evenly spaced over those that have a prediction.
-Exit status: 0 written; 1 written without those that could not be read (named on stderr); 2 nothing written, the reason
-is one line on stderr.
+Exit status: 0 written; 1 written without those that could not be read (named on stderr); 2 nothing written,
+the reason is one line on stderr.
 """
 
 from __future__ import annotations
@@ -36,8 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", required=True, type=Path, help="hw1_data, the course's or a made-up one")
-    parser.add_argument("--labels", required=True, type=Path, help="the CSV that hw1_1.sh wrote for office/val.csv")
-    parser.add_argument("--masks", required=True, type=Path, help="the folder that hw1_2.sh filled for validation")
+    parser.add_argument(
+        "--labels", required=True, type=Path, help="the CSV that hw1_1.sh wrote for office/val.csv"
+    )
+    parser.add_argument(
+        "--masks", required=True, type=Path, help="the folder that hw1_2.sh filled for validation"
+    )
     parser.add_argument("--output", required=True, type=Path, help="the PNG to write")
     args = parser.parse_args(argv)
     unread: list[ImageError] = []
@@ -55,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with write_atomically(args.output) as temporary:
             sheet.save(temporary, format="PNG")
     except OSError as error:
-        raise UserError(f"{args.output}: cannot be written ({error.strerror}); choose another --output") from None
+        raise UserError(
+            f"{args.output}: cannot be written ({error.strerror}); choose another --output"
+        ) from None
     for error in unread:
         say(f"left out: {error}")
     print(args.output)
@@ -63,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def draw_labels(office: Path, predictions: Path, unread: list[ImageError]) -> Image.Image:
-    """Images of office/val with the true and the predicted name under each; those left out go into `unread`."""
+    """Images of office/val with the true and the predicted name under each; those left out go into
+    `unread`.
+    """
     truth = {row["filename"]: row["label"] for row in read_labels(office / "val.csv")}
     predicted = {row["filename"]: row["label"] for row in read_labels(predictions)}
     names = [name for name in truth if name in predicted and (office / "val" / name).is_file()]
@@ -91,12 +99,16 @@ def draw_labels(office: Path, predictions: Path, unread: list[ImageError]) -> Im
         pen.text((0, side + 20), shortened(verdict, 13, side), fill=colour, font=font(13))
         cells.append(cell)
     if not cells:
-        raise UserError(f"{office / 'val'}: none of the images can be read ({unread[0]}); give --data whole images")
+        raise UserError(
+            f"{office / 'val'}: none of the images can be read ({unread[0]}); give --data whole images"
+        )
     return grid(cells, IMAGE_COLUMNS)
 
 
 def draw_masks(tiles: Path, masks: Path, unread: list[ImageError]) -> Image.Image:
-    """Tiles with their true and predicted masks, and the share of pixels that agree; left out are those `unread`."""
+    """Tiles with their true and predicted masks, and the share of pixels that agree; left out are those
+    `unread`.
+    """
     there = set(list_images(masks))
     pairs = satellite_masks(list_images(tiles))
     pairs = [(name, mask) for name, mask in pairs if mask in there and (tiles / mask).is_file()]
@@ -114,7 +126,11 @@ def draw_masks(tiles: Path, masks: Path, unread: list[ImageError]) -> Image.Imag
             continue
         cell = Image.new("RGB", (3 * side + 2 * GAP, side + 24), PAPER)
         for column, (pixels, resample) in enumerate(
-            ((tile, Image.Resampling.LANCZOS), (truth, Image.Resampling.NEAREST), (predicted, Image.Resampling.NEAREST))
+            (
+                (tile, Image.Resampling.LANCZOS),
+                (truth, Image.Resampling.NEAREST),
+                (predicted, Image.Resampling.NEAREST),
+            )
         ):
             cell.paste(Image.fromarray(pixels).resize((side, side), resample), (column * (side + GAP), 0))
             # White is a class: without an edge it would be the paper.
@@ -122,11 +138,16 @@ def draw_masks(tiles: Path, masks: Path, unread: list[ImageError]) -> Image.Imag
             ImageDraw.Draw(cell).rectangle((left, 0, left + side - 1, side - 1), outline=GREY)
         agreeing = "another size"
         if truth.shape == predicted.shape:
-            agreeing = f"{(classes_of_colours(truth) == classes_of_colours(predicted)).mean():.1%} of its pixels agree"
-        ImageDraw.Draw(cell).text((0, side + 4), f"{mask[: -len('_mask.png')]}: {agreeing}", fill=INK, font=font(13))
+            agreement = (classes_of_colours(truth) == classes_of_colours(predicted)).mean()
+            agreeing = f"{agreement:.1%} of its pixels agree"
+        ImageDraw.Draw(cell).text(
+            (0, side + 4), f"{mask[: -len('_mask.png')]}: {agreeing}", fill=INK, font=font(13)
+        )
         cells.append(cell)
     if not cells:
-        raise UserError(f"{tiles}: none of the tiles and masks can be read ({unread[-1]}); give --data whole images")
+        raise UserError(
+            f"{tiles}: none of the tiles and masks can be read ({unread[-1]}); give --data whole images"
+        )
     return grid(cells, TILE_COLUMNS)
 
 

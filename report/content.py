@@ -21,9 +21,10 @@ DOTS_AN_INCH = 150  # of every PNG that report.style saves
 def content_of(report: Report, folder: Path) -> dict[str, Any]:
     """Everything that is drawn, in order, as dicts, lists, strings and numbers.
 
-    Every text is clean (see `report.markdown_text.cleaned`) and one line, but for a gap's command and the student's
-    words; each block has a "kind". A picture that is not below `folder`, or is broken, is a gap; others have their size
-    and their PNG's bytes, which are read once, so that a file that vanishes later is missed by nobody.
+    Every text is clean (see `report.markdown_text.cleaned`) and one line, but for a gap's command and the
+    student's words; each block has a "kind". A picture that is not below `folder`, or is broken, is a gap;
+    others have their size and their PNG's bytes, which are read once, so that a file that vanishes later is
+    missed by nobody.
     """
     problems = [
         {
@@ -44,7 +45,12 @@ def content_of(report: Report, folder: Path) -> dict[str, Any]:
     ]
     named = {name: line(getattr(report, name)) for name in ("title", "student_id", "name", "date")}
     head = " · ".join(one_line(part, 60) for part in (named["name"], named["student_id"]) if part)
-    return {**named, "head": head, "problems": problems, "sources": [line(source) for source in report.sources]}
+    return {
+        **named,
+        "head": head,
+        "problems": problems,
+        "sources": [line(source) for source in report.sources],
+    }
 
 
 def line(text: object) -> str:
@@ -66,7 +72,9 @@ def _block(block: Block, folder: Path) -> dict[str, Any]:
         }
     if isinstance(block, Picture):
         return _picture(block, folder)
-    more = {"command": "\n".join(cleaned(block.command).splitlines()).strip()} if isinstance(block, Gap) else {}
+    more = (
+        {"command": "\n".join(cleaned(block.command).splitlines()).strip()} if isinstance(block, Gap) else {}
+    )
     return {"kind": kind, "text": line(block.text), **more}
 
 

@@ -1,4 +1,6 @@
-"""What a report consists of, before it is a page or a PDF: problems, their questions, and what answers each."""
+"""What a report consists of, before it is a page or a PDF: problems, their questions, and what answers
+each.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of plain text. Columns from `numbers_from` on (0 is the first) are figures and stand to the right."""
+    """Cells of plain text.
+
+    Columns from `numbers_from` on (0 is the first) are figures and stand to the right.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -46,7 +51,9 @@ Block = Union[Text, Table, Picture, Gap]
 
 @dataclass(frozen=True)
 class Question:
-    """One question of the assignment with what the runs say to it; the student's words are kept beside, by its key."""
+    """One question of the assignment with what the runs say to it; the student's words are kept beside, by
+    its key.
+    """
 
     key: str  # "1.1"
     title: str

@@ -1,4 +1,5 @@
-"""Pictures of points in the plane, a panel a checkpoint: all classes at once, and ten at a time that can be told apart.
+"""Pictures of points in the plane, a panel a checkpoint: all classes at once, and ten at a time that can be
+told apart.
 
 Panels are (title, points (N, 2)) pairs of the same N images. All have the same limits, in every picture.
 """
@@ -39,8 +40,12 @@ Panels = Sequence["tuple[str, np.ndarray]"]
 
 
 def tens(present: Sequence[int], num_classes: int) -> list[list[int]]:
-    """The classes that are `present`, by tens of all: those from 0 to 9, from 10 to 19, ...; no empty ones."""
-    groups = [[c for c in range(start, start + 10) if c in set(present)] for start in range(0, num_classes, 10)]
+    """The classes that are `present`, by tens of all: those from 0 to 9, from 10 to 19, ...; no empty
+    ones.
+    """
+    groups = [
+        [c for c in range(start, start + 10) if c in set(present)] for start in range(0, num_classes, 10)
+    ]
     return [group for group in groups if group]
 
 
@@ -53,8 +58,9 @@ def limits(panels: Panels) -> tuple[tuple[float, float], tuple[float, float]]:
 
 
 def draw_all_classes(panels: Panels, labels: np.ndarray, entries: Sequence[str], heading: str) -> Figure:
-    """Every class of `labels` (N,) with its colour among its ten and the marker of its ten, named by its entry, such as
-    "7 Camera", in the legend. On a class whose images are mostly together stands the first word of that."""
+    """Every class of `labels` (N,) with its colour among its ten and the marker of its ten, named by its
+    entry, such as "7 Camera", in the legend. On a class whose images are mostly together stands the first
+    word of that."""
     present = np.unique(labels).tolist()
     markers = {label: TEN_MARKERS[label // 10 % 10] for label in present}
     size = _size(len(labels))
@@ -66,7 +72,9 @@ def draw_all_classes(panels: Panels, labels: np.ndarray, entries: Sequence[str],
                 _scatter(axis, points[labels == label], label, markers[label], size)
             for label, place in middles(points, labels, axis.get_xlim()[1] - axis.get_xlim()[0]).items():
                 short = one_line(entries[label].split(" ")[0], 4)
-                axis.text(*place, short, fontsize=8, weight="bold", ha="center", va="center", path_effects=[HALO])
+                axis.text(
+                    *place, short, fontsize=8, weight="bold", ha="center", va="center", path_effects=[HALO]
+                )
         if has_legend:
             _legend(figure, tens(present, len(entries)), entries, markers)
         return figure
@@ -75,7 +83,9 @@ def draw_all_classes(panels: Panels, labels: np.ndarray, entries: Sequence[str],
 def draw_ten_classes(
     panels: Panels, labels: np.ndarray, chosen: Sequence[int], entries: Sequence[str], heading: str
 ) -> Figure:
-    """The `chosen` classes, each with a colour and a marker of its own; the images of all others in light grey."""
+    """The `chosen` classes, each with a colour and a marker of its own; the images of all others in light
+    grey.
+    """
     markers = {label: TEN_MARKERS[label % 10] for label in chosen}
     size = _size(len(labels))
     with styled():
@@ -90,12 +100,14 @@ def draw_ten_classes(
 
 def _scatter(axis: Axes, points: np.ndarray, label: int, marker: str, size: float) -> None:
     """One class's points, with a thin white edge so that they part from those below."""
-    axis.scatter(*points.T, s=size, c=TEN_COLOURS[label % 10], marker=marker, edgecolors="white", linewidths=0.25)
+    axis.scatter(
+        *points.T, s=size, c=TEN_COLOURS[label % 10], marker=marker, edgecolors="white", linewidths=0.25
+    )
 
 
 def middles(points: np.ndarray, labels: np.ndarray, width: float) -> dict[int, np.ndarray]:
-    """Label → (2,) middle of each class that has most of its images within a tenth of the picture's width of it; of two
-    too close for their text the first."""
+    """Label → (2,) middle of each class that has most of its images within a tenth of the picture's width of
+    it; of two too close for their text the first."""
     found: dict[int, np.ndarray] = {}
     for label in np.unique(labels).tolist():
         own = points[labels == label]
@@ -118,7 +130,9 @@ def _panels(panels: Panels, heading: str, below: float) -> tuple[Figure, list[Ax
     axes = figure.subplots(1, len(panels), squeeze=False)[0].tolist()
     for axis, (title, _) in zip(axes, panels):
         axis.set(title=title, xlim=across, ylim=upwards, xticks=[], yticks=[])
-        axis.set_aspect("equal", adjustable="box", anchor="S")  # room to spare parts the titles from the heading
+        axis.set_aspect(
+            "equal", adjustable="box", anchor="S"
+        )  # room to spare parts the titles from the heading
         axis.spines[:].set(visible=True, color="#AAAAAA")
     return figure, axes
 

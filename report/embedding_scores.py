@@ -1,4 +1,6 @@
-"""Figures beside the eye: how well classes lie apart among features (N, D), and in the plane that is drawn of them."""
+"""Figures beside the eye: how well classes lie apart among features (N, D), and in the plane that is drawn of
+them.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,14 @@ NEIGHBOURS = 20
 LISTED = 5  # scattered classes, and overlapping pairs
 
 
-def measure(features: np.ndarray, plane: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+def measure(
+    features: np.ndarray, plane: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+) -> dict[str, Any]:
     """Scores of one checkpoint's features (N, D) and plane (N, 2); `classes` are the labels' names.
 
-    The only image of a class has no part in them: it has no neighbour of its own. Scatter is the mean distance of a
-    class's features to their mean, divided by that of all features; overlap is the share of the nearest neighbours
-    (by cosine) of one class's images that are of the other.
+    The only image of a class has no part in them: it has no neighbour of its own. Scatter is the mean
+    distance of a class's features to their mean, divided by that of all features; overlap is the share of the
+    nearest neighbours (by cosine) of one class's images that are of the other.
     """
     several = np.bincount(labels)[labels] > 1
     features, plane, labels = features[several].astype(np.float64), plane[several], labels[several]
@@ -61,23 +65,37 @@ def overlap(share: np.ndarray, pair: tuple[int, int]) -> float:
 def named(scores: dict[str, Any], entries: Mapping[str, str]) -> dict[str, Any]:
     """The scores with the names of their classes, `entries[label]`, beside the labels."""
     scattered = [{**row, "name": entries[row["label"]]} for row in scores["most_scattered"]]
-    pairs = [{**row, "names": [entries[label] for label in row["labels"]]} for row in scores["most_overlapping"]]
+    pairs = [
+        {**row, "names": [entries[label] for label in row["labels"]]} for row in scores["most_overlapping"]
+    ]
     return {**scores, "most_scattered": scattered, "most_overlapping": pairs}
 
 
 def as_text(scores: Sequence[dict[str, Any]]) -> str:
-    """Plain tables for a terminal, of scores that are `named` and have a title: a line a checkpoint, then the lists."""
+    """Plain tables for a terminal, of scores that are `named` and have a title: a line a checkpoint, then the
+    lists.
+    """
     titles = [one_line(score["title"], 40) for score in scores]
     width = max(map(columns, titles))
     lines = [f"{'':{width}}  silhouette of   silhouette of   accuracy of the"]
     lines += [f"{'':{width}}  the features    the plane       {scores[0]['neighbours']} nearest"]
     for title, score in zip(titles, scores):
         figures = (score[name] for name in ("silhouette_features", "silhouette_plane", "neighbour_accuracy"))
-        lines.append(_padded(title, width) + "  " + "".join(f"{figure:<16.4f}" for figure in figures).rstrip())
+        lines.append(
+            _padded(title, width) + "  " + "".join(f"{figure:<16.4f}" for figure in figures).rstrip()
+        )
     for title, score in zip(titles, scores):
-        lines += ["", f"{title}: most scattered classes (distance to their middle; 1: as all images to theirs)"]
-        lines += [f"  {_padded(one_line(row['name'], 30), 62)} {row['scatter']:.2f}" for row in score["most_scattered"]]
-        lines += [f"{title}: most mixed-up pairs (share of the nearest neighbours that are the other class's)"]
+        lines += [
+            "",
+            f"{title}: most scattered classes (distance to their middle; 1: as all images to theirs)",
+        ]
+        lines += [
+            f"  {_padded(one_line(row['name'], 30), 62)} {row['scatter']:.2f}"
+            for row in score["most_scattered"]
+        ]
+        lines += [
+            f"{title}: most mixed-up pairs (share of the nearest neighbours that are the other class's)"
+        ]
         for row in score["most_overlapping"]:
             pair = " / ".join(one_line(name, 29) for name in row["names"])
             lines.append(f"  {_padded(pair, 62)} " + " / ".join(f"{share:.2f}" for share in row["shares"]))

@@ -1,4 +1,6 @@
-"""Which runs and results lie below some folders, and what each is good for in the report; nothing is taken twice."""
+"""Which runs and results lie below some folders, and what each is good for in the report; nothing is taken
+twice.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,10 @@ class Found:
 
 
 def find(roots: Sequence[str | Path]) -> Found:
-    """Look through `roots` and what lies below them. What is missing or no run's is a remark, never an error."""
+    """Look through `roots` and what lies below them.
+
+    What is missing or no run's is a remark, never an error.
+    """
     found, seen = Found(), set()
     for root in map(Path, roots):
         if not root.is_dir():
@@ -37,7 +42,9 @@ def find(roots: Sequence[str | Path]) -> Found:
             continue
         before, again = _count(found), []
         if A_SETTING.fullmatch(root.resolve().name) and (root / "config.json").is_file():
-            root = root.resolve().parent if root.name in ("", ".", "..") else root.parent  # a table is of them all
+            root = (
+                root.resolve().parent if root.name in ("", ".", "..") else root.parent
+            )  # a table is of them all
         for folder, names in _folders(root, seen, again):
             _look_into(folder, names, found)
         if _count(found) == before and not again:
@@ -75,7 +82,9 @@ def settings_folder(folders: Sequence[Path]) -> Path | None:
 
 
 def pretraining_of(settings: Path | None, runs: Sequence[RunRecord]) -> RunRecord | None:
-    """The run whose backbone settings C and E start from; where none says so, the one that trained longest."""
+    """The run whose backbone settings C and E start from; where none says so, the one that trained
+    longest.
+    """
     named = set()
     if settings is not None:
         for run in runs_of_settings(settings):
@@ -86,12 +95,12 @@ def pretraining_of(settings: Path | None, runs: Sequence[RunRecord]) -> RunRecor
     return max(seen or runs, key=lambda run: run.metrics[-1]["step"] if run.metrics else -1, default=None)
 
 
-# -- the search --------------------------------------------------------------------------------------------------------
+# -- the search ----------------------------------------------------------------------------------------------
 
 
 def _folders(root: Path, seen: set[str], again: list[Path]) -> Iterator[tuple[Path, list[str]]]:
-    """(folder, names in it) of `root` and those below it, in natural order. Left out are runs' insides, and those
-    `seen`, which go into `again`."""
+    """(folder, names in it) of `root` and those below it, in natural order. Left out are runs' insides, and
+    those `seen`, which go into `again`."""
     waiting = [(root, 0)]
     while waiting and len(seen) < MOST_FOLDERS:
         folder, depth = waiting.pop()
@@ -109,7 +118,9 @@ def _folders(root: Path, seen: set[str], again: list[Path]) -> Iterator[tuple[Pa
         yield folder, names
         if depth < DEEPEST:
             inside = INSIDE_A_RUN if "config.json" in below else ()
-            children = [folder / name for name in names if below[name] and name not in inside and name[0] != "."]
+            children = [
+                folder / name for name in names if below[name] and name not in inside and name[0] != "."
+            ]
             waiting += [(child, depth + 1) for child in reversed(children)]
 
 
@@ -134,5 +145,8 @@ def _look_into(folder: Path, names: Sequence[str], found: Found) -> None:
 
 def _count(found: Found) -> int:
     return sum(
-        map(len, (found.pretraining, found.segmentation, found.settings, found.tsne, found.masks, found.remarks))
+        map(
+            len,
+            (found.pretraining, found.segmentation, found.settings, found.tsne, found.masks, found.remarks),
+        )
     )

@@ -1,10 +1,10 @@
 """The student's Markdown as plain data that the page and the PDF both draw, so that neither has to trust it.
 
-read_markdown("Some **bold** words.")
-# [{"kind": "paragraph", "runs": [{"text": "Some ", "bold": False, ...}, {"text": "bold", "bold": True, ...}, ...]}]
+read_markdown("Some **bold** words.") # [{"kind": "paragraph", "runs": [{"text": "Some ", "bold": False, ...},
+{"text": "bold", "bold": True, ...}, ...]}]
 
-CommonMark by markdown-it-py: paragraphs, lists, bold, italic, code, blocks of code, quotes, headings. Links, pictures
-and HTML stay the text that was typed. A block is a dict with "kind" and
+CommonMark by markdown-it-py: paragraphs, lists, bold, italic, code, blocks of code, quotes, headings. Links,
+pictures and HTML stay the text that was typed. A block is a dict with "kind" and
 
 paragraph, heading  "runs": text with the marks bold, italic, code; "\\n" in it is a line's end
 code                "text"
@@ -41,9 +41,11 @@ def read_markdown(text: str) -> list[dict[str, Any]]:
 
 
 def cleaned(text: object) -> str:
-    """The text with plain line ends and without control characters, halves of surrogate pairs and reversals of
-    direction: what no file format and no reader should meet."""
-    lines = str(text).replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n")
+    """The text with plain line ends and without control characters, halves of surrogate pairs and reversals
+    of direction: what no file format and no reader should meet."""
+    lines = (
+        str(text).replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n")
+    )
     lines = TURNS.sub("", lines.expandtabs(4))
     kept = (mark for mark in lines if mark == "\n" or unicodedata.category(mark) != "Cc")
     return "".join("\ufffd" if unicodedata.category(mark) == "Cs" else mark for mark in kept)
@@ -75,7 +77,9 @@ def _opened(token: Token, inside: list[dict[str, Any]], depth: int) -> list[dict
     if token.type == "list_item_open":
         return [{"kind": "item", "blocks": inside}]
     if token.type in CONTAINERS and depth >= DEPTH:
-        return [part for block in inside for part in (block["blocks"] if block["kind"] == "item" else [block])]
+        return [
+            part for block in inside for part in (block["blocks"] if block["kind"] == "item" else [block])
+        ]
     if token.type == "blockquote_open":
         return [{"kind": "quote", "blocks": inside}]
     if token.type in CONTAINERS:

@@ -1,6 +1,7 @@
 """The report as one HTML file that needs nothing beside it: report/page.html, filled.
 
-Pictures and the font for Chinese are inside it; its own Content-Security-Policy forbids scripts and the network.
+Pictures and the font for Chinese are inside it; its own Content-Security-Policy forbids scripts and the
+network.
 """
 
 from __future__ import annotations
@@ -21,14 +22,20 @@ SMALLEST = 0.55  # of its own size: a figure's letters can still be read on a ph
 
 
 def write_page(report: Report, folder: Path) -> Path:
-    """Write `folder`/report.html with the pictures of `folder`/figures. UserError where it can't be written."""
+    """Write `folder`/report.html with the pictures of `folder`/figures.
+
+    UserError where it can't be written.
+    """
     content = content_of(report, folder)
     path = folder / "report.html"
     for block in _blocks(content):
         if block["kind"] == "picture":
             block["source"] = _data_uri("image/png", block["data"])
             block["least"] = round(block["width"] * CSS_DOTS_AN_INCH * SMALLEST)
-            block["pixels"] = round(block["width"] * CSS_DOTS_AN_INCH), round(block["height"] * CSS_DOTS_AN_INCH)
+            block["pixels"] = (
+                round(block["width"] * CSS_DOTS_AN_INCH),
+                round(block["height"] * CSS_DOTS_AN_INCH),
+            )
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -49,7 +56,10 @@ def write_page(report: Report, folder: Path) -> Path:
 
 def _blocks(content: dict[str, Any]) -> list[dict[str, Any]]:
     return [
-        block for problem in content["problems"] for question in problem["questions"] for block in question["blocks"]
+        block
+        for problem in content["problems"]
+        for question in problem["questions"]
+        for block in question["blocks"]
     ]
 
 

@@ -1,11 +1,12 @@
 """The report as a PDF: report/page.typ, filled and drawn by Typst.
 
-What draws it: the package typst (the Typst compiler, Apache License 2.0), with the fonts inside it (Libertinus Serif
-under the SIL Open Font License 1.1, DejaVu Sans Mono under its free licence) and Noto Serif TC and Noto Sans TC out of
-the package pylopdf-fonts-zh-tw (SIL Open Font License 1.1). None of these binds the document: it is the student's.
+What draws it: the package typst (the Typst compiler, Apache License 2.0), with the fonts inside it
+(Libertinus Serif under the SIL Open Font License 1.1, DejaVu Sans Mono under its free licence) and Noto Serif
+TC and Noto Sans TC out of the package pylopdf-fonts-zh-tw (SIL Open Font License 1.1). None of these binds
+the document: it is the student's.
 
-No font of the machine is used, but on Python 3.9, which has no package for Chinese; the only dates are the report's. So
-the same report gives the same bytes.
+No font of the machine is used, but on Python 3.9, which has no package for Chinese; the only dates are the
+report's. So the same report gives the same bytes.
 """
 
 from __future__ import annotations
@@ -28,24 +29,31 @@ from report.text import one_line
 
 TEMPLATE = Path(__file__).with_name("page.typ")
 STUDENT_ID = re.compile(r"[^\W_][\w.-]{0,63}")
-# The widest and the highest that a picture gets, in inches, on an A4 page and on one laid across: there is room for its
-# question and its caption too.
+# The widest and the highest that a picture gets, in inches, on an A4 page and on one laid across: there is
+# room for its question and its caption too.
 UPRIGHT, ACROSS = (6.53, 8.0), (9.9, 4.6)
-HALF_A_PAGE = 4.4  # inches high: two pictures of this height share a page, so a higher one is made smaller for it,
+HALF_A_PAGE = (
+    4.4  # inches high: two pictures of this height share a page, so a higher one is made smaller for it,
+)
 READABLE = 0.7  # but not smaller than this, of its own size
-SMALLEST = 0.58  # of its own size: text of 10 points is still read. A picture that must be smaller is laid across.
+SMALLEST = (
+    0.58  # of its own size: text of 10 points is still read. A picture that must be smaller is laid across.
+)
 LONG_WORD = 24  # letters; a longer one may be broken anywhere, or it would run off the page
 BREAK = "\u200b"
 MOST_NAMED = 5  # characters that no font has
 
 
 def write_pdf(report: Report, folder: Path) -> Path:
-    """Write `folder`/hw1_<student id>.pdf with the pictures of `folder`/figures. UserError where it can't be made.
+    """Write `folder`/hw1_<student id>.pdf with the pictures of `folder`/figures. UserError where it can't be
+    made.
 
     A line on stderr names characters that no font of the PDF has, such as emoji.
     """
     if not STUDENT_ID.fullmatch(report.student_id):
-        raise UserError(f"{report.student_id!r}: is no student id; give letters and digits, such as r12345678")
+        raise UserError(
+            f"{report.student_id!r}: is no student id; give letters and digits, such as r12345678"
+        )
     path = folder / f"hw1_{report.student_id}.pdf"
     content = content_of(report, folder)
     fonts = _fonts()
@@ -62,7 +70,9 @@ def write_pdf(report: Report, folder: Path) -> Path:
     except OSError as error:
         raise cannot_write(str(path), error) from None
     except typst.TypstError as error:
-        raise UserError(f"{path}: Typst cannot draw it ({error}); the page report.html has the same") from None
+        raise UserError(
+            f"{path}: Typst cannot draw it ({error}); the page report.html has the same"
+        ) from None
     return path
 
 
@@ -110,8 +120,8 @@ def _place(picture: dict[str, Any], folder: Path, suffix: str) -> None:
 
 
 def _without_font(content: dict[str, Any], fonts: typst.Fonts) -> list[str]:
-    """Characters of the content that no font has, MOST_NAMED at most. Typst draws empty boxes for them without a word,
-    but where a PDF/A is asked for it names the first of them."""
+    """Characters of the content that no font has, MOST_NAMED at most. Typst draws empty boxes for them
+    without a word, but where a PDF/A is asked for it names the first of them."""
     every = set("".join(_texts(content)))
     marks = sorted(mark for mark in every if mark > "\xff" and unicodedata.category(mark)[0] in "LNPS")
     missing: list[str] = []
@@ -133,7 +143,9 @@ def _without_font(content: dict[str, Any], fonts: typst.Fonts) -> list[str]:
 def _texts(value: Any) -> list[str]:
     """Every string in it."""
     if isinstance(value, (dict, list)):
-        return [text for part in (value.values() if isinstance(value, dict) else value) for text in _texts(part)]
+        return [
+            text for part in (value.values() if isinstance(value, dict) else value) for text in _texts(part)
+        ]
     return [value] if isinstance(value, str) else []
 
 

@@ -42,8 +42,8 @@ FINETUNE = (
 )
 TSNE = "python3 p1_tsne.py --run {run} --data hw1_data/p1_data/office --output {output}"
 VIEWS = {
-    "two": "two views of each image, drawn for it alone (the paper's: crops, mirroring, colours, grey, blur, and in "
-    "the second view solarising)",
+    "two": "two views of each image, drawn for it alone (the paper's: crops, mirroring, colours, grey, blur, "
+    "and in the second view solarising)",
     "stock": "byol-pytorch's own two views, one draw for the whole batch",
 }
 
@@ -61,7 +61,7 @@ def problem_1(found: Found, figures: Path) -> Problem:
     )
 
 
-# -- 1.1 ---------------------------------------------------------------------------------------------------------------
+# -- 1.1 -----------------------------------------------------------------------------------------------------
 
 
 def _pretraining(run: RunRecord | None, found: Found, figures: Path) -> list[Block]:
@@ -71,10 +71,10 @@ def _pretraining(run: RunRecord | None, found: Found, figures: Path) -> list[Blo
     views = VIEWS.get(words(given.get("views")), words(given.get("views")))
     blocks: list[Block] = [
         Text(
-            f"The backbone, a {value_of(run, 'model')} from {_weights(given)}, was pre-trained without labels by BYOL "
-            f"(Grill et al., 2020; byol-pytorch) on {value_of(run, 'training_images')} images of "
-            f"{value_of(run, 'image_size')} px: batches of {value_of(run, 'batch_size')}, {optimizer_words(run)}; "
-            f"{how_long(run)}."
+            f"The backbone, a {value_of(run, 'model')} from {_weights(given)}, was pre-trained without "
+            f"labels by BYOL (Grill et al., 2020; byol-pytorch) on {value_of(run, 'training_images')} images "
+            f"of {value_of(run, 'image_size')} px: batches of {value_of(run, 'batch_size')}, "
+            f"{optimizer_words(run)}; {how_long(run)}."
         ),
         facts(
             [
@@ -102,8 +102,8 @@ def _pretraining(run: RunRecord | None, found: Found, figures: Path) -> list[Blo
             figures,
             "pretraining",
             lambda: draw_pretraining([run, *others][:7]),
-            "Loss, accuracy of the nearest neighbours among labelled images, and standard deviation of the embeddings "
-            "(1 is well spread, near 0 has collapsed).",
+            "Loss, accuracy of the nearest neighbours among labelled images, and standard deviation of the "
+            "embeddings (1 is well spread, near 0 has collapsed).",
             "Three curves over the epochs of the pre-training",
         )
     )
@@ -112,8 +112,8 @@ def _pretraining(run: RunRecord | None, found: Found, figures: Path) -> list[Blo
         (first_epoch, first), (last_epoch, last) = probes[0], probes[-1]
         blocks.append(
             Text(
-                f"Nearest neighbours classified {first:.1%} of the labelled images after epoch {first_epoch} and "
-                f"{last:.1%} after epoch {last_epoch}."
+                f"Nearest neighbours classified {first:.1%} of the labelled images after epoch {first_epoch} "
+                f"and {last:.1%} after epoch {last_epoch}."
             )
         )
     return blocks
@@ -124,7 +124,7 @@ def _weights(given: dict[str, Any]) -> str:
     return "random weights" if weights in (None, "none") else f"the weights {words(weights)}"
 
 
-# -- 1.2 ---------------------------------------------------------------------------------------------------------------
+# -- 1.2 -----------------------------------------------------------------------------------------------------
 
 
 def _settings(folder: Path | None, found: Found, figures: Path) -> list[Block]:
@@ -140,8 +140,9 @@ def _settings(folder: Path | None, found: Found, figures: Path) -> list[Block]:
         Table(
             columns,
             tuple(cells),
-            f"Accuracy on {_validation(rows)}, mean ± standard deviation over the seeds ({one_line(folder, 80)}). The "
-            "best epoch was chosen on the images that it is measured on; the last one was chosen by nothing.",
+            f"Accuracy on {_validation(rows)}, mean ± standard deviation over the seeds "
+            f"({one_line(folder, 80)}). The best epoch was chosen on the images that it is measured on; the "
+            "last one was chosen by nothing.",
             numbers_from=3,
         )
     ]
@@ -151,7 +152,9 @@ def _settings(folder: Path | None, found: Found, figures: Path) -> list[Block]:
     blocks += [Text(sentence) for sentence in analyse(rows, _chance(rows))]
     blocks += [Text(remark) for remark in remarks_on(rows)]
     if others:
-        blocks.append(Text(f"Found too, and not shown: {', '.join(others[:5])}{', …' if len(others) > 5 else ''}."))
+        blocks.append(
+            Text(f"Found too, and not shown: {', '.join(others[:5])}{', …' if len(others) > 5 else ''}.")
+        )
     names = {row.setting: class_names_of(row.pictured.run) if row.pictured else {} for row in rows}
     blocks.append(
         drawn(
@@ -194,12 +197,14 @@ def _validation(rows: Sequence[Row]) -> str:
     return f"{images} of {folders.pop()}" if len(folders) == 1 and "–" not in folders else images
 
 
-# -- 1.3 ---------------------------------------------------------------------------------------------------------------
+# -- 1.3 -----------------------------------------------------------------------------------------------------
 
 
 def _tsne(folders: Sequence[Path], settings: Path | None, figures: Path) -> list[Block]:
     runs = sorted(settings.glob("C-seed*")) if settings else []
-    run, output = (runs[0], settings / "tsne") if runs else ("runs/problem1/settings/C-seed0", "runs/problem1/tsne")
+    run, output = (
+        (runs[0], settings / "tsne") if runs else ("runs/problem1/settings/C-seed0", "runs/problem1/tsne")
+    )
     command = TSNE.format(run=shlex.quote(str(run)), output=shlex.quote(str(output)))
     blocks: list[Block] = []
     for number, folder in enumerate(folders):
@@ -240,7 +245,9 @@ def _tsne_table(panels: Sequence[dict[str, Any]]) -> list[Block]:
     blocks: list[Block] = []
     if rows:
         numbers = {words(panel.get("neighbours")) for panel in panels}
-        neighbours = f"accuracy of {numbers.pop()} neighbours" if len(numbers) == 1 else "accuracy of neighbours"
+        neighbours = (
+            f"accuracy of {numbers.pop()} neighbours" if len(numbers) == 1 else "accuracy of neighbours"
+        )
         blocks.append(
             Table(
                 ("features", "silhouette, features", "silhouette, plane", neighbours),
@@ -248,7 +255,11 @@ def _tsne_table(panels: Sequence[dict[str, Any]]) -> list[Block]:
                 "How far apart the classes lie: a silhouette of 1 would be perfect, at 0 they are mixed.",
             )
         )
-        names = [one_line(entry["name"], 40) for entry in _dicts(panels[-1].get("most_scattered")) if "name" in entry]
+        names = [
+            one_line(entry["name"], 40)
+            for entry in _dicts(panels[-1].get("most_scattered"))
+            if "name" in entry
+        ]
         pairs = [
             " and ".join(one_line(name, 40) for name in entry["names"])
             for entry in _dicts(panels[-1].get("most_overlapping"))

@@ -32,14 +32,19 @@ from report.stages import write_stages
 from report.text import one_line
 from report.worst_tiles import compare_masks, draw_land_cover_confusion, draw_worst
 
-TRAIN_A = "python3 p2_train.py --data hw1_data/p2_data --model fcn32s --weights imagenet --output runs/problem2/model_a"
+TRAIN_A = (
+    "python3 p2_train.py --data hw1_data/p2_data --model fcn32s --weights imagenet "
+    "--output runs/problem2/model_a"
+)
 TRAIN_B = (
     "python3 p2_train.py --data hw1_data/p2_data --model deeplabv3_resnet101 --weights coco "
     "--output runs/problem2/model_b"
 )
 MASKS = "P2_CHECKPOINT={model} bash hw1_2.sh {tiles} {masks}"
 SCORED = CLASS_NAMES[:SCORED_CLASSES]
-SWATCHES = tuple("#" + "".join(f"{part:02x}" for part in colour) for colour in COLOURS.tolist())[:SCORED_CLASSES]
+SWATCHES = tuple("#" + "".join(f"{part:02x}" for part in colour) for colour in COLOURS.tolist())[
+    :SCORED_CLASSES
+]
 MOST_CURVES = 7  # of runs in one figure
 WORST = 4  # tiles shown
 
@@ -65,7 +70,7 @@ def problem_2(found: Found, sam: Path | None, figures: Path) -> Problem:
     )
 
 
-# -- 2.1 and 2.2: the networks -----------------------------------------------------------------------------------------
+# -- 2.1 and 2.2: the networks -------------------------------------------------------------------------------
 
 
 def _network(letter: str, run: RunRecord | None, command: str, figures: Path) -> list[Block]:
@@ -78,16 +83,19 @@ def _network(letter: str, run: RunRecord | None, command: str, figures: Path) ->
         return [Gap(f"{label_of(run)} has no drawing of its network.", describe)]
     name = f"model_{letter.lower()}"
     text = (
-        f"Model {letter} is {one_line(drawing.network, 60)} ({label_of(run)}): {drawing.parameters / 1e6:.1f} million "
-        f"parameters, {drawing.gflops:.1f} GFLOPs for a tile seen at {drawing.size} x {drawing.size} px "
-        "(a multiplication and an addition are two operations; of convolutions and linear layers)."
+        f"Model {letter} is {one_line(drawing.network, 60)} ({label_of(run)}): "
+        f"{drawing.parameters / 1e6:.1f} million parameters, {drawing.gflops:.1f} GFLOPs for a tile seen at "
+        f"{drawing.size} x {drawing.size} px (a multiplication and an addition are two operations; of "
+        "convolutions and linear layers)."
     )
     if drawing.auxiliary_parameters:
-        text += f" {drawing.auxiliary_parameters / 1e6:.1f} million of the parameters are of heads for training alone."
-    caption = (
-        f"Model {letter}, {one_line(drawing.network, 60)}: blocks, and what each gives (channels x height x width)."
+        millions = drawing.auxiliary_parameters / 1e6
+        text += f" {millions:.1f} million of the parameters are of heads for training alone."
+    name = one_line(drawing.network, 60)
+    caption = f"Model {letter}, {name}: blocks, and what each gives (channels x height x width)."
+    picture = taken(
+        figures, name, run.folder / "architecture", caption, f"The blocks of model {letter}, drawn"
     )
-    picture = taken(figures, name, run.folder / "architecture", caption, f"The blocks of model {letter}, drawn")
     if isinstance(picture, Gap):
         picture = Gap(picture.text, describe)
     return [Text(text), picture, *([unfinished(run)] if run.gap else [])]
@@ -140,7 +148,7 @@ def _about(run: RunRecord) -> dict[str, str]:
     }
 
 
-# -- 2.3: scores -------------------------------------------------------------------------------------------------------
+# -- 2.3: scores ---------------------------------------------------------------------------------------------
 
 
 def _scores(models: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord], figures: Path) -> list[Block]:
@@ -164,8 +172,8 @@ def _scores(models: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord], 
         table = Table(
             ("", "network", "mean IoU", "epoch", *SCORED),
             tuple(rows),
-            "Mean IoU and IoU of each class on the validation tiles, as mean_iou_evaluate.py counts them, of the best "
-            "epoch, which was chosen on the same tiles.",
+            "Mean IoU and IoU of each class on the validation tiles, as mean_iou_evaluate.py counts them, of "
+            "the best epoch, which was chosen on the same tiles.",
             numbers_from=2,
             swatches=(None,) * 4 + SWATCHES,
         )
@@ -176,7 +184,10 @@ def _scores(models: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord], 
     if len(runs) > len(models):
         names = " and ".join(name for name, _ in models)
         blocks.append(
-            Text(f"{names}: the best of {count(len(runs), 'run')} here, chosen on the tiles that they are scored on.")
+            Text(
+                f"{names}: the best of {count(len(runs), 'run')} here, chosen on the tiles that they are "
+                "scored on."
+            )
         )
     return blocks
 
@@ -245,7 +256,8 @@ def _tiles(folders: Sequence[Path], run: RunRecord | None, figures: Path) -> lis
             figures,
             "worst_tiles",
             lambda: draw_worst(comparison, WORST),
-            f"The {count(min(WORST, len(comparison.tiles)), 'tile')} with the least pixels of their true class.",
+            f"The {count(min(WORST, len(comparison.tiles)), 'tile')} with the least pixels of their true "
+            "class.",
             "Image, truth, prediction and disagreement of the worst-predicted tiles",
         ),
     ]
@@ -256,7 +268,7 @@ def _tiles(folders: Sequence[Path], run: RunRecord | None, figures: Path) -> lis
     return blocks
 
 
-# -- 2.4: stages -------------------------------------------------------------------------------------------------------
+# -- 2.4: stages ---------------------------------------------------------------------------------------------
 
 
 def _stages(models: Sequence[tuple[str, RunRecord]], figures: Path) -> list[Block]:
@@ -267,13 +279,16 @@ def _stages(models: Sequence[tuple[str, RunRecord]], figures: Path) -> list[Bloc
         tiles = (place_of(run, "data") or run.folder) / "validation"
         try:
             stages = write_stages(run.folder, tiles, figures / name)
-            caption = (
-                f"Model {letter} ({network}): image, truth, masks after {', '.join(stages)}, the last one over it."
-            )
+            after = ", ".join(stages)
+            caption = f"Model {letter} ({network}): image, truth, masks after {after}, the last one over it."
             blocks.append(Picture(name, caption, alt))
         except OUTSIDE as error:
-            if (run.folder / "stages.png").is_file():  # the tiles are elsewhere now; the training drew it already
-                caption = f"Model {letter} ({network}): image, truth, masks at its stages, the last one over it."
+            if (
+                run.folder / "stages.png"
+            ).is_file():  # the tiles are elsewhere now; the training drew it already
+                caption = (
+                    f"Model {letter} ({network}): image, truth, masks at its stages, the last one over it."
+                )
                 blocks.append(taken(figures, name, run.folder / "stages", caption, alt))
             else:
                 blocks.append(Gap(f"No picture of model {letter}'s stages: {one_line(error, 300)}."))

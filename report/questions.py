@@ -12,21 +12,22 @@ QUESTIONS = (
         "1.1",
         "The pre-training",
         5,
-        "The implementation details of your SSL method: method, data augmentation, learning-rate schedule, optimiser, "
-        "batch size.",
+        "The implementation details of your SSL method: method, data augmentation, learning-rate schedule, "
+        "optimiser, batch size.",
     ),
     Question(
         "1.2",
         "Settings A to E",
         20,
-        "The classification accuracy of Office-Home's validation set for each of the five settings, discussed.",
+        "The classification accuracy of Office-Home's validation set for each of the five settings, "
+        "discussed.",
     ),
     Question(
         "1.3",
         "t-SNE of setting C",
         5,
-        "The learned representations of setting C on the train set, the output of the second last layer, from the "
-        "first and the last epoch.",
+        "The learned representations of setting C on the train set, the output of the second last layer, "
+        "from the first and the last epoch.",
     ),
     Question(
         "2.1",
@@ -45,7 +46,8 @@ QUESTIONS = (
         "2.4",
         "Masks during training",
         3,
-        "The predicted masks of 0013, 0062 and 0104 at the early, the middle and the final stage of training.",
+        "The predicted masks of 0013, 0062 and 0104 at the early, the middle and the final stage of "
+        "training.",
     ),
     Question(
         "2.5",

@@ -1,6 +1,8 @@
-"""The report's figures of single runs: pre-training, learning curves of several runs overlaid, IoU of each class.
+"""The report's figures of single runs: pre-training, learning curves of several runs overlaid, IoU of each
+class.
 
-Each function returns a Figure for report.style.save_figure; runs are as report.runs.read_run gives them, in any state.
+Each function returns a Figure for report.style.save_figure; runs are as report.runs.read_run gives them, in
+any state.
 """
 
 from __future__ import annotations
@@ -27,14 +29,14 @@ MANY_EPOCHS = 40  # from here on a marker an epoch is clutter, and so are losses
 WIDE = 8.0  # inches; a page of paper has 6.7, so letters shrink by a sixth
 
 
-# -- pre-training ------------------------------------------------------------------------------------------------------
+# -- pre-training --------------------------------------------------------------------------------------------
 
 
 def draw_pretraining(runs: Sequence[RunRecord]) -> Figure:
     """Loss, neighbours' accuracy and spread of the embeddings of BYOL runs, each over its epochs.
 
-    Values stand where they were measured: the mean loss in the middle of its epoch, the accuracy at its end, the spread
-    and the loss of single batches (pale) on the way.
+    Values stand where they were measured: the mean loss in the middle of its epoch, the accuracy at its end,
+    the spread and the loss of single batches (pale) on the way.
     """
     with styled():
         figure = Figure(figsize=(WIDE, 3.2 if len(runs) > 1 else 2.9))
@@ -81,14 +83,18 @@ def _plot_losses(axes: Axes, run: RunRecord, look: dict[str, Any]) -> None:
 
 
 def _mark_collapse(axes: Axes) -> None:
-    """The embedding_std below which the network has collapsed, and 1, which is that of evenly spread embeddings."""
+    """The embedding_std below which the network has collapsed, and 1, which is that of evenly spread
+    embeddings.
+    """
     if not axes.lines:
         return
     axes.set_ylim(0, max(1.1, axes.get_ylim()[1]))
     axes.axhspan(0, COLLAPSED, color=GREY, alpha=0.25, linewidth=0)
     axes.axhline(1, color=GREY, linewidth=0.9, linestyle=":")
     for height, text in ((COLLAPSED / 2, "collapsed"), (1.04, "evenly spread")):
-        axes.text(0.98, height, text, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=8)
+        axes.text(
+            0.98, height, text, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=8
+        )
 
 
 def _finish(axes: Axes) -> None:
@@ -103,7 +109,9 @@ def _finish(axes: Axes) -> None:
     axes.set_xlim(left=0)
 
 
-def _plot(axes: Axes, points: Sequence[tuple[float, float]], look: dict[str, Any], marker: str = "o", **more) -> None:
+def _plot(
+    axes: Axes, points: Sequence[tuple[float, float]], look: dict[str, Any], marker: str = "o", **more
+) -> None:
     marked = (marker and len(points) < MANY_EPOCHS) or len(points) == 1  # a single point is no line
     if points:
         axes.plot(*_columns(points), marker="o" if marked else None, markersize=3.5, **look, **more)
@@ -134,7 +142,9 @@ def _step_losses(run: RunRecord) -> list[tuple[float, float]]:
     return _points(run, "step_loss") or _points(run, "loss", early)
 
 
-def _points(run: RunRecord, name: str, lines: Sequence[dict[str, Any]] | None = None) -> list[tuple[float, float]]:
+def _points(
+    run: RunRecord, name: str, lines: Sequence[dict[str, Any]] | None = None
+) -> list[tuple[float, float]]:
     """(epochs done, value), where an epoch of which a part was trained counts as that part."""
     length = steps_per_epoch(run)
     lines = run.metrics if lines is None else lines
@@ -142,7 +152,10 @@ def _points(run: RunRecord, name: str, lines: Sequence[dict[str, Any]] | None = 
 
 
 def steps_per_epoch(run: RunRecord) -> float:
-    """At least 1. From the images and the batch where the run records both, else from the steps of its epochs."""
+    """At least 1.
+
+    From the images and the batch where the run records both, else from the steps of its epochs.
+    """
     images, batch = run.arguments.get("training_images"), run.arguments.get("batch_size")
     if is_number(images) and is_number(batch) and images >= 1 and batch >= 1:
         return max(1, images // min(images, batch))
@@ -158,19 +171,22 @@ def _is_drawable(value: Any) -> bool:
 
 
 def _look(place: int) -> dict[str, Any]:
-    """Colour and dashes of the run at a place: seven that differ in both, then the same colours dashed otherwise."""
+    """Colour and dashes of the run at a place: seven that differ in both, then the same colours dashed
+    otherwise.
+    """
     shift = place // len(COLOURS)
     return {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[(place + shift) % len(DASHES)]}
 
 
-# -- learning curves ---------------------------------------------------------------------------------------------------
+# -- learning curves -----------------------------------------------------------------------------------------
 
 
 def draw_learning(runs: Sequence[tuple[str, RunRecord]], score: str, title: str) -> Figure:
-    """The validation `score` (a share such as mean_iou or accuracy) and the training loss of (label, run) overlaid.
+    """The validation `score` (a share such as mean_iou or accuracy) and the training loss of (label, run)
+    overlaid.
 
-    Seven can be told apart. At its line's end a run is called by what stands before the first colon of its label
-    ("B: lite_fpn" is B), in the legend by all of it. A run without a scored epoch has its loss alone.
+    Seven can be told apart. At its line's end a run is called by what stands before the first colon of its
+    label ("B: lite_fpn" is B), in the legend by all of it. A run without a scored epoch has its loss alone.
     """
     curves_of_scores, curves_of_losses = [], []
     for place, (label, run) in enumerate(runs):
@@ -184,11 +200,12 @@ def draw_learning(runs: Sequence[tuple[str, RunRecord]], score: str, title: str)
     return draw_curves([(title, "%", curves_of_scores), ("Training loss", "", curves_of_losses)])
 
 
-# -- IoU of the classes ------------------------------------------------------------------------------------------------
+# -- IoU of the classes --------------------------------------------------------------------------------------
 
 
 def draw_ious(rows: Sequence[tuple[str, dict[str, float]]]) -> Figure:
-    """Of each (label, {"mean_iou": ..., "urban": ..., ...}) a bar in each class's group, and in that of the mean.
+    """Of each (label, {"mean_iou": ..., "urban": ..., ...}) a bar in each class's group, and in that of the
+    mean.
 
     What a row does not have leaves a gap. Under each group stands the class's colour in the masks.
     """
@@ -220,12 +237,16 @@ def draw_ious(rows: Sequence[tuple[str, dict[str, float]]]) -> Figure:
             for place, (label, _) in enumerate(rows)
         ]
         if handles:
-            figure.legend(handles=handles, loc="outside upper left", ncols=3 if len(rows) > 2 else 2, fontsize=9)
+            figure.legend(
+                handles=handles, loc="outside upper left", ncols=3 if len(rows) > 2 else 2, fontsize=9
+            )
     return figure
 
 
 def _write_value(axes: Axes, x: float, value: float, width: float) -> None:
-    """The value above its bar in hundredths; upright where bars are narrow, and nowhere where they are too narrow."""
+    """The value above its bar in hundredths; upright where bars are narrow, and nowhere where they are too
+    narrow.
+    """
     if width < 0.085:
         return
     upright = width < 0.26
@@ -234,7 +255,9 @@ def _write_value(axes: Axes, x: float, value: float, width: float) -> None:
 
 
 def _draw_class_colours(axes: Axes) -> None:
-    """A patch between each class's group and its name; an edge keeps white and yellow apart from the paper."""
+    """A patch between each class's group and its name; an edge keeps white and yellow apart from the
+    paper.
+    """
     for group, colour in enumerate(CLASS_COLOURS[:SCORED_CLASSES], start=1):
         axes.add_patch(
             Rectangle(

@@ -98,7 +98,10 @@ def best(run: RunRecord, name: str) -> tuple[int, float] | None:
 
 
 def best_and_last(folder: str | Path) -> str:
-    """The run's best accuracy and its last, in words. The best is chosen on the images that it is measured on."""
+    """The run's best accuracy and its last, in words.
+
+    The best is chosen on the images that it is measured on.
+    """
     run = read_run(folder)
     highest = best(run, "accuracy")
     if highest is None:
@@ -108,8 +111,8 @@ def best_and_last(folder: str | Path) -> str:
 
 
 def place_of(run: RunRecord, argument: str) -> Path | None:
-    """The path that an argument names. A relative one that is not here is looked for above the run's folder, since the
-    report may be made from elsewhere than the run was."""
+    """The path that an argument names. A relative one that is not here is looked for above the run's folder,
+    since the report may be made from elsewhere than the run was."""
     given = run.arguments.get(argument)
     if not isinstance(given, str) or not given:
         return None
@@ -139,7 +142,9 @@ def is_number(value: Any) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file from outside says, without what no report can show (see _clean); OSError or ValueError."""
+    """What a JSON file from outside says, without what no report can show (see _clean); OSError or
+    ValueError.
+    """
     try:
         return _clean(json.loads(path.read_text(encoding="utf-8")))
     except RecursionError:
@@ -183,8 +188,8 @@ def _is_count(value: Any) -> bool:
 
 
 def _clean(value: Any) -> Any:
-    """What JSON can't hold strictly, or a file in UTF-8 can't, is gone: NaN, infinities, whole numbers past 2**53,
-    halves of surrogate pairs; and NUL, which no path may hold."""
+    """What JSON can't hold strictly, or a file in UTF-8 can't, is gone: NaN, infinities, whole numbers past
+    2**53, halves of surrogate pairs; and NUL, which no path may hold."""
     if isinstance(value, dict):
         return {_clean(name): _clean(part) for name, part in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,6 @@
-"""What p2_sam.py writes of each image: its masks as a picture and as JSON, and the masks that they voted for."""
+"""What p2_sam.py writes of each image: its masks as a picture and as JSON, and the masks that they voted
+for.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def paths_of(output: str, image: ChosenImage) -> tuple[str, str, str]:
 
 
 def check_output(output: str, images: list[ChosenImage]) -> None:
-    """UserError, before a network is loaded, where nothing can be written or a file beside the images is in the way."""
+    """UserError, before a network is loaded, where nothing can be written or a file beside the images is in
+    the way.
+    """
     check_writable(output, output)
     inputs = {os.path.realpath(os.path.dirname(image.path)) for image in images}
     of_all = (
@@ -35,7 +39,9 @@ def check_output(output: str, images: list[ChosenImage]) -> None:
     )
     for paths in (of_all, *(paths_of(output, image) for image in images)):
         for path in paths:
-            if os.path.isdir(path) or (os.path.lexists(path) and os.path.realpath(os.path.dirname(path)) in inputs):
+            if os.path.isdir(path) or (
+                os.path.lexists(path) and os.path.realpath(os.path.dirname(path)) in inputs
+            ):
                 raise UserError(f"{path}: is in the way of what belongs there; give --output another folder")
 
 
@@ -47,7 +53,9 @@ def write_masks(
     made_by: dict[str, Any],
     voted: np.ndarray | None,
 ) -> None:
-    """Write the picture (H, W, 3), the masks and, where there are any, the classes (H, W) that they voted for."""
+    """Write the picture (H, W, 3), the masks and, where there are any, the classes (H, W) that they voted
+    for.
+    """
     path, json_path, vote_path = paths_of(output, image)
     text = annotations_json(os.path.basename(image.path), picture.shape[:2], made_by, masks)
     _write(path, lambda file: Image.fromarray(picture).save(file, "PNG"))

@@ -17,13 +17,17 @@ from engine.base import cannot_write
 from report.style import GREY, save_figure, styled
 
 OPACITY = 0.45  # of the colour of a mask over the image
-GOLDEN = 0.618034  # turns of the colour circle from one mask to the next: no two neighbours in the list are alike
+GOLDEN = (
+    0.618034  # turns of the colour circle from one mask to the next: no two neighbours in the list are alike
+)
 SHOWN_SIDE = 768  # pixels of a picture on the sheet, at most
 ROWS = 6  # of a sheet; more images go on to the next one
 
 
 def draw_masks(image: np.ndarray, annotations: Sequence[dict[str, Any]]) -> np.ndarray:
-    """(H, W, 3) uint8 → the same size: each mask in a colour of its own, outlined; smaller ones over larger ones."""
+    """(H, W, 3) uint8 → the same size: each mask in a colour of its own, outlined; smaller ones over larger
+    ones.
+    """
     picture = image.astype(np.float32)
     for number, annotation in enumerate(largest_first(annotations)):
         mask = mask_of_runs(annotation["segmentation"])
@@ -41,7 +45,9 @@ def _inside(mask: np.ndarray) -> np.ndarray:
 
 
 def classes_picture(classes: np.ndarray) -> np.ndarray:
-    """(H, W) classes → (H, W, 3) in the course's colours; the red that no class claims is shown as unknown."""
+    """(H, W) classes → (H, W, 3) in the course's colours; the red that no class claims is shown as
+    unknown.
+    """
     return np.asarray(mask_image(np.minimum(classes, UNKNOWN)))
 
 
@@ -86,11 +92,15 @@ class Sheet:
             for place, column in zip(across, self.columns):
                 place.set(xticks=[], yticks=[])
                 place.grid(False)
-                place.spines[:].set(visible=True, color=GREY, linewidth=0.6)  # white is a class, not the paper
+                place.spines[:].set(
+                    visible=True, color=GREY, linewidth=0.6
+                )  # white is a class, not the paper
                 if column in pictures:
                     place.imshow(pictures[column])
                 else:
-                    place.text(0.5, 0.5, "none", ha="center", va="center", color=GREY, transform=place.transAxes)
+                    place.text(
+                        0.5, 0.5, "none", ha="center", va="center", color=GREY, transform=place.transAxes
+                    )
                     place.set_box_aspect(1)
             across[0].set_ylabel(label)
         for place, column in zip(axes[0], self.columns):
@@ -100,5 +110,7 @@ class Sheet:
                 Patch(facecolor=colour / 255, edgecolor=GREY, linewidth=0.6, label=name)
                 for name, colour in zip(CLASS_NAMES, COLOURS)
             ]
-            figure.legend(handles=patches, loc="outside lower center", ncols=7 if len(self.columns) > 3 else 4)
+            figure.legend(
+                handles=patches, loc="outside lower center", ncols=7 if len(self.columns) > 3 else 4
+            )
         return figure

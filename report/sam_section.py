@@ -1,4 +1,6 @@
-"""What p2_sam.py left in its folder, for the report: the method, its masks, and whether their vote betters model B."""
+"""What p2_sam.py left in its folder, for the report: the method, its masks, and whether their vote betters
+model B.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ from report.runs import is_number, read_json
 from report.text import one_line
 
 COMMAND = (
-    "python3 p2_sam.py --images hw1_data/p2_data/validation/0013_sat.jpg hw1_data/p2_data/validation/0062_sat.jpg "
-    "hw1_data/p2_data/validation/0104_sat.jpg --output runs/sam --vote runs/p2_b/model.pt"
+    "python3 p2_sam.py --images hw1_data/p2_data/validation/0013_sat.jpg "
+    "hw1_data/p2_data/validation/0062_sat.jpg hw1_data/p2_data/validation/0104_sat.jpg --output runs/sam "
+    "--vote runs/p2_b/model.pt"
 )
 FEW_IMAGES = 30  # fewer than this say nothing of others
 SCORED = CLASS_NAMES[:SCORED_CLASSES]
@@ -34,14 +37,19 @@ def sam_blocks(folder: Path | None, figures: Path) -> list[Block]:
     """The answer to the question about SAM; a gap with the command where there is no result."""
     if folder is None:
         return [Gap("There is no result of Segment Anything.", COMMAND)]
-    images = [read for read in map(_read, sorted(folder.glob("*_sam.json"), key=lambda p: natural_key(p.name))) if read]
+    images = [
+        read
+        for read in map(_read, sorted(folder.glob("*_sam.json"), key=lambda p: natural_key(p.name)))
+        if read
+    ]
     if not images:
         return [Gap(f"{folder}: no result of p2_sam.py in it.", COMMAND)]
     made_by = images[0]["made_by"]
     blocks: list[Block] = [
         Text(_method(made_by)),
         facts(
-            [(label, words(made_by.get(name))) for name, label in SETTINGS.items()], "Settings of the mask generator."
+            [(label, words(made_by.get(name))) for name, label in SETTINGS.items()],
+            "Settings of the mask generator.",
         ),
         *_others(images),
     ]
@@ -53,7 +61,9 @@ def sam_blocks(folder: Path | None, figures: Path) -> list[Block]:
     if not sheets:
         blocks.append(Gap(f"{folder} has no sheet.png.", COMMAND))
     rows = tuple(map(_row, images))
-    blocks.append(Table(("image", "masks", "largest", "median"), rows, "Masks by image; sizes are shares of its area."))
+    blocks.append(
+        Table(("image", "masks", "largest", "median"), rows, "Masks by image; sizes are shares of its area.")
+    )
     return blocks + _vote(folder / "score.json")
 
 
@@ -61,9 +71,9 @@ def _method(made_by: dict[str, Any]) -> str:
     points = words(made_by.get("points_per_side"))
     text = (
         f"Segment Anything (Kirillov et al., 2023; {words(made_by.get('network'))}, weights "
-        f"{words(made_by.get('weights'))}) was asked for the object at each point of a grid of {points} by {points} "
-        "points. Of the masks that it gave, those were kept that it expects to be right and that stay the same when "
-        "cut a little higher or lower"
+        f"{words(made_by.get('weights'))}) was asked for the object at each point of a grid of {points} by "
+        f"{points} points. Of the masks that it gave, those were kept that it expects to be right and that "
+        "stay the same when cut a little higher or lower"
     )
     alike = made_by.get("box_nms_thresh")
     is_sifted = is_number(alike) and alike < 1
@@ -76,12 +86,16 @@ def _others(images: Sequence[dict[str, Any]]) -> list[Block]:
     names = [image["name"] for image in rest if image["made_by"] != first["made_by"]]
     if not names:
         return []
-    return [Text(f"These are the settings of {first['name']}; made with others: {one_line(', '.join(names), 200)}.")]
+    return [
+        Text(
+            f"These are the settings of {first['name']}; made with others: {one_line(', '.join(names), 200)}."
+        )
+    ]
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """{"name", "made_by", "shares"} of an image: how it was made, and of each mask the share of the image that it
-    covers, the smallest first. None where the file is not one of ours."""
+    """{"name", "made_by", "shares"} of an image: how it was made, and of each mask the share of the image
+    that it covers, the smallest first. None where the file is not one of ours."""
     try:
         said = read_json(path)
         image, areas = said["image"], [mask["area"] for mask in said["annotations"]]
@@ -131,7 +145,9 @@ def _vote(path: Path) -> list[Block]:
     if len(makers) == 2:
         apart = makers["vote"]["mean_iou"] - makers["model B"]["mean_iou"]
         side = "raises" if apart > 0 else "lowers" if apart < 0 else "leaves"
-        text = f"The vote {side} the mean IoU of these images {f'by {abs(apart):.4f}' if apart else 'as it is'}"
+        text = (
+            f"The vote {side} the mean IoU of these images {f'by {abs(apart):.4f}' if apart else 'as it is'}"
+        )
         images = said.get("images")
         is_few = is_number(images) and images < FEW_IMAGES
         blocks.append(Text(text + ("; so few images say nothing of others." if is_few else ".")))

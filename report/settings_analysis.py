@@ -36,19 +36,22 @@ def analyse(rows: Sequence[Row], chance: float | None) -> list[str]:
     if sentences:
         sentences.insert(
             0,
-            f"The sentences below compare {which} accuracies, means over the seeds. The standard error of a difference "
-            "is sqrt(p (1 - p) (1 / n1 + 1 / n2)), with p their mean and n images of validation; it says nothing of "
-            "how far another pre-training would move a setting.",
+            f"The sentences below compare {which} accuracies, means over the seeds. The standard error of a "
+            "difference is sqrt(p (1 - p) (1 / n1 + 1 / n2)), with p their mean and n images of validation; "
+            "it says nothing of how far another pre-training would move a setting.",
         )
     unknown = [row.setting for row in finished if row.setting not in known]
     if unknown:
         sentences.append(
-            f"Not compared: {', '.join(unknown)}, since the number of validation images is not known, or not the "
-            "same in all seeds."
+            f"Not compared: {', '.join(unknown)}, since the number of validation images is not known, or not "
+            "the same in all seeds."
         )
     if chance is not None:
         for row in known.values():
-            accuracy, error = _accuracy(row, is_last), math.sqrt(chance * (1 - chance) / row.validation_images)
+            accuracy, error = (
+                _accuracy(row, is_last),
+                math.sqrt(chance * (1 - chance) / row.validation_images),
+            )
             if accuracy < chance + 2 * error:
                 where = "within two standard errors of" if accuracy > chance - 2 * error else "below"
                 sentences.append(
@@ -69,16 +72,17 @@ def _compare(one: Row, other: Row, what: str, is_last: bool) -> str:
         few = "wrong" if mean > 0.5 else "right"
         verdict = f"{apart * n:.1f} of {n} images, and too few are {few} for a standard error to say anything"
     elif apart < error:
-        verdict = f"within one standard error of the difference ({error:.4f}), so these runs do not tell them apart"
+        verdict = (
+            f"within one standard error of the difference ({error:.4f}), so these runs do not tell them apart"
+        )
     elif apart < 2 * error:
         verdict = f"{apart / error:.1f} standard errors of the difference ({error:.4f}), a hint and no proof"
     else:
         times = f"{apart / error:.1f} standard errors of the difference ({error:.4f})"
         verdict = f"{times}, more than the choice of images explains"
     side = "above" if first > second else "below"
-    return (
-        f"{one.setting} against {other.setting} ({what}): {first:.4f} lies {apart:.4f} {side} {second:.4f}, {verdict}."
-    )
+    distance = f"{first:.4f} lies {apart:.4f} {side} {second:.4f}"
+    return f"{one.setting} against {other.setting} ({what}): {distance}, {verdict}."
 
 
 def _accuracy(row: Row, is_last: bool) -> float:

@@ -1,4 +1,6 @@
-"""The pictures of the table of settings: learning curves, and the confusion matrix of each setting's best seed."""
+"""The pictures of the table of settings: learning curves, and the confusion matrix of each setting's best
+seed.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ def confusion_figure(row: Row, names: dict[str, str]) -> Figure:
 
 
 def draw_all(folder: Path, rows: Sequence[Row], names: dict[str, dict[str, str]]) -> None:
-    """Write curves and confusion_A to confusion_E, PNG and PDF, into `folder`; remove those of runs that are gone.
+    """Write curves and confusion_A to confusion_E, PNG and PDF, into `folder`; remove those of runs that are
+    gone.
 
     `names` holds label → name for each setting.
     """
@@ -98,7 +101,7 @@ def _title(scored: Scored) -> str:
     )
 
 
-# -- learning curves ---------------------------------------------------------------------------------------------------
+# -- learning curves -----------------------------------------------------------------------------------------
 
 
 def draw_curves(panels: Sequence[tuple[str, str, Sequence[Curve]]]) -> Figure:
@@ -120,7 +123,12 @@ def draw_curves(panels: Sequence[tuple[str, str, Sequence[Curve]]]) -> Figure:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             _label_ends(axes, [curve for curve in curves if curve.points])
         figure.legend(
-            list(entries.values()), list(entries), loc="outside lower center", ncols=2, fontsize=9, handlelength=3
+            list(entries.values()),
+            list(entries),
+            loc="outside lower center",
+            ncols=2,
+            fontsize=9,
+            handlelength=3,
         )
     return figure
 
@@ -128,7 +136,9 @@ def draw_curves(panels: Sequence[tuple[str, str, Sequence[Curve]]]) -> Figure:
 def _draw_curve(axes: Axes, curve: Curve):
     epochs, means, low, high = np.array(curve.points, dtype=float).reshape(-1, 4).T
     marker = "o" if len(epochs) < 3 else None  # a single point is no line
-    (line,) = axes.plot(epochs, means, color=curve.colour, linestyle=curve.dashes, marker=marker, markersize=4)
+    (line,) = axes.plot(
+        epochs, means, color=curve.colour, linestyle=curve.dashes, marker=marker, markersize=4
+    )
     if (high > low).any():
         axes.fill_between(epochs, low, high, color=curve.colour, alpha=0.16, linewidth=0)
     return line
@@ -181,13 +191,14 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
     return moved
 
 
-# -- confusion matrices ------------------------------------------------------------------------------------------------
+# -- confusion matrices --------------------------------------------------------------------------------------
 
 
 def draw_confusion(matrix: np.ndarray, names: Sequence[str], title: str) -> Figure:
     """The counts (classes, classes), rows the truth, as shares of each row; names in the matrix's order.
 
-    Its size grows with the number of classes, so that on a page's width of 7 inches every name is 5 points at least.
+    Its size grows with the number of classes, so that on a page's width of 7 inches every name is 5 points at
+    least.
     """
     count = len(names)
     side = min(1.5, max(0.125, 3.6 / count))  # inches a class
@@ -219,4 +230,6 @@ def _write_shares(axes: Axes, shares: np.ma.MaskedArray) -> None:
     for (row, column), share in np.ndenumerate(shares.filled(0)):
         if share > 0:
             colour = "white" if share > 0.55 else "black"
-            axes.text(column + 0.5, row + 0.5, f"{share:.0%}", ha="center", va="center", color=colour, fontsize=9)
+            axes.text(
+                column + 0.5, row + 0.5, f"{share:.0%}", ha="center", va="center", color=colour, fontsize=9
+            )

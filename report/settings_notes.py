@@ -1,4 +1,7 @@
-"""What stands beneath the table of settings: how to read it, and what is missing or differs. Only what numbers say."""
+"""What stands beneath the table of settings: how to read it, and what is missing or differs.
+
+Only what numbers say.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,8 @@ BY_NATURE = (
 def notes_on(rows: Sequence[Row]) -> list[str]:
     """Sentences of plain text, one a line."""
     return [
-        "Accuracies are the mean ± standard deviation (n - 1) over the seeds. The best epoch was chosen on the "
-        "validation images that it is measured on, so it flatters; the last epoch was chosen by nothing.",
+        "Accuracies are the mean ± standard deviation (n - 1) over the seeds. The best epoch was chosen on "
+        "the validation images that it is measured on, so it flatters; the last epoch was chosen by nothing.",
         *_on_standard_error(rows),
         *_on_close_pairs(rows),
         *remarks_on(rows),
@@ -45,13 +48,15 @@ def _on_standard_error(rows: Sequence[Row]) -> list[str]:
     if not counts:
         return []
     return [
-        f"One standard error of the validation set is sqrt(p (1 - p) / n) with n = {' or '.join(map(str, counts))} "
-        "images and p the best accuracy's mean."
+        "One standard error of the validation set is sqrt(p (1 - p) / n) with n = "
+        f"{' or '.join(map(str, counts))} images and p the best accuracy's mean."
     ]
 
 
 def _on_close_pairs(rows: Sequence[Row]) -> list[str]:
-    """A sentence for each two settings whose best accuracies are closer than one standard error of their mean."""
+    """A sentence for each two settings whose best accuracies are closer than one standard error of their
+    mean.
+    """
     notes = []
     known = [row for row in rows if row.best and row.validation_images]
     for one, other in combinations(known, 2):
@@ -61,8 +66,8 @@ def _on_close_pairs(rows: Sequence[Row]) -> list[str]:
         error = math.sqrt(pooled * (1 - pooled) / one.validation_images)
         if apart < error:
             notes.append(
-                f"{one.setting} and {other.setting} differ by less than one standard error of the validation set "
-                f"({apart:.4f}, and that is {error:.4f})."
+                f"{one.setting} and {other.setting} differ by less than one standard error of the validation "
+                f"set ({apart:.4f}, and that is {error:.4f})."
             )
     return notes
 
@@ -70,10 +75,14 @@ def _on_close_pairs(rows: Sequence[Row]) -> list[str]:
 def _on_gaps(rows: Sequence[Row]) -> list[str]:
     notes = []
     for scored in (scored for row in rows for scored in row.unfinished):
-        so_far = "" if scored.best is None else f"; best so far {scored.best:.4f} at epoch {scored.best_epoch}"
+        so_far = (
+            "" if scored.best is None else f"; best so far {scored.best:.4f} at epoch {scored.best_epoch}"
+        )
         notes.append(f"{scored.name} is not averaged: {one_line(scored.gap, 200)}{so_far}.")
     for scored in (scored for row in rows for scored in row.finished if scored.last is None):
-        notes.append(f"{scored.name}: its last epoch was not scored, so it is missing from the last-epoch accuracy.")
+        notes.append(
+            f"{scored.name}: its last epoch was not scored, so it is missing from the last-epoch accuracy."
+        )
     return notes
 
 
@@ -104,11 +113,14 @@ def _on_differences(runs: Sequence[Scored]) -> list[str]:
 def _on_augmentation(runs: Sequence[Scored]) -> list[str]:
     """A sentence when some runs train on random crops and colours, and others do not."""
     plain, augmented = (
-        [scored for scored in runs if scored.run.arguments.get("is_augmented") is value] for value in (False, True)
+        [scored for scored in runs if scored.run.arguments.get("is_augmented") is value]
+        for value in (False, True)
     )
     if not (plain and augmented):
         return []
-    return [f"{_names(plain, runs)} saw every photograph as inference does, without random crops and colours."]
+    return [
+        f"{_names(plain, runs)} saw every photograph as inference does, without random crops and colours."
+    ]
 
 
 def _names(some: Sequence[Scored], runs: Sequence[Scored]) -> str:
@@ -128,11 +140,14 @@ def _on_predictions(rows: Sequence[Row]) -> list[str]:
     finished = [scored for row in rows for scored in row.finished]
     without = [scored for scored in finished if not scored.predictions]
     if without:
-        notes.append(f"No predictions.csv that can be read, so no confusion matrix: {_names(without, finished)}.")
+        notes.append(
+            f"No predictions.csv that can be read, so no confusion matrix: {_names(without, finished)}."
+        )
     for scored in (row.pictured for row in rows if row.pictured):
         if len(scored.labels) > MOST_CLASSES:
             notes.append(
-                f"{scored.name}: {len(scored.labels)} classes, too many for a picture of the confusion matrix."
+                f"{scored.name}: {len(scored.labels)} classes, too many for a picture of the confusion "
+                "matrix."
             )
     for scored in finished:
         share = sum(true == said for true, said in scored.predictions) / max(1, len(scored.predictions))

@@ -84,11 +84,15 @@ class Row:
     @property
     def pictured(self) -> Scored | None:
         """The best of those that have predictions: the confusion matrix is its."""
-        return max((scored for scored in self.shown if scored.predictions), key=lambda run: run.best, default=None)
+        return max(
+            (scored for scored in self.shown if scored.predictions), key=lambda run: run.best, default=None
+        )
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """A row for each of the five settings, also for those without runs; UserError when no run has a scored epoch."""
+    """A row for each of the five settings, also for those without runs; UserError when no run has a scored
+    epoch.
+    """
     try:
         found = [A_SETTING.fullmatch(path.name) for path in folder.iterdir()]
     except OSError as error:
@@ -96,10 +100,13 @@ def read_rows(folder: Path) -> list[Row]:
     runs = [_read_scored(folder, match[1], int(match[2])) for match in found if match]
     if not runs:
         raise UserError(
-            f"{folder}: no run folder such as A-seed0 in it; train one with python3 p1_finetune.py --output {folder}"
+            f"{folder}: no run folder such as A-seed0 in it; train one with python3 p1_finetune.py --output "
+            f"{folder}"
         )
     if all(scored.best is None for scored in runs):
-        raise UserError(f"{folder}: none of its {len(runs)} runs has a scored epoch yet; train on and try again")
+        raise UserError(
+            f"{folder}: none of its {len(runs)} runs has a scored epoch yet; train on and try again"
+        )
     runs.sort(key=lambda scored: scored.seed)
     return [_row(letter, [scored for scored in runs if scored.setting == letter]) for letter in STARTS]
 

@@ -2,12 +2,13 @@
 
     python3 -m report.settings_table runs/p1
 
-Reads the run folders A-seed0, A-seed1, ... E-seed2 below RUNS and writes beside them table.md, table.csv, table.json
-(every run in detail), curves.png, and for each setting confusion_A.png (its best seed) and confused_A.csv (the most
-confused pairs of classes); each picture as a PDF too. p1_finetune.py does the same at its end.
+Reads the run folders A-seed0, A-seed1, ... E-seed2 below RUNS and writes beside them table.md, table.csv,
+table.json (every run in detail), curves.png, and for each setting confusion_A.png (its best seed) and
+confused_A.csv (the most confused pairs of classes); each picture as a PDF too. p1_finetune.py does the same
+at its end.
 
-Exit status: 0 written; 1 written, but runs are left out of the averages because they are unfinished or cannot be used
-(named on stderr); 2 nothing written, the reason is one line on stderr.
+Exit status: 0 written; 1 written, but runs are left out of the averages because they are unfinished or cannot
+be used (named on stderr); 2 nothing written, the reason is one line on stderr.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ COLUMNS = (
     "validation_images",
     "standard_error",
 )
-Pair = tuple  # (truth, predicted, count, of): the names of two classes, and how many of the first were called so
+Pair = (
+    tuple  # (truth, predicted, count, of): the names of two classes, and how many of the first were called so
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,7 +94,8 @@ def _write(folder: Path, rows: list[Row]) -> str:
     notes = notes_on(rows)
     columns, lines = cells_of(rows)
     bars = [
-        "| " + " | ".join(cells) + " |" for cells in (columns, *([markdown(c, 200) for c in line] for line in lines))
+        "| " + " | ".join(cells) + " |"
+        for cells in (columns, *([markdown(c, 200) for c in line] for line in lines))
     ]
     bars.insert(1, "|---" * len(columns) + "|")
     table = "\n".join([*bars, "", *(f"- {markdown(note, 100_000)}" for note in notes)]) + "\n"
@@ -107,15 +111,19 @@ def _write(folder: Path, rows: list[Row]) -> str:
 
         draw_all(folder, rows, names)
     except OSError as error:
-        raise UserError(f"{folder}: the table cannot be written ({error.strerror}); make room, or free it") from None
+        raise UserError(
+            f"{folder}: the table cannot be written ({error.strerror}); make room, or free it"
+        ) from None
     return table
 
 
-# -- the table ---------------------------------------------------------------------------------------------------------
+# -- the table -----------------------------------------------------------------------------------------------
 
 
 def cells_of(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The columns' names and the cells in plain text, a line a setting; where one alone has runs, it alone."""
+    """The columns' names and the cells in plain text, a line a setting; where one alone has runs, it
+    alone.
+    """
     columns = (
         "setting",
         "backbone starts from",
@@ -148,7 +156,9 @@ def cells_of(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]
 
 def _start(row: Row) -> str:
     """What the backbone starts from, with the file's name where all the runs agree on it."""
-    sources = [scored.run.arguments.get("backbone") or scored.run.arguments.get("weights") for scored in row.shown]
+    sources = [
+        scored.run.arguments.get("backbone") or scored.run.arguments.get("weights") for scored in row.shown
+    ]
     source = sources[0] if sources else None
     if not isinstance(source, str) or source == "none" or any(other != source for other in sources):
         return STARTS[row.setting]
@@ -202,15 +212,20 @@ def _json_run(scored: Scored) -> dict[str, Any]:
     }
 
 
-# -- the most confused pairs -------------------------------------------------------------------------------------------
+# -- the most confused pairs ---------------------------------------------------------------------------------
 
 
 def most_confused(scored: Scored, names: dict[str, str]) -> list[Pair]:
     """At most PAIRS pairs (truth, predicted, count, of), the most frequent first, then the larger share."""
     of = Counter(true for true, _ in scored.predictions)
     wrong = Counter((true, said) for true, said in scored.predictions if true != said)
-    order = sorted(wrong, key=lambda pair: (-wrong[pair], of[pair[0]], natural_key(pair[0]), natural_key(pair[1])))
-    return [(names.get(true, true), names.get(said, said), wrong[true, said], of[true]) for true, said in order[:PAIRS]]
+    order = sorted(
+        wrong, key=lambda pair: (-wrong[pair], of[pair[0]], natural_key(pair[0]), natural_key(pair[1]))
+    )
+    return [
+        (names.get(true, true), names.get(said, said), wrong[true, said], of[true])
+        for true, said in order[:PAIRS]
+    ]
 
 
 def _confused_text(rows: Sequence[Row], confused: dict[str, list[Pair]]) -> str:
@@ -219,9 +234,15 @@ def _confused_text(rows: Sequence[Row], confused: dict[str, list[Pair]]) -> str:
         pairs = confused.get(row.setting)
         if not pairs:
             continue
-        lines += ["", f"Setting {row.setting}, seed {row.pictured.seed}: the most confused pairs of classes", ""]
+        lines += [
+            "",
+            f"Setting {row.setting}, seed {row.pictured.seed}: the most confused pairs of classes",
+            "",
+        ]
         lines += ["| true class | predicted | images |", "|---|---|---|"]
-        lines += [f"| {markdown(true)} | {markdown(said)} | {count} of {of} |" for true, said, count, of in pairs]
+        lines += [
+            f"| {markdown(true)} | {markdown(said)} | {count} of {of} |" for true, said, count, of in pairs
+        ]
     return "\n".join(lines) + "\n" if lines else ""
 
 

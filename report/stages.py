@@ -1,6 +1,8 @@
-"""The report's picture of a segmentation run: what named tiles looked like at an early, a middle and the final stage.
+"""The report's picture of a segmentation run: what named tiles looked like at an early, a middle and the
+final stage.
 
-A row for each tile: the image, the truth, the predictions of the run's snapshots, and the last of them over the image.
+A row for each tile: the image, the truth, the predictions of the run's snapshots, and the last of them over
+the image.
 """
 
 from __future__ import annotations
@@ -24,12 +26,15 @@ OPACITY = 0.45  # of the mask over the image
 
 
 def write_stages(run: str | Path, tiles: str | Path, path: str | Path | None = None) -> list[str]:
-    """Draw the masks beside the run's snapshots as PATH.png and .pdf (default: RUN/stages); `tiles` are validation's.
+    """Draw the masks beside the run's snapshots as PATH.png and .pdf (default: RUN/stages); `tiles` are
+    validation's.
 
-    Returns the stages' headings, such as ["epoch 1", "epoch 17"]. UserError when the run has no such masks, or a
-    picture cannot be read or is not as large as its tile.
+    Returns the stages' headings, such as ["epoch 1", "epoch 17"]. UserError when the run has no such masks,
+    or a picture cannot be read or is not as large as its tile.
     """
-    stages = sorted(path for path in Path(run).glob("snapshots/epoch_*") if path.is_dir() and any(path.glob("*.png")))
+    stages = sorted(
+        path for path in Path(run).glob("snapshots/epoch_*") if path.is_dir() and any(path.glob("*.png"))
+    )
     if not stages:
         raise UserError(
             f"{run}: no masks in its snapshots/; give the run folder of a p2_train.py that has ended an epoch"
@@ -38,9 +43,12 @@ def write_stages(run: str | Path, tiles: str | Path, path: str | Path | None = N
     names = sorted(path.name for path in stages[-1].glob("*_mask.png") if path.name in tile_of_mask)
     stages = [stage for stage in stages if all((stage / name).is_file() for name in names)]
     if not names:
-        raise UserError(f"{tiles}: none of the tiles pictured in {stages[-1]} is there; give the run's own data")
+        raise UserError(
+            f"{tiles}: none of the tiles pictured in {stages[-1]} is there; give the run's own data"
+        )
     rows = [
-        _row(Path(tiles) / tile_of_mask[name], [folder / name for folder in (Path(tiles), *stages)]) for name in names
+        _row(Path(tiles) / tile_of_mask[name], [folder / name for folder in (Path(tiles), *stages)])
+        for name in names
     ]
     titles = [f"epoch {int(re.sub('[^0-9]', '', stage.name) or 0)}" for stage in stages]
     save_figure(draw(rows, titles), path or Path(run) / "stages")
@@ -57,7 +65,9 @@ def _row(image: Path, masks: Sequence[Path]) -> tuple[str, np.ndarray, np.ndarra
     return masks[0].name[: -len("_mask.png")], tile, truth, predicted
 
 
-def draw(rows: Sequence[tuple[str, np.ndarray, np.ndarray, list[np.ndarray]]], stages: Sequence[str]) -> Figure:
+def draw(
+    rows: Sequence[tuple[str, np.ndarray, np.ndarray, list[np.ndarray]]], stages: Sequence[str]
+) -> Figure:
     """Rows of (name, tile, truth, masks at each stage), all (H, W, 3) uint8."""
     headings = ["image", "truth", *stages, f"{stages[-1]} over the image"]
     with styled():
@@ -77,7 +87,8 @@ def draw(rows: Sequence[tuple[str, np.ndarray, np.ndarray, list[np.ndarray]]], s
         for axis, heading in zip(axes[0], headings):
             axis.set_title(heading, loc="center", fontsize=9)
         patches = [
-            Patch(facecolor=colour / 255, edgecolor=GREY, label=name) for name, colour in zip(CLASS_NAMES, COLOURS)
+            Patch(facecolor=colour / 255, edgecolor=GREY, label=name)
+            for name, colour in zip(CLASS_NAMES, COLOURS)
         ]
         figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=8)
     return figure

@@ -1,4 +1,5 @@
-"""How every figure looks and is saved: one style, colours that colour-blind eyes tell apart, the same bytes each time.
+"""How every figure looks and is saved: one style, colours that colour-blind eyes tell apart, the same bytes
+each time.
 
 with styled():
     figure = Figure(figsize=(6, 4))
@@ -38,7 +39,8 @@ COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 GREY = "#666666"
 SEQUENTIAL = "Blues"  # from white to one dark hue: read by any eye, and by a grey printer
 
-# matplotlib's own font has no Chinese. The package's first one serves then, or else the first that the machine has.
+# matplotlib's own font has no Chinese. The package's first one serves then, or else the first that the
+# machine has.
 CHINESE_FONTS = (
     "Noto Sans TC",
     "Noto Sans CJK TC",
@@ -93,9 +95,13 @@ def _chinese_font() -> list[str]:
 
 
 def save_figure(figure: Figure, path_without_suffix: str | Path) -> None:
-    """Write `<path>.png` (150 dots an inch) and `<path>.pdf`, each whole or not at all; no date is in them."""
+    """Write `<path>.png` (150 dots an inch) and `<path>.pdf`, each whole or not at all; no date is in
+    them.
+    """
     with styled(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands for it, and all else is right
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing"
+        )  # a box stands for it, and all else is right
         for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
             with write_atomically(f"{path_without_suffix}.{suffix}") as temporary:
                 # "tight": whatever juts out, a long name say, widens the picture and is not cut.

@@ -1,10 +1,10 @@
 """Collect what is handed in: the course's wrappers, download script, code, checkpoints and report; no data.
 
     python3 -m report.submission                    # submission/2024
-    EDITION=2023 python3 -m report.submission       # another year, with its names, and the year fixed in its wrappers
+    EDITION=2023 python3 -m report.submission       # another year, its names, its wrappers fixed to it
 
-What is missing for a complete submission (weights, the report) is named on stderr. Made again, the folder is replaced,
-unless something lies in it that would be lost.
+What is missing for a complete submission (weights, the report) is named on stderr. Made again, the folder is
+replaced, unless something lies in it that would be lost.
 
 Exit status: 0 collected; 2 nothing collected, the reason is one line on stderr.
 """
@@ -23,7 +23,14 @@ from engine import manifest
 from engine.base import UserError, run_script
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SCRIPTS = ("p[12]_*.py", "mean_iou_evaluate.py", "get_checkpoints.sh", "requirements.txt", "README.md", "LICENSE")
+SCRIPTS = (
+    "p[12]_*.py",
+    "mean_iou_evaluate.py",
+    "get_checkpoints.sh",
+    "requirements.txt",
+    "README.md",
+    "LICENSE",
+)
 ROOMS = ("models", "datasets", "engine", "recipes", "report")
 NOT_CODE = shutil.ignore_patterns("__pycache__", "*.pyc", "out", "answers.md", "*.pdf", ".*")
 REPORTS = ("hw[12]_*.pdf", "report/out/hw[12]_*.pdf")
@@ -54,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"{output}: cannot be written ({error}); choose another --output") from None
     for line in missing:
         print(f"note: {line}", file=sys.stderr)
-    print(f"{output}: {', '.join(wrapper.name for wrapper in year.wrappers)} of edition {year.name}, ready to hand in")
+    print(
+        f"{output}: {', '.join(wrapper.name for wrapper in year.wrappers)} of edition {year.name}, ready to "
+        "hand in"
+    )
     return 0
 
 
@@ -124,7 +134,10 @@ def copy_report(year: Edition, folder: Path) -> list[str]:
 
 
 def replace(output: Path, new: Path) -> None:
-    """Put `new` in the place of `output`. UserError when something lies there that `new` has not: nothing gets lost."""
+    """Put `new` in the place of `output`.
+
+    UserError when something lies there that `new` has not: nothing gets lost.
+    """
     if output.exists():
         if not output.is_dir():
             raise UserError(f"{output}: is a file; choose another --output")
@@ -134,7 +147,9 @@ def replace(output: Path, new: Path) -> None:
             if "__pycache__" not in path.parts and not (new / path.relative_to(output)).exists()
         ]
         if lost:
-            raise UserError(f"{output}: {lost[0]} would be lost; move it, or the folder, away and start again")
+            raise UserError(
+                f"{output}: {lost[0]} would be lost; move it, or the folder, away and start again"
+            )
         old = new.with_name(f"{new.name}.old")
         output.rename(old)
         new.rename(output)

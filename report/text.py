@@ -7,8 +7,8 @@ import unicodedata
 
 
 def one_line(text: object, width: int) -> str:
-    """The text without line ends, control characters and reversals of direction; longer than `width` columns it is cut,
-    with an ellipsis. A Chinese character takes two columns."""
+    """The text without line ends, control characters and reversals of direction; longer than `width` columns
+    it is cut, with an ellipsis. A Chinese character takes two columns."""
     kept: list[str] = []
     used, fitting = 0, 0  # columns of what is kept; how many of its marks leave a column for the ellipsis
     gap = ""

@@ -19,7 +19,9 @@ class Scores:
         self.images, self.counts = 0, {}
 
     def add(self, predicted: dict[str, np.ndarray], truth: np.ndarray) -> None:
-        """(H, W) classes of each maker against the truth, where red counts as urban and unknown is not left out."""
+        """(H, W) classes of each maker against the truth, where red counts as urban and unknown is not left
+        out.
+        """
         self.images += 1
         target = torch.from_numpy(np.where(truth == UNCLAIMED, 0, truth))
         for name, classes in predicted.items():
@@ -27,8 +29,8 @@ class Scores:
             self.counts[name] = self.counts.get(name, 0) + found
 
     def values(self) -> dict[str, Any]:
-        """For JSON: each maker's IoU of the classes that are there, and their mean. A few images may lack a class;
-        the scorer's mean would then be nan."""
+        """For JSON: each maker's IoU of the classes that are there, and their mean. A few images may lack a
+        class; the scorer's mean would then be nan."""
         makers = {}
         for name, counts in self.counts.items():
             ious = dict(zip(CLASS_NAMES, iou_per_class(counts, SCORED_CLASSES)))

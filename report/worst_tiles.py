@@ -1,4 +1,5 @@
-"""Predicted masks of land cover against the true ones: agreement of each tile, confusion of the classes, worst tiles.
+"""Predicted masks of land cover against the true ones: agreement of each tile, confusion of the classes,
+worst tiles.
 
 comparison = compare_masks("masks", "hw1_data/p2_data/validation")
 save_figure(draw_worst(comparison), "figures/worst_tiles")
@@ -88,7 +89,8 @@ def compare_masks(masks: str | Path, tiles: str | Path) -> MaskComparison:
     if not compared:
         reason = f" ({gaps[-1]})" if pairs else ""
         raise UserError(
-            f"{masks}: has no mask to compare with those of {tiles}{reason}; fill it with bash hw1_2.sh {tiles} {masks}"
+            f"{masks}: has no mask to compare with those of {tiles}{reason}; fill it with bash hw1_2.sh "
+            f"{tiles} {masks}"
         )
     return MaskComparison(compared, confusion, gaps)
 
@@ -113,7 +115,7 @@ def _classes(path: Path) -> np.ndarray:
     return classes
 
 
-# -- figures -----------------------------------------------------------------------------------------------------------
+# -- figures -------------------------------------------------------------------------------------------------
 
 
 def draw_land_cover_confusion(comparison: MaskComparison) -> Figure:
@@ -124,8 +126,8 @@ def draw_land_cover_confusion(comparison: MaskComparison) -> Figure:
 
 
 def draw_worst(comparison: MaskComparison, count: int = 4) -> Figure:
-    """The tiles of which the fewest pixels are right, a row each: image, truth, prediction, and wrong pixels in red
-    over the image in grey. UserError when a mask is gone since it was compared."""
+    """The tiles of which the fewest pixels are right, a row each: image, truth, prediction, and wrong pixels
+    in red over the image in grey. UserError when a mask is gone since it was compared."""
     tiles = comparison.worst(count)
     with styled():
         figure = Figure(figsize=(CELL * len(HEADINGS) + 0.3, CELL * len(tiles) + 1.0))
@@ -135,7 +137,8 @@ def draw_worst(comparison: MaskComparison, count: int = 4) -> Figure:
         for axes, heading in zip(grid[0], HEADINGS):
             axes.set_title(heading, loc="center", fontsize=9)
         patches = [
-            Patch(facecolor=colour / 255, edgecolor=GREY, label=name) for name, colour in zip(CLASS_NAMES, COLOURS)
+            Patch(facecolor=colour / 255, edgecolor=GREY, label=name)
+            for name, colour in zip(CLASS_NAMES, COLOURS)
         ]
         patches.append(Patch(facecolor=VERMILION, edgecolor=GREY, label="wrong"))
         figure.legend(handles=patches, loc="outside lower center", ncols=4, fontsize=9)
@@ -143,7 +146,9 @@ def draw_worst(comparison: MaskComparison, count: int = 4) -> Figure:
 
 
 def _draw_tile(line: np.ndarray, tile: Tile) -> None:
-    """Fill a row of axes; of the satellite image, which nothing was counted in, also when it cannot be read."""
+    """Fill a row of axes; of the satellite image, which nothing was counted in, also when it cannot be
+    read.
+    """
     true, said = _classes(tile.truth), _classes(tile.predicted)
     height, width = true.shape
     try:

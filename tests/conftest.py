@@ -1,4 +1,6 @@
-"""Fixtures for several files: small trained-looking networks, and no settings from the caller's environment."""
+"""Fixtures for several files: small trained-looking networks, and no settings from the caller's
+environment.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-# Tiny networks gain nothing from threads, which on a busy machine wait for each other. Set before torch is imported,
-# and for the processes that tests start.
+# Tiny networks gain nothing from threads, which on a busy machine wait for each other. Set before torch is
+# imported, and for the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests import grader
@@ -28,5 +30,7 @@ def p1_model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def p2_model(tmp_path_factory) -> Path:
-    """A model.pt that finds land cover in tiles, seen at half their size; its highest logit is often unknown's."""
+    """A model.pt that finds land cover in tiles, seen at half their size; its highest logit is often
+    unknown's.
+    """
     return grader.save_segmenter(tmp_path_factory.mktemp("p2") / "model.pt", seed=0)

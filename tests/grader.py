@@ -1,5 +1,5 @@
-"""For tests of inference: images as they come, networks whose answers differ, scripts and wrappers as a grader calls
-them."""
+"""For tests of inference: images as they come, networks whose answers differ, scripts and wrappers as a
+grader calls them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def _samples(count: int, size: int, name: str) -> torch.Tensor:
 
 
 def _calibrated(network: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:
-    """In eval mode, its batch norms fit to the images: else activations fade to numbers that CPUs are slow with."""
+    """In eval mode, its batch norms fit to the images: else activations fade to numbers that CPUs are slow
+    with.
+    """
     norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -64,7 +66,9 @@ def save_classifier(path: Path, seed: int, **changes) -> Path:
 
 @torch.no_grad()
 def save_segmenter(path: Path, seed: int, **changes) -> Path:
-    """The light network with random weights, shifted so that every class, and unknown most of all, is found."""
+    """The light network with random weights, shifted so that every class, and unknown most of all, is
+    found.
+    """
     torch.manual_seed(seed)
     network = _calibrated(build_network("lite_fpn", num_classes=7), _samples(8, 64, "lite_fpn"))
     logits = network(_samples(8, 64, "lite_fpn"))["out"]
@@ -73,7 +77,9 @@ def save_segmenter(path: Path, seed: int, **changes) -> Path:
     return _save(path, "p2", "lite_fpn", {"num_classes": 7}, network, changes)
 
 
-def _save(path: Path, problem: str, name: str, arguments: dict, network: torch.nn.Module, changes: dict) -> Path:
+def _save(
+    path: Path, problem: str, name: str, arguments: dict, network: torch.nn.Module, changes: dict
+) -> Path:
     mean, std = normalisation(name)
     is_photo = problem == "p1"
     model = {
@@ -107,7 +113,9 @@ def call(script, *arguments: object) -> int:
 
 
 def wrapper(script: Path, *arguments: object, cwd: Path | None = None, **environment: object):
-    """A wrapper as a grader calls it, with this Python as `python3`; stdout and stderr together, in `.stdout`."""
+    """A wrapper as a grader calls it, with this Python as `python3`; stdout and stderr together, in
+    `.stdout`.
+    """
     return subprocess.run(
         ["bash", str(script), *map(str, arguments)],
         cwd=cwd,
@@ -124,10 +132,17 @@ def wrapper(script: Path, *arguments: object, cwd: Path | None = None, **environ
 def wrapper_environment(**more: object) -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     # Small networks: a second thread for each of two processes at once would only be in the way.
-    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **{name: str(value) for name, value in more.items()}}
+    return {
+        **os.environ,
+        "PATH": path,
+        "OMP_NUM_THREADS": "1",
+        **{name: str(value) for name, value in more.items()},
+    }
 
 
 def wrappers(calls: Sequence[tuple], **environment: object) -> list:
-    """Several calls (script, *arguments), two at a time since each imports torch first; results in their order."""
+    """Several calls (script, *arguments), two at a time since each imports torch first; results in their
+    order.
+    """
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda arguments: wrapper(*arguments, **environment), calls))

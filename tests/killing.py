@@ -2,8 +2,8 @@
 
     python3 -m tests.killing STEP p1_finetune.py --data ... --model tiny_classifier
 
-runs the script with two small networks in models/ (tiny_classifier, tiny_segmenter), saves a checkpoint after every
-step, and dies when step STEP (counted from 1; 0 is never) is computed but not yet recorded.
+runs the script with two small networks in models/ (tiny_classifier, tiny_segmenter), saves a checkpoint after
+every step, and dies when step STEP (counted from 1; 0 is never) is computed but not yet recorded.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class TinyClassifier(nn.Module):
     def __init__(self, num_classes: int):
         super().__init__()
         self.layer1 = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU())
-        self.layer2 = nn.Sequential(nn.Conv2d(8, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU(), nn.Dropout(0.2))
+        self.layer2 = nn.Sequential(
+            nn.Conv2d(8, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU(), nn.Dropout(0.2)
+        )
         self.fc = nn.Linear(16, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:

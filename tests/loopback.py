@@ -13,7 +13,10 @@ PAGE = b"<!DOCTYPE html><html><body>Sign in to go on</body></html>"
 
 
 class Loopback(ThreadingHTTPServer):
-    """Serves `content` under /good, and under the other paths what their names say. Keeps what it was asked."""
+    """Serves `content` under /good, and under the other paths what their names say.
+
+    Keeps what it was asked.
+    """
 
     daemon_threads = True
 
@@ -99,7 +102,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(200, self.server.content)
 
     def do_cuts_once(self) -> None:
-        self.answer_range(self.server.content, upto=len(self.server.content) // 2 if self.first_time else None)
+        self.answer_range(
+            self.server.content, upto=len(self.server.content) // 2 if self.first_time else None
+        )
 
     def do_cuts_once_then_ignores_range(self) -> None:
         if self.first_time:

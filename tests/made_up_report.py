@@ -1,4 +1,6 @@
-"""A report with all in it that may go wrong: long tables, wide and tall pictures, gaps, hostile names, Chinese."""
+"""A report with all in it that may go wrong: long tables, wide and tall pictures, gaps, hostile names,
+Chinese.
+"""
 
 from __future__ import annotations
 
@@ -74,24 +76,38 @@ def save_picture(folder: Path, name: str, inches: tuple[float, float]) -> None:
 
 
 def settings_table() -> Table:
-    columns = ("", "starts from", "fine-tuned", "seeds", "best accuracy", "accuracy, last epoch", "best epoch")
+    columns = (
+        "",
+        "starts from",
+        "fine-tuned",
+        "seeds",
+        "best accuracy",
+        "accuracy, last epoch",
+        "best epoch",
+    )
     columns += ("minutes", "standard error", "top-5", "images/s", "parameters", "learning rate")
     rows = [
         (letter, start, "whole network", "3", "0.5000 ± 0.1000", "0.3667 ± 0.0577", "2, 1, 2")
         + ("1.5", "0.0500", "0.8125", "1234.5", "23,508,032", "0.0005")
         for letter, start in LETTERS.items()
     ]
-    return Table(columns, tuple(rows), "Settings A to E on the validation images, mean ± deviation over seeds.", 3)
+    return Table(
+        columns, tuple(rows), "Settings A to E on the validation images, mean ± deviation over seeds.", 3
+    )
 
 
 def classes_table() -> Table:
-    rows = [(f"{n}", f"class {n} 類別", f"{n / 50:.4f}", f"{n}", "words that explain " * 3) for n in range(50)]
+    rows = [
+        (f"{n}", f"class {n} 類別", f"{n / 50:.4f}", f"{n}", "words that explain " * 3) for n in range(50)
+    ]
     return Table(("", "class", "accuracy", "images", "remark"), tuple(rows), "All fifty classes.", 2)
 
 
 def iou_table() -> Table:
     rows = (("A", *["0.1234"] * 7, "0.4321"), ("B, DeepLabV3", *["0.7234"] * 7, "0.7321"))
-    return Table(("network", *COLOURS, "mean"), rows, "IoU of each class.", 1, (None, *COLOURS.values(), None))
+    return Table(
+        ("network", *COLOURS, "mean"), rows, "IoU of each class.", 1, (None, *COLOURS.values(), None)
+    )
 
 
 def hostile_table() -> Table:
@@ -108,14 +124,19 @@ def made_up_report(folder: Path) -> Report:
             "1.1",
             "Self-supervised pre-training",
             5,
-            "Describe the implementation details of your SSL method for pre-training the ResNet50 backbone, with "
-            "method, augmentation, schedule, optimizer and batch size.",
+            "Describe the implementation details of your SSL method for pre-training the ResNet50 backbone, "
+            "with method, augmentation, schedule, optimizer and batch size.",
             (
                 Text(
-                    "The backbone was trained with BYOL on 38,400 images without labels, 300 epochs, batches of 256. "
-                    * 3
+                    "The backbone was trained with BYOL on 38,400 images without labels, 300 epochs, batches "
+                    "of 256. " * 3
                 ),
-                Table(("setting", "value"), (("method", "BYOL"), ("epochs", "300"), ("lr", "0.0003")), "The run.", 1),
+                Table(
+                    ("setting", "value"),
+                    (("method", "BYOL"), ("epochs", "300"), ("lr", "0.0003")),
+                    "The run.",
+                    1,
+                ),
                 Picture("usual", "Loss of the pre-training run, and kNN accuracy.", "Two curves that fall"),
             ),
         ),
@@ -133,7 +154,8 @@ def made_up_report(folder: Path) -> Report:
             "Visualize the learned representation.",
             (
                 Gap(
-                    "the embeddings of the first and the last epoch of setting C.", "python3 p1_tsne.py --run runs/p1/C"
+                    "the embeddings of the first and the last epoch of setting C.",
+                    "python3 p1_tsne.py --run runs/p1/C",
                 ),
                 Picture("tall", "Worst predicted tiles.", "A tall picture"),
                 Picture("missing", "A picture that nobody drew.", "nothing"),
@@ -148,7 +170,9 @@ def made_up_report(folder: Path) -> Report:
             "Draw A and B.",
             (Gap("There is no A.", "python3 p2_train.py --model a \\\n  --seed 0"),),
         ),
-        Question("2.2", "Scores", 10, "Report mIoU.", (iou_table(), Picture("square", "Confusions.", "A square"))),
+        Question(
+            "2.2", "Scores", 10, "Report mIoU.", (iou_table(), Picture("square", "Confusions.", "A square"))
+        ),
         Question(
             "2.3",
             HOSTILE[0],

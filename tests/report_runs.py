@@ -1,4 +1,6 @@
-"""Run folders and results of both problems, as the scripts leave them, made in a moment without any training."""
+"""Run folders and results of both problems, as the scripts leave them, made in a moment without any
+training.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,14 @@ def epochs(count: int, **series) -> list[dict]:
 
 def problem_1(folder: Path, seeds: int = 2, settings: str = "ABCDE") -> Path:
     """Pre-training, settings with their predictions, and a t-SNE picture."""
-    given = {"model": "resnet50", "weights": "none", "recipe": "default", "batch_size": 256, "lr": 1e-3, "seed": 0}
+    given = {
+        "model": "resnet50",
+        "weights": "none",
+        "recipe": "default",
+        "batch_size": 256,
+        "lr": 1e-3,
+        "seed": 0,
+    }
     ssl = {
         **given,
         "optimizer": "adamw",
@@ -81,14 +90,20 @@ def problem_1(folder: Path, seeds: int = 2, settings: str = "ABCDE") -> Path:
                 "backbone": str(folder / "ssl" / "backbone.pt") if setting in "CE" else None,
             }
             name = folder / "settings" / f"{setting}-seed{seed}"
-            run = write_run(name, own, epochs(4, accuracy=lambda e, right=right: right / 100 if e >= 3 else 0.3))
+            run = write_run(
+                name, own, epochs(4, accuracy=lambda e, right=right: right / 100 if e >= 3 else 0.3)
+            )
             rows = [(f"{i}.jpg", i % 3, i % 3 if i < right else (i + 1) % 3) for i in range(100)]
             with open(run / "predictions.csv", "w", newline="") as file:
                 csv.writer(file).writerows([("filename", "label", "predicted"), *rows])
     tsne = folder / "tsne"
     tsne.mkdir()
     save_figure(Figure(figsize=(4, 2)), tsne / "tsne")
-    panel = {"checkpoint": "runs/C-seed0/snapshots/epoch_0004.pt", "title": "after epoch 4", "silhouette_plane": 0.1}
+    panel = {
+        "checkpoint": "runs/C-seed0/snapshots/epoch_0004.pt",
+        "title": "after epoch 4",
+        "silhouette_plane": 0.1,
+    }
     scattered = [{"label": "1", "name": "1 Bed"}]
     overlapping = [{"labels": ["1", "2"], "names": ["1 Bed", "2 Couch"]}]
     (tsne / "scores.json").write_text(
@@ -108,7 +123,14 @@ def problem_2(folder: Path) -> Path:
         Image.fromarray(random.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tiles / f"{name}_sat.jpg")
         save_mask(truth, tiles / f"{name}_mask.png")
         save_mask(np.roll(truth, 8, axis=1), masks / f"{name}_mask.png")
-    given = {"data": str(folder / "data"), "scale": 1.0, "min_crop": 0.5, "gamma": 0.0, "alpha": [1.0], "soft_iou": 0.5}
+    given = {
+        "data": str(folder / "data"),
+        "scale": 1.0,
+        "min_crop": 0.5,
+        "gamma": 0.0,
+        "alpha": [1.0],
+        "soft_iou": 0.5,
+    }
     given |= {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.02, "schedule": "cosine", "batch_size": 16}
     for letter, model, best in (("a", "fcn32s_bilinear", 0.5), ("b", "lite_fpn", 0.6)):
         scores = {name: (lambda e, v=best + 0.01 * place: v * e / 3) for place, name in enumerate(IOUS)}
@@ -127,12 +149,21 @@ def sam(folder: Path) -> Path:
     """What p2_sam.py leaves of three images."""
     folder.mkdir(parents=True)
     save_figure(Figure(figsize=(6, 4)), folder / "sheet")
-    made_by = {"network": "vit_b", "weights": "sam_vit_b_01ec64.pth", "points_per_side": 32, "pred_iou_thresh": 0.88}
+    made_by = {
+        "network": "vit_b",
+        "weights": "sam_vit_b_01ec64.pth",
+        "points_per_side": 32,
+        "pred_iou_thresh": 0.88,
+    }
     for name in TILES:
         image = {"file_name": f"{name}_sat.jpg", "height": 64, "width": 64}
         annotations = [{"id": 1, "area": 1024}, {"id": 2, "area": 512}]
         text = json.dumps({"image": image, "made_by": made_by, "annotations": annotations})
         (folder / f"{name}_sam.json").write_text(text)
-    scores = {"images": 3, "model B": {"mean_iou": 0.6, "urban": 0.5}, "vote": {"mean_iou": 0.61, "urban": 0.52}}
+    scores = {
+        "images": 3,
+        "model B": {"mean_iou": 0.6, "urban": 0.5},
+        "vote": {"mean_iou": 0.61, "urban": 0.52},
+    }
     (folder / "score.json").write_text(json.dumps(scores))
     return folder

@@ -1,4 +1,6 @@
-"""BYOL is the paper's: two symmetric terms, a target without gradient that follows by the formula, and no trap."""
+"""BYOL is the paper's: two symmetric terms, a target without gradient that follows by the formula, and no
+trap.
+"""
 
 from __future__ import annotations
 
@@ -85,12 +87,18 @@ def test_the_targets_decay_rises_to_1_by_half_a_cosine():
 
 def test_it_is_built_without_the_packages_traps(byol):
     names = {name for name, _ in byol.named_parameters()}
-    assert not any("embedder" in name or "fc" in name for name in names)  # no simplicial embeddings, no random fc
+    assert not any(
+        "embedder" in name or "fc" in name for name in names
+    )  # no simplicial embeddings, no random fc
     first, norm, _, last = byol.online_encoder.projector
     assert isinstance(norm, nn.BatchNorm1d) and (first.out_features, last.out_features) == (4096, 256)
     for module in byol.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):  # the package's trial pass left no trace
-            assert module.num_batches_tracked == 0 and not module.running_mean.any() and (module.running_var == 1).all()
+            assert (
+                module.num_batches_tracked == 0
+                and not module.running_mean.any()
+                and (module.running_var == 1).all()
+            )
     for online, target in zip(byol.online_encoder.parameters(), byol.target_encoder.parameters()):
         assert torch.equal(online, target)
 

@@ -1,4 +1,6 @@
-"""A checkpoint is data: it never runs code, and one that is broken or foreign is refused in one plain line."""
+"""A checkpoint is data: it never runs code, and one that is broken or foreign is refused in one plain
+line.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def test_a_missing_checkpoint_is_named(tmp_path):
         checkpoint.read(tmp_path / "gone.pt")
 
 
-@pytest.mark.parametrize("key", ["format", "problem", "network", "arguments", "state", "classes", "mean", "score"])
+@pytest.mark.parametrize(
+    "key", ["format", "problem", "network", "arguments", "state", "classes", "mean", "score"]
+)
 def test_a_model_without_its_description_is_refused(key, tmp_path):
     checkpoint.save(tmp_path / "model.pt", {k: v for k, v in MODEL.items() if k != key})
     with pytest.raises(UserError, match=r"model\.pt"):

@@ -1,4 +1,6 @@
-"""Runs compared in the terminal: what they reached and where their settings differ, whatever state they are in."""
+"""Runs compared in the terminal: what they reached and where their settings differ, whatever state they are
+in.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,14 @@ SCORES = {"pretraining": "neighbour_accuracy", "finetuning": "accuracy", "segmen
 def make_run(folder: Path, kind: str, scores: list, *, total_epochs: int | None = None, **arguments) -> Path:
     """A run folder of ten steps and 30 seconds an epoch, with a score (None: not scored) an epoch."""
     folder.mkdir(parents=True)
-    own = {MARKS[kind]: "A", "model": "resnet18", "recipe": "default", "batch_size": 6, "epochs": 3, **arguments}
+    own = {
+        MARKS[kind]: "A",
+        "model": "resnet18",
+        "recipe": "default",
+        "batch_size": 6,
+        "epochs": 3,
+        **arguments,
+    }
     config = {"arguments": own, "recipe": {}, "total_steps": 10 * (total_epochs or len(scores))}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     lines = [
@@ -51,7 +60,7 @@ def row_of(lines: list[str], name: str) -> list[str]:
     return re.split(r"  +", next(line for line in lines if line.startswith(name + " ")))
 
 
-# -- figures -----------------------------------------------------------------------------------------------------------
+# -- figures -------------------------------------------------------------------------------------------------
 
 
 def test_each_run_shows_its_best_epoch_its_last_score_its_minutes_and_its_speed(tmp_path, capsys):
@@ -83,9 +92,13 @@ def test_speed_that_was_logged_is_taken_and_a_batch_is_no_larger_than_the_data(t
 
 def test_only_arguments_that_differ_among_runs_of_a_kind_are_shown(tmp_path, capsys):
     common = {"weight_decay": 0.05, "output": "x", "workers": 2}
-    make_run(tmp_path / "a", "finetuning", [0.5], **common, lr=0.1, mix=None, policy="colours", is_frozen=True)
+    make_run(
+        tmp_path / "a", "finetuning", [0.5], **common, lr=0.1, mix=None, policy="colours", is_frozen=True
+    )
     other = {**common, "output": "y", "workers": 3}
-    make_run(tmp_path / "b", "finetuning", [0.5], **other, lr=0.2, mix="cutmix", policy="colours", is_frozen=False)
+    make_run(
+        tmp_path / "b", "finetuning", [0.5], **other, lr=0.2, mix="cutmix", policy="colours", is_frozen=False
+    )
     make_run(tmp_path / "c", "segmentation", [0.5], lr=0.3)
     _, lines, _ = compared(capsys, tmp_path)
     settings = [line for line in lines if line.split(" ")[0] in ("a", "b", "c")]
@@ -102,7 +115,7 @@ def test_an_argument_that_early_runs_did_not_record_is_no_difference(tmp_path, c
     assert "augment" not in "\n".join(compared(capsys, tmp_path)[1])
 
 
-# -- what is given -----------------------------------------------------------------------------------------------------
+# -- what is given -------------------------------------------------------------------------------------------
 
 
 def test_a_folder_stands_for_the_runs_three_deep_below_it_each_once_and_in_natural_order(tmp_path, capsys):
@@ -119,23 +132,40 @@ def test_runs_with_gaps_have_a_row_that_says_so_and_status_1(tmp_path, capsys):
     make_run(tmp_path / "short", "finetuning", [0.75], total_epochs=2)
     started = make_run(tmp_path / "started", "finetuning", [0.5])
     (started / "metrics.jsonl").unlink()
-    for name, text in (("empty", ""), ("list", "[]"), ("other", '{"arguments": {"x": 1}}'), ("deep", "[" * 100_000)):
+    for name, text in (
+        ("empty", ""),
+        ("list", "[]"),
+        ("other", '{"arguments": {"x": 1}}'),
+        ("deep", "[" * 100_000),
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(text)
-    finished = {"config.json": '{"arguments": {}, "total_steps": 1}', "metrics.jsonl": '{"step": 1, "epoch": 1}'}
+    finished = {
+        "config.json": '{"arguments": {}, "total_steps": 1}',
+        "metrics.jsonl": '{"step": 1, "epoch": 1}',
+    }
     (tmp_path / "foreign").mkdir()
     for name, text in finished.items():
         (tmp_path / "foreign" / name).write_text(text)
     status, lines, err = compared(capsys, tmp_path, tmp_path / "nowhere", tmp_path / ("x" * 300))
     assert status == 1
-    assert row_of(lines, "short")[3:] == ["0.7500", "1", "0.7500", "0.5", "2.0", "unfinished: epoch 1, step 10 of 20"]
+    assert row_of(lines, "short")[3:] == [
+        "0.7500",
+        "1",
+        "0.7500",
+        "0.5",
+        "2.0",
+        "unfinished: epoch 1, step 10 of 20",
+    ]
     assert row_of(lines, "started") == ["started", *"–––––––", "no epoch is done yet"]
     strangers = lines[lines.index("No runs") :]
     assert row_of(strangers, "list") == ["list", "its config.json cannot be used (it is no run's)"]
     assert row_of(strangers, "other")[1] == "no epoch is done yet"
     assert row_of(strangers, "foreign")[1] == "no run of these scripts"
     assert row_of(strangers, "nowhere")[1] == "no run folder: it has no config.json"
-    assert {"short", "started", "empty", "list", "other", "deep", "nowhere"} <= set(re.findall(r"(\w+): ", err))
+    assert {"short", "started", "empty", "list", "other", "deep", "nowhere"} <= set(
+        re.findall(r"(\w+): ", err)
+    )
     assert err.count("\n") == 9
 
 
@@ -147,7 +177,9 @@ def test_no_figure_is_ever_infinite(tmp_path, capsys):
 
 
 def test_values_that_make_no_sense_are_no_scores_and_no_traceback(tmp_path, capsys):
-    odd = make_run(tmp_path / "odd", "segmentation", [7.0, -1, "x", None], batch_size="6", model=["a", {}], recipe=3)
+    odd = make_run(
+        tmp_path / "odd", "segmentation", [7.0, -1, "x", None], batch_size="6", model=["a", {}], recipe=3
+    )
     with open(odd / "metrics.jsonl", "a") as file:
         file.write('{"step": 40, "epoch": 4, "seconds": -5, "images_per_second": 1e300, "mean_iou": NaN}\n')
     _, lines, _ = compared(capsys, odd)
@@ -165,7 +197,7 @@ def test_without_any_run_there_is_one_line_and_status_2(tmp_path, given):
     assert caught.value.exit_status == 2
 
 
-# -- how it looks ------------------------------------------------------------------------------------------------------
+# -- how it looks --------------------------------------------------------------------------------------------
 
 HOSTILE = ("[bold]x[", "龍門" * 20, "a\x1b[31mb\n\u202ec", ":smile: " + "w" * 100)
 
@@ -173,7 +205,14 @@ HOSTILE = ("[bold]x[", "龍門" * 20, "a\x1b[31mb\n\u202ec", ":smile: " + "w" * 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
     for place, name in enumerate(HOSTILE):
-        make_run(tmp_path / name, "segmentation", [place / 10], model="[red]m[/red]", lr=place, data="/d/" + "x" * 90)
+        make_run(
+            tmp_path / name,
+            "segmentation",
+            [place / 10],
+            model="[red]m[/red]",
+            lr=place,
+            data="/d/" + "x" * 90,
+        )
     make_run(tmp_path / "plain", "segmentation", [0.25], total_epochs=2, data="y", steps="long " * 30)
     return tmp_path
 
@@ -206,9 +245,16 @@ def on_terminal(command: list[str], width: int) -> str:
     """What a command writes to a terminal so many columns wide."""
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")
+    }
     process = subprocess.Popen(
-        command, stdin=its, stdout=its, stderr=subprocess.DEVNULL, cwd=REPOSITORY, env={**environment, "TERM": "xterm"}
+        command,
+        stdin=its,
+        stdout=its,
+        stderr=subprocess.DEVNULL,
+        cwd=REPOSITORY,
+        env={**environment, "TERM": "xterm"},
     )
     os.close(its)
     parts = []

@@ -28,7 +28,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def draw(folder: Path, output: Path, **changes: Path) -> int:
     given = {"data": folder / "hw1_data", "labels": folder / "predictions.csv", "masks": folder / "masks"}
-    return contact_sheet.main([f"--{name}={value}" for name, value in {**given, "output": output, **changes}.items()])
+    return contact_sheet.main(
+        [f"--{name}={value}" for name, value in {**given, "output": output, **changes}.items()]
+    )
 
 
 def colours(path: Path) -> set[tuple[int, int, int]]:
@@ -60,7 +62,9 @@ def test_images_and_tiles_without_a_prediction_are_left_out(folder, tmp_path):
 
 def test_what_cannot_be_read_is_named_and_left_out(folder, tmp_path, capfd):
     shutil.copytree(folder, tmp_path / "copy")
-    office, tiles = (tmp_path / "copy" / "hw1_data" / name for name in ("p1_data/office/val", "p2_data/validation"))
+    office, tiles = (
+        tmp_path / "copy" / "hw1_data" / name for name in ("p1_data/office/val", "p2_data/validation")
+    )
     photograph = sorted(office.iterdir())[0]
     for path in (photograph, tiles / "0001_sat.jpg", tmp_path / "copy" / "masks" / "0002_mask.png"):
         path.write_bytes(path.read_bytes()[:100])

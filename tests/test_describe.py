@@ -1,4 +1,6 @@
-"""A network's description is true, and its picture shows it: every block by name and shape, nothing upon another."""
+"""A network's description is true, and its picture shows it: every block by name and shape, nothing upon
+another.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ def blocks_of(description: dict) -> dict[str, dict]:
     return {block["name"]: block for block in description["blocks"]}
 
 
-# -- numbers -----------------------------------------------------------------------------------------------------------
+# -- numbers -------------------------------------------------------------------------------------------------
 
 
 def test_a_resnet50_has_the_known_parameters_and_operations():
@@ -66,7 +68,7 @@ def test_operations_are_those_that_pytorch_counts(name):
     assert description["parameters"] == sum(parameter.numel() for parameter in network.parameters())
 
 
-# -- blocks ------------------------------------------------------------------------------------------------------------
+# -- blocks --------------------------------------------------------------------------------------------------
 
 
 def test_blocks_are_told_from_the_input_to_the_output_with_what_they_read():
@@ -128,7 +130,7 @@ def test_a_network_in_training_is_described_and_left_as_it_is():
     assert all(value.is_meta for value in without_numbers(network).state_dict().values())
 
 
-# -- picture -----------------------------------------------------------------------------------------------------------
+# -- picture -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -180,7 +182,7 @@ def test_numbers_of_parameters_are_short():
     ]
 
 
-# -- command -----------------------------------------------------------------------------------------------------------
+# -- command -------------------------------------------------------------------------------------------------
 
 
 def test_the_command_prints_the_table_and_writes_description_and_pictures(tmp_path, capsys):
@@ -190,7 +192,9 @@ def test_the_command_prints_the_table_and_writes_description_and_pictures(tmp_pa
     description = json.loads((folder / "architecture.json").read_text())
     assert printed == as_text(description) + "\n"
     assert description["input"] == [3, 256, 256] and description["blocks"][-1]["shape"] == [5, 256, 256]
-    assert re.search(r"^upsample +ConvTranspose 64×64, 5, stride 32, padding 16 +5 x 256 x 256 ", printed, re.MULTILINE)
+    assert re.search(
+        r"^upsample +ConvTranspose 64×64, 5, stride 32, padding 16 +5 x 256 x 256 ", printed, re.MULTILINE
+    )
     assert "14,817," not in printed and f"{description['parameters']:,} parameters" in printed
     assert (folder / "architecture.svg").read_bytes() == draw(description)
     assert (folder / "architecture.png").read_bytes().startswith(b"\x89PNG")
@@ -213,7 +217,10 @@ def status_of(*words: str) -> int:
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
-    [(["unet"], "no network is called 'unet'"), (["vgg19_bn_a", "--size", "16"], "cannot see images of 16 x 16")],
+    [
+        (["unet"], "no network is called 'unet'"),
+        (["vgg19_bn_a", "--size", "16"], "cannot see images of 16 x 16"),
+    ],
 )
 def test_what_cannot_be_described_is_one_line(arguments, reason, capsys):
     assert status_of(*arguments) == 2

@@ -43,10 +43,21 @@ def test_an_unknown_edition_is_refused_with_the_known_ones(name):
             *("2023", "hw1_1 hw1_2 hw1_3", "filename,label", "id,filename,label"),
             *("_sat", "_mask", "0013 0062 0104", "hw1_download_ckpt.sh"),
         ),
-        ("2024", "hw1_1 hw1_2", "", "id,filename,label", "_sat", "_mask", "0013 0062 0104", "hw1_download_ckpt.sh"),
+        (
+            "2024",
+            "hw1_1 hw1_2",
+            "",
+            "id,filename,label",
+            "_sat",
+            "_mask",
+            "0013 0062 0104",
+            "hw1_download_ckpt.sh",
+        ),
     ],
 )
-def test_the_table_is_the_contracts(name, wrappers, folder_header, table_header, tile, mask, images, download):
+def test_the_table_is_the_contracts(
+    name, wrappers, folder_header, table_header, tile, mask, images, download
+):
     year = EDITIONS[name]
     assert [wrapper.name for wrapper in year.wrappers] == [f"{wrapper}.sh" for wrapper in wrappers.split()]
     assert ",".join(year.folder_header or ()) == folder_header

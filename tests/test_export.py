@@ -1,4 +1,6 @@
-"""python3 -m engine.export writes the course's kind of backbone: torchvision's keys, a 1000-way fc, whole or not."""
+"""python3 -m engine.export writes the course's kind of backbone: torchvision's keys, a 1000-way fc, whole or
+not.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,14 @@ from tests.grader import save_classifier
 
 MODEL = {
     **{"format": 1, "problem": "p1", "network": "resnet18", "arguments": {}, "state": {}, "classes": []},
-    **{"mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 64, "edition": "2024", "score": {}, "source": "run"},
+    **{
+        "mean": [0.5] * 3,
+        "std": [0.25] * 3,
+        "image_size": 64,
+        "edition": "2024",
+        "score": {},
+        "source": "run",
+    },
 }
 
 
@@ -46,7 +55,9 @@ def test_the_file_loads_strictly_into_torchvisions_network(name, tmp_path, monke
 
 
 def test_half_precision_and_a_run_folder_do_as_well(tmp_path, monkeypatch):
-    state = {k: v.half() if v.is_floating_point() else v for k, v in save(tmp_path / "x.pt", "resnet18").items()}
+    state = {
+        k: v.half() if v.is_floating_point() else v for k, v in save(tmp_path / "x.pt", "resnet18").items()
+    }
     (tmp_path / "run").mkdir()
     save_classifier(tmp_path / "run" / "model.pt", seed=0, state=state)
     assert exit_status(monkeypatch, tmp_path / "run", tmp_path / "out.pt") == 0

@@ -85,7 +85,7 @@ def images_of(count: int, size: int) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-# -- layers ------------------------------------------------------------------------------------------------------------
+# -- layers --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -100,8 +100,12 @@ def test_what_is_new_is_listed_layer_by_layer_in_the_report(name):
 def test_what_is_not_new_is_torchvisions(name):
     def extractor(network: nn.Module) -> tuple[dict[str, torch.Size], dict[str, str]]:
         """Shapes of all tensors and descriptions of all layers, with strides and the like, below no head."""
-        tensors = {k: v.shape for k, v in network.state_dict().items() if not k.startswith(("fc.", "classifier."))}
-        layers = {k: repr(m) for k, m in network.named_modules() if k and not k.startswith(("fc", "classifier"))}
+        tensors = {
+            k: v.shape for k, v in network.state_dict().items() if not k.startswith(("fc.", "classifier."))
+        }
+        layers = {
+            k: repr(m) for k, m in network.named_modules() if k and not k.startswith(("fc", "classifier"))
+        }
         layers.pop("avgpool", None)  # of no tensors: the next test sees what reaches the head
         return tensors, layers
 
@@ -130,7 +134,7 @@ def test_the_second_last_layer_of_vgg16_gives_256_numbers():
     assert found.shape == (3, 256)
 
 
-# -- stems -------------------------------------------------------------------------------------------------------------
+# -- stems ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -170,7 +174,7 @@ def test_an_unknown_stem_is_answered_with_the_stems_there_are():
         without_numbers("resnet34", stem="5x5")
 
 
-# -- model.pt ----------------------------------------------------------------------------------------------------------
+# -- model.pt ------------------------------------------------------------------------------------------------
 
 
 def test_a_model_file_is_rebuilt_with_its_stem(tmp_path):
@@ -201,7 +205,9 @@ def test_a_model_file_cannot_ask_for_a_download(name):
         build_network(name, **arguments)
 
 
-@pytest.mark.parametrize("arguments", [{}, {"num_classes": -1}, {"num_classes": True}, {1: 2}, {"num_classes": 9**9}])
+@pytest.mark.parametrize(
+    "arguments", [{}, {"num_classes": -1}, {"num_classes": True}, {1: 2}, {"num_classes": 9**9}]
+)
 def test_absurd_arguments_of_a_model_file_are_one_line(arguments):
     with pytest.raises(UserError, match="no network is built from"):
         load_trained({"network": "resnet34", "arguments": arguments, "state": {}})
@@ -212,13 +218,15 @@ def test_a_segmenter_has_no_stem_to_choose():
         build_network("lite_fpn", num_classes=7, stem="3x3")
 
 
-# -- ready-made weights ------------------------------------------------------------------------------------------------
+# -- ready-made weights --------------------------------------------------------------------------------------
 
 
 def offer(monkeypatch, state: dict[str, Tensor]) -> list[WeightsEnum]:
     """Let every download bring `state`; returns the list in which the downloads will be."""
     asked = []
-    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda weights, **options: asked.append(weights) or state)
+    monkeypatch.setattr(
+        WeightsEnum, "get_state_dict", lambda weights, **options: asked.append(weights) or state
+    )
     return asked
 
 
@@ -240,7 +248,8 @@ def with_old_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    "name, has_old_names", [("resnet34", False), ("vgg16", False), ("densenet169", False), ("densenet169", True)]
+    "name, has_old_names",
+    [("resnet34", False), ("vgg16", False), ("densenet169", False), ("densenet169", True)],
 )
 def test_ready_made_weights_fill_all_but_what_is_new(name, has_old_names, monkeypatch):
     network, published = build_network(name, num_classes=50), numbers_for(published_without_numbers(name))
@@ -270,7 +279,12 @@ def test_every_network_knows_its_ready_made_weights(name, monkeypatch):
 
 @pytest.mark.parametrize(
     "name, other",
-    [("vgg16", "vgg16_bn"), ("vgg16_bn", "vgg16"), ("vgg19_bn_a", "vgg16_bn"), ("densenet161", "densenet169")],
+    [
+        ("vgg16", "vgg16_bn"),
+        ("vgg16_bn", "vgg16"),
+        ("vgg19_bn_a", "vgg16_bn"),
+        ("densenet161", "densenet169"),
+    ],
 )
 def test_ready_made_weights_of_its_relatives_are_refused(name, other, monkeypatch):
     offer(monkeypatch, published_without_numbers(other).state_dict())
@@ -278,7 +292,7 @@ def test_ready_made_weights_of_its_relatives_are_refused(name, other, monkeypatc
         load_ready_made(without_numbers(name), name, "imagenet")
 
 
-# -- training ----------------------------------------------------------------------------------------------------------
+# -- training ------------------------------------------------------------------------------------------------
 
 
 def assert_every_layer_can_learn(network: nn.Module) -> None:

@@ -1,4 +1,6 @@
-"""50 classes in folders, labels in names, are trained and predicted by the same scripts, alone or as an ensemble."""
+"""50 classes in folders, labels in names, are trained and predicted by the same scripts, alone or as an
+ensemble.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,8 @@ from tests.killing import TinyClassifier, assert_same_end, scores_of, train_unti
 LABELS = (3, 11, 0, 40)
 COLOURS = ((220, 40, 40), (40, 220, 40), (40, 40, 220), (200, 200, 40))
 STEPS = 15  # of three epochs with batches of 4
-QUICK = ("--model", "tiny_classifier", "--batch-size", 4, "--epochs", 3, "--policy", "trivial", "--mix", "cutmix",
-         "--edition", 2022)  # fmt: skip
+QUICK = ("--model", "tiny_classifier", "--batch-size", 4, "--epochs", 3, "--policy", "trivial",
+         "--mix", "cutmix", "--edition", 2022)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +72,7 @@ def where(data):
     return where
 
 
-# -- training ----------------------------------------------------------------------------------------------------------
+# -- training ------------------------------------------------------------------------------------------------
 
 
 def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(data, where, capsys):
@@ -90,14 +92,38 @@ def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(data, w
 
 @pytest.mark.parametrize("policy, mix", [("trivial", "cutmix"), ("colours", "mixup")])
 def test_the_classes_are_learned(data, where, policy, mix):
-    flags = ("--epochs", 40, "--lr", 0.05, "--policy", policy, "--mix", mix, "--ema-decay", 0.9, "--eval-every", 10)
+    flags = (
+        "--epochs",
+        40,
+        "--lr",
+        0.05,
+        "--policy",
+        policy,
+        "--mix",
+        mix,
+        "--ema-decay",
+        0.9,
+        "--eval-every",
+        10,
+    )
     assert call(p1_finetune, *where("runs"), *QUICK, *flags) == 0
     scores = scores_of(data / "runs" / "A-seed0")
     assert max(line.get("accuracy", 0) for line in scores) > 0.7
 
 
 def test_what_is_trained_describes_itself_and_answers_as_it_was_scored(data, where):
-    flags = ("--model", "resnet18", "--stem", "3x3-nopool", "--epochs", 1, "--batch-size", 10, "--edition", 2021)
+    flags = (
+        "--model",
+        "resnet18",
+        "--stem",
+        "3x3-nopool",
+        "--epochs",
+        1,
+        "--batch-size",
+        10,
+        "--edition",
+        2021,
+    )
     assert call(p1_finetune, *where("runs"), *flags) == 0
     run = data / "runs" / "A-seed0"
     model = checkpoint.read_model(run / "model.pt")
@@ -110,7 +136,9 @@ def test_what_is_trained_describes_itself_and_answers_as_it_was_scored(data, whe
     output = data / "out.csv"
     given = ("--images", data / "val_50", "--output", output, "--checkpoint", run, "--device", "cpu")
     assert call(p1_inference, *given, "--edition", 2022) == 0
-    predicted = {row["filename"]: row["predicted"] for row in read_table(run / "predictions.csv", ("filename",))}
+    predicted = {
+        row["filename"]: row["predicted"] for row in read_table(run / "predictions.csv", ("filename",))
+    }
     assert {row["filename"]: row["label"] for row in read_table(output)} == predicted
     right = sum(name.split("_")[0] == label for name, label in predicted.items())
     assert model["score"] == {"accuracy": right / 8} == {"accuracy": scores_of(run)[-1]["accuracy"]}
@@ -121,7 +149,7 @@ def test_an_edition_that_there_never_was_is_refused(where, capsys):
     assert "edition '1999' is unknown; choose one of 2020" in capsys.readouterr().err.splitlines()[-1]
 
 
-# -- prediction --------------------------------------------------------------------------------------------------------
+# -- prediction ----------------------------------------------------------------------------------------------
 
 
 def save_tiny(path: Path, seed: int, image_size: int = 32, **changes: object) -> Path:
@@ -138,7 +166,13 @@ def save_tiny(path: Path, seed: int, image_size: int = 32, **changes: object) ->
         network.fc.bias -= network(pixels).mean(dim=0)
     classes = [str(number) for number in range(50)]
     description = describe_classifier("tiny_classifier", classes, image_size, "2022", "7x7")
-    model = {"format": 1, **description, "state": network.state_dict(), "score": {"accuracy": 0.5}, "source": path.stem}
+    model = {
+        "format": 1,
+        **description,
+        "state": network.state_dict(),
+        "score": {"accuracy": 0.5},
+        "source": path.stem,
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(path, {**model, **changes})
     return path
@@ -161,7 +195,9 @@ def folder(tmp_path) -> Path:
 
 
 def by_hand(folder: Path, paths: list[Path], weights: list[float]) -> list[str]:
-    """The labels of the folder's images in natural order: argmax of the weighted mean of the members' softmax."""
+    """The labels of the folder's images in natural order: argmax of the weighted mean of the members'
+    softmax.
+    """
     labels = []
     for name in sorted(NAMES, key=natural_key):
         total = 0
@@ -190,7 +226,9 @@ def labels_of(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("year", [2020, 2021, 2022, 2023])
-def test_every_image_of_the_folder_is_there_in_natural_order_in_the_editions_form(predict, folder, tmp_path, year):
+def test_every_image_of_the_folder_is_there_in_natural_order_in_the_editions_form(
+    predict, folder, tmp_path, year
+):
     model = save_tiny(tmp_path / "model.pt", seed=0)
     assert predict("--checkpoint", model, "--edition", year) == 0
     header = "image_id,label" if year < 2022 else "filename,label"
@@ -285,7 +323,7 @@ def test_an_ensemble_with_an_unreadable_image_still_answers_for_it(predict, fold
     assert after == [*before[:bad], str(int(mean_image.argmax())), *before[bad + 1 :]]
 
 
-# -- the architecture --------------------------------------------------------------------------------------------------
+# -- the architecture ----------------------------------------------------------------------------------------
 
 
 def test_the_architecture_is_printed_without_images(tmp_path, capfd):
@@ -311,7 +349,7 @@ def test_images_and_output_are_needed_for_anything_else(flags, capfd):
     assert said.startswith("usage: ") and "--images, --output" in said
 
 
-# -- which checkpoint answers ------------------------------------------------------------------------------------------
+# -- which checkpoint answers --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -325,7 +363,9 @@ def sources(problem: str) -> list[str]:
     return [model["source"] for model in inference.read_models(problem, [])]
 
 
-def test_folders_have_a_default_of_their_own_beside_that_of_tables(predict, checkpoints, folder, tmp_path, monkeypatch):
+def test_folders_have_a_default_of_their_own_beside_that_of_tables(
+    predict, checkpoints, folder, tmp_path, monkeypatch
+):
     office = save_tiny(tmp_path / "office.pt", seed=0)
     publish(office, "office", "p1", default=True)
     assert sources("p1") == sources("p1_50") == ["office"]  # better than none
@@ -341,7 +381,9 @@ def test_folders_have_a_default_of_their_own_beside_that_of_tables(predict, chec
 
     assert predict() == 0
     assert labels_of(tmp_path) == by_hand(folder, [fifty], [1])
-    (tmp_path / "in.csv").write_text("".join(f"{line}\n" for line in ("filename", *sorted(NAMES, key=natural_key))))
+    (tmp_path / "in.csv").write_text(
+        "".join(f"{line}\n" for line in ("filename", *sorted(NAMES, key=natural_key)))
+    )
     assert predict("--csv", tmp_path / "in.csv", "--edition", 2023) == 0
     assert labels_of(tmp_path) == by_hand(folder, [office], [1]) != by_hand(folder, [fifty], [1])
 
@@ -352,7 +394,9 @@ def test_a_folders_default_answers_no_table(checkpoints, tmp_path):
         inference.read_models("p1", [])
 
 
-def test_the_variables_go_before_both_defaults_and_that_of_folders_before_the_other(checkpoints, tmp_path, monkeypatch):
+def test_the_variables_go_before_both_defaults_and_that_of_folders_before_the_other(
+    checkpoints, tmp_path, monkeypatch
+):
     for seed, (name, problem) in enumerate((("office", "p1"), ("fifty", "p1_50"))):
         publish(save_tiny(tmp_path / f"{name}.pt", seed), name, problem, default=True)
     both, folders = save_tiny(tmp_path / "both.pt", seed=2), save_tiny(tmp_path / "folders.pt", seed=3)
@@ -371,7 +415,9 @@ def test_a_tile_network_is_published_and_used_for_neither(checkpoints, tmp_path,
         inference.read_models("p1_50", [str(p2_model)])
 
 
-def test_without_any_checkpoint_each_is_told_how_to_train_its_own(predict, checkpoints, folder, tmp_path, capfd):
+def test_without_any_checkpoint_each_is_told_how_to_train_its_own(
+    predict, checkpoints, folder, tmp_path, capfd
+):
     assert predict() == 2
     of_folders = capfd.readouterr().err
     (tmp_path / "in.csv").write_text(f"filename\n{NAMES[0]}\n")
@@ -382,7 +428,9 @@ def test_without_any_checkpoint_each_is_told_how_to_train_its_own(predict, check
         (of_tables, "--data hw1_data/p1_data/office", "p1"),
     ):
         assert said.count("\n") == 1
-        assert f"train one: python3 p1_finetune.py {flags}" in said and f"--problem {problem} --default" in said
+        assert (
+            f"train one: python3 p1_finetune.py {flags}" in said and f"--problem {problem} --default" in said
+        )
         assert "P1_CHECKPOINT=runs/p1/A-seed0/model.pt" in said.replace("P1_50_", "P1_")
     assert not (tmp_path / "out.csv").exists() and not checkpoints.exists()
 

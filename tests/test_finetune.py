@@ -1,4 +1,6 @@
-"""Problem 1's training: it learns, resumes to the last bit, keeps what it should keep, and says what it refuses."""
+"""Problem 1's training: it learns, resumes to the last bit, keeps what it should keep, and says what it
+refuses.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,18 @@ from tests.killing import TinyClassifier, assert_same_end, scores_of, train, tra
 
 COLOURS = ((220, 40, 40), (40, 220, 40), (40, 40, 220))
 STEPS = 12  # of three epochs with batches of 4
-QUICK = ("--model", "tiny_classifier", "--image-size", 32, "--crop-size", 32, "--batch-size", 4, "--epochs", 3)
+QUICK = (
+    "--model",
+    "tiny_classifier",
+    "--image-size",
+    32,
+    "--crop-size",
+    32,
+    "--batch-size",
+    4,
+    "--epochs",
+    3,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +74,9 @@ def answers(model_path, images):
     """What p1_inference.py's path makes of the images, as the classes are called."""
     model = checkpoint.read_model(model_path)
     network = load_trained(model)
-    pixels = torch.stack([evaluation_image(np.array(Image.open(path)), model["image_size"]) for path in images])
+    pixels = torch.stack(
+        [evaluation_image(np.array(Image.open(path)), model["image_size"]) for path in images]
+    )
     numbers = predict_images(network, pixels, model["mean"], model["std"]).argmax(dim=1)
     return [model["classes"][number] for number in numbers]
 
@@ -73,10 +88,21 @@ def office(tmp_path):
 
 @pytest.fixture
 def finetune(office, tmp_path):
-    """Run p1_finetune.py's main in this process, into tmp_path/runs unless said otherwise: the exit status."""
+    """Run p1_finetune.py's main in this process, into tmp_path/runs unless said otherwise: the exit
+    status.
+    """
 
     def finetune(*flags, output="runs"):
-        where = ("--data", office, "--output", tmp_path / output, "--cache", tmp_path / "cache", "--device", "cpu")
+        where = (
+            "--data",
+            office,
+            "--output",
+            tmp_path / output,
+            "--cache",
+            tmp_path / "cache",
+            "--device",
+            "cpu",
+        )
         args = p1_finetune.parse_arguments([str(word) for word in (*where, *QUICK, *flags)])
         with pytest.raises(SystemExit) as end:
             run_script(lambda: p1_finetune.main(args))
@@ -85,7 +111,7 @@ def finetune(office, tmp_path):
     return finetune
 
 
-# -- it learns ---------------------------------------------------------------------------------------------------------
+# -- it learns -----------------------------------------------------------------------------------------------
 
 
 def test_the_loss_falls_and_the_classes_are_learned(finetune, tmp_path):
@@ -117,7 +143,9 @@ def test_what_the_best_weights_predict_is_a_table_beside_them(finetune, office, 
     run = tmp_path / "runs" / "A-seed0"
     rows = read_table(run / "predictions.csv", ("filename", "label", "predicted"))
     truth = read_table(office / "val.csv", ("filename", "label"))
-    assert [(row["filename"], row["label"]) for row in rows] == [(row["filename"], row["label"]) for row in truth]
+    assert [(row["filename"], row["label"]) for row in rows] == [
+        (row["filename"], row["label"]) for row in truth
+    ]
     assert [row["predicted"] for row in rows] == answers(
         run / "model.pt", [office / "val" / row["filename"] for row in rows]
     )
@@ -142,12 +170,21 @@ def test_first_middle_and_last_epoch_are_kept(finetune, tmp_path):
     assert kept == ["epoch_0002.pt"]
 
 
-# -- it goes on --------------------------------------------------------------------------------------------------------
+# -- it goes on ----------------------------------------------------------------------------------------------
 
 
 def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(finetune, office, tmp_path, capsys):
     assert finetune(output="unbroken") == 0
-    where = ("--data", office, "--output", tmp_path / "killed", "--cache", tmp_path / "cache", "--device", "cpu")
+    where = (
+        "--data",
+        office,
+        "--output",
+        tmp_path / "killed",
+        "--cache",
+        tmp_path / "cache",
+        "--device",
+        "cpu",
+    )
     step = random.SystemRandom().randint(3, STEPS)  # any will do
     print("killed at step", step)
     train_until_killed(step, "p1_finetune.py", *where, *QUICK)
@@ -197,7 +234,7 @@ def test_a_dry_run_writes_no_run(finetune, tmp_path, capsys):
     assert "all is well" in capsys.readouterr().out
 
 
-# -- settings and seeds ------------------------------------------------------------------------------------------------
+# -- settings and seeds --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -225,9 +262,13 @@ def test_each_setting_and_seed_has_a_run_folder_of_its_own(finetune, backbone, t
     assert finetune("--settings", "A", "--epochs", 1) == 0
 
 
-@pytest.mark.parametrize("augment", ["unfrozen", "all"])  # on features computed once, and through the whole network
+@pytest.mark.parametrize(
+    "augment", ["unfrozen", "all"]
+)  # on features computed once, and through the whole network
 @pytest.mark.parametrize("setting, flag", [("D", "--sl-backbone"), ("E", "--ssl-backbone")])
-def test_a_frozen_backbone_does_not_change_in_a_single_bit(finetune, backbone, tmp_path, setting, flag, augment):
+def test_a_frozen_backbone_does_not_change_in_a_single_bit(
+    finetune, backbone, tmp_path, setting, flag, augment
+):
     assert finetune("--settings", setting, flag, tmp_path / "backbone.pt", "--augment", augment) == 0
     trained = state_of(tmp_path / "runs" / f"{setting}-seed0")
     for key, value in trained.items():
@@ -237,7 +278,9 @@ def test_a_frozen_backbone_does_not_change_in_a_single_bit(finetune, backbone, t
     assert config["arguments"]["is_frozen"] is True
 
 
-def test_a_frozen_run_says_by_its_sha256_that_its_backbone_did_not_change(finetune, backbone, tmp_path, capsys):
+def test_a_frozen_run_says_by_its_sha256_that_its_backbone_did_not_change(
+    finetune, backbone, tmp_path, capsys
+):
     assert finetune("--settings", "D", "--sl-backbone", tmp_path / "backbone.pt", "--epochs", 1) == 0
     (said,) = re.findall("the backbone did not change: sha256 ([0-9a-f]{64})", capsys.readouterr().err)
     network = build_network("tiny_classifier", num_classes=3)
@@ -247,12 +290,23 @@ def test_a_frozen_run_says_by_its_sha256_that_its_backbone_did_not_change(finetu
 
 
 @pytest.mark.parametrize("augment", ["none", "all"])
-def test_a_backbone_that_changed_all_the_same_is_an_error(finetune, backbone, tmp_path, capsys, monkeypatch, augment):
+def test_a_backbone_that_changed_all_the_same_is_an_error(
+    finetune, backbone, tmp_path, capsys, monkeypatch, augment
+):
     def forget_to_freeze(network, is_frozen):
         network.train()(torch.rand(4, 3, 32, 32))  # moves the statistics of batch norm
 
     monkeypatch.setattr(p1_finetune, "set_training_mode", forget_to_freeze)
-    flags = ("--settings", "D", "--sl-backbone", tmp_path / "backbone.pt", "--epochs", 1, "--augment", augment)
+    flags = (
+        "--settings",
+        "D",
+        "--sl-backbone",
+        tmp_path / "backbone.pt",
+        "--epochs",
+        1,
+        "--augment",
+        augment,
+    )
     assert finetune(*flags) == 2
     assert "D-seed0: the backbone has changed, which it must not" in capsys.readouterr().err
 
@@ -279,10 +333,21 @@ def test_the_features_of_a_frozen_backbone_are_computed_once_for_all_epochs_and_
 
 
 @pytest.mark.parametrize("average", [0, 0.9])
-def test_a_killed_training_on_features_ends_with_the_same_weights(finetune, backbone, office, tmp_path, average):
+def test_a_killed_training_on_features_ends_with_the_same_weights(
+    finetune, backbone, office, tmp_path, average
+):
     flags = ("--settings", "D", "--sl-backbone", tmp_path / "backbone.pt", "--ema-decay", average)
     assert finetune(*flags, output="unbroken") == 0
-    where = ("--data", office, "--output", tmp_path / "killed", "--cache", tmp_path / "cache", "--device", "cpu")
+    where = (
+        "--data",
+        office,
+        "--output",
+        tmp_path / "killed",
+        "--cache",
+        tmp_path / "cache",
+        "--device",
+        "cpu",
+    )
     step = random.SystemRandom().randint(2, STEPS)  # any will do
     print("killed at step", step)
     train_until_killed(step, "p1_finetune.py", *where, *QUICK, *flags)
@@ -308,7 +373,10 @@ def test_without_an_average_the_networks_own_weights_are_kept(finetune, tmp_path
 @pytest.mark.parametrize("setting, flag", [("B", "--sl-backbone"), ("C", "--ssl-backbone")])
 def test_a_backbone_is_the_start_and_is_trained(finetune, backbone, tmp_path, setting, flag):
     assert finetune("--settings", setting, flag, tmp_path / "backbone.pt", "--epochs", 1, "--lr", 1e-5) == 0
-    started, trained = backbone["layer1.0.weight"], state_of(tmp_path / "runs" / f"{setting}-seed0")["layer1.0.weight"]
+    started, trained = (
+        backbone["layer1.0.weight"],
+        state_of(tmp_path / "runs" / f"{setting}-seed0")["layer1.0.weight"],
+    )
     assert not torch.equal(trained, started)
     torch.testing.assert_close(trained, started, atol=1e-3, rtol=0)
 
@@ -317,8 +385,14 @@ def test_a_backbone_is_the_start_and_is_trained(finetune, backbone, tmp_path, se
     "change, complaint",
     [
         (lambda state: state.pop("layer2.0.weight"), r"lacks layer2\.0\.weight"),
-        (lambda state: state.update({"online_encoder.net": torch.zeros(1)}), r"has an unknown online_encoder\.net"),
-        (lambda state: state.update({"layer1.0.bias": torch.zeros(9)}), r"has another shape of layer1\.0\.bias"),
+        (
+            lambda state: state.update({"online_encoder.net": torch.zeros(1)}),
+            r"has an unknown online_encoder\.net",
+        ),
+        (
+            lambda state: state.update({"layer1.0.bias": torch.zeros(9)}),
+            r"has another shape of layer1\.0\.bias",
+        ),
     ],
 )
 def test_what_is_no_backbone_of_the_network_is_refused_by_its_keys(
@@ -337,7 +411,10 @@ def test_what_is_no_backbone_of_the_network_is_refused_by_its_keys(
         (("--settings", "AF"), "--settings AF: there are only A, B, C, D, E"),
         (("--settings", "B"), "setting B starts from a backbone: give --sl-backbone FILE"),
         (("--settings", "E", "--sl-backbone", "x.pt"), "give --ssl-backbone FILE"),
-        (("--settings", "C", "--ssl-backbone", "x.pt", "--weights", "imagenet"), "--weights is for setting A alone"),
+        (
+            ("--settings", "C", "--ssl-backbone", "x.pt", "--weights", "imagenet"),
+            "--weights is for setting A alone",
+        ),
         (("--batch-size", "1"), "--batch-size must be 2 at least"),
     ],
 )
@@ -347,7 +424,7 @@ def test_wrong_flags_are_refused_before_anything_is_read(flags, complaint, capsy
     assert end.value.code == 2 and complaint in capsys.readouterr().err
 
 
-# -- what it is given --------------------------------------------------------------------------------------------------
+# -- what it is given ----------------------------------------------------------------------------------------
 
 
 def test_an_unreadable_photograph_is_named_and_left_out(finetune, office, tmp_path, capsys):

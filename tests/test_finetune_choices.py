@@ -1,4 +1,6 @@
-"""What p1_finetune.py can be told: where photographs lie, recipes, heads; and what it loads of whose backbone."""
+"""What p1_finetune.py can be told: where photographs lie, recipes, heads; and what it loads of whose
+backbone.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ def parse(*flags):
     return p1_finetune.parse_arguments([str(flag) for flag in ("--output", "runs", *flags)])
 
 
-# -- photographs -------------------------------------------------------------------------------------------------------
+# -- photographs ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -47,7 +49,9 @@ def test_labels_are_in_the_names_where_no_csv_is_given(load, folder):
     split = load("--train-images", folder, "--val-images", folder)
     assert split.classes == ["0", "1", "2"] and len(split.photographs) == len(split.validation) == 45
     for photographs in (split.photographs, split.validation):
-        assert [name.split("_")[0] for name in photographs.names] == [str(label) for label in photographs.labels]
+        assert [name.split("_")[0] for name in photographs.names] == [
+            str(label) for label in photographs.labels
+        ]
 
 
 def test_every_20th_usable_photograph_is_held_out_where_none_are_given_for_validation(load, folder, capsys):
@@ -123,7 +127,7 @@ def test_augmentation_is_for_the_settings_that_it_is_asked_for(load, folder, tmp
     assert isinstance(p1_finetune.what_is_trained(run, network, data, torch.device("cpu"))[1], PhotoCrops)
 
 
-# -- recipes -----------------------------------------------------------------------------------------------------------
+# -- recipes -------------------------------------------------------------------------------------------------
 
 
 def test_images_with_labels_in_their_names_are_taken_for_small_ones_and_others_are_not():
@@ -162,7 +166,16 @@ def test_a_report_s_recipe_is_what_the_report_says():
 def test_of_a_report_on_50_classes_all_but_the_network_is_assumed(recipe, model, says_its_weights):
     args = parse("--train-images", "x", "--recipe", recipe)
     assert (args.model, args.weights, args.stem) == (model, "imagenet", "7x7")
-    chosen = {"optimizer", "lr", "weight_decay", "schedule", "warmup_steps", "epochs", "batch_size", "image_size"}
+    chosen = {
+        "optimizer",
+        "lr",
+        "weight_decay",
+        "schedule",
+        "warmup_steps",
+        "epochs",
+        "batch_size",
+        "image_size",
+    }
     assert chosen | {"augment", "label_smoothing", "ema_decay"} <= set(args.assumed)
     assert "model" not in args.assumed and ("weights" in args.assumed) is not says_its_weights
     assert all(hasattr(args, name) for name in args.assumed)
@@ -189,7 +202,16 @@ def test_weights_that_cannot_be_had_end_a_report_s_recipe_in_one_line_with_the_w
         raise OSError("no route to host")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
-    flags = ("--train-images", folder, "--recipe", "report000", "--image-size", 32, "--cache", tmp_path / "cache")
+    flags = (
+        "--train-images",
+        folder,
+        "--recipe",
+        "report000",
+        "--image-size",
+        32,
+        "--cache",
+        tmp_path / "cache",
+    )
     args = parse(*flags, "--device", "cpu", "--output", tmp_path / "runs")
     with pytest.raises(SystemExit) as end:
         run_script(lambda: p1_finetune.main(args))
@@ -207,7 +229,9 @@ def test_a_vgg_starts_at_a_rate_that_it_can_learn_at():
 
 
 def test_a_flag_overrides_the_recipe():
-    args = parse("--data", "x", "--recipe", "report004", "--epochs", 3, "--model", "resnet18", "--ema-decay", 0.9)
+    args = parse(
+        "--data", "x", "--recipe", "report004", "--epochs", 3, "--model", "resnet18", "--ema-decay", 0.9
+    )
     assert (args.epochs, args.model, args.ema_decay, args.batch_size) == (3, "resnet18", 0.9, 128)
     args = parse("--data", "x", "--ema-decay", 0, "--label-smoothing", 0, "--augment", "none")
     assert (args.ema_decay, args.label_smoothing, args.augment) == (0, 0, "none")
@@ -217,7 +241,7 @@ def test_all_recipes_decide_the_same_things():
     assert len({frozenset({*recipe, "assumed"}) for recipe in p1_finetune.RECIPES.values()}) == 1
 
 
-# -- heads -------------------------------------------------------------------------------------------------------------
+# -- heads ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +259,9 @@ def test_every_head_takes_the_same_backbone_and_says_what_stays_new(name, course
     network = build_network(name, num_classes=5)
     before = {key: value.clone() for key, value in head_of(network).state_dict().items()}
     said = load_backbone(network, path)
-    new = [key for key in network.state_dict() if key.startswith("classifier." if "fc1000" in name else "fc.")]
+    new = [
+        key for key in network.state_dict() if key.startswith("classifier." if "fc1000" in name else "fc.")
+    ]
     assert said == f"{path}: {len(network.state_dict()) - len(new)} tensors loaded; new: {', '.join(new)}"
     for key, value in network.state_dict().items():
         assert key in new or torch.equal(value, state[key]), key
@@ -245,7 +271,9 @@ def test_every_head_takes_the_same_backbone_and_says_what_stays_new(name, course
 def test_the_fc_of_report001_stays_random_where_the_file_has_none_of_its_shape(course_file, tmp_path):
     state, _ = course_file
     without = {key: value for key, value in state.items() if not key.startswith("fc.")}
-    for number, file in enumerate((without, {**without, "fc.weight": torch.ones(65, 2048), "fc.bias": torch.ones(65)})):
+    for number, file in enumerate(
+        (without, {**without, "fc.weight": torch.ones(65, 2048), "fc.bias": torch.ones(65)})
+    ):
         torch.save(file, tmp_path / f"{number}.pt")
         network = build_network("resnet50_fc1000", num_classes=5)
         random_fc = network.fc.weight.clone()

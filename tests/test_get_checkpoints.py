@@ -1,4 +1,6 @@
-"""get_checkpoints.sh brings the listed weights into place, whatever the servers do, and never anything else."""
+"""get_checkpoints.sh brings the listed weights into place, whatever the servers do, and never anything
+else.
+"""
 
 from __future__ import annotations
 
@@ -134,7 +136,9 @@ def test_a_bad_server_is_named_with_its_reason_and_the_next_mirror_is_tried(path
     assert only_the_file_is_there(folder)
 
 
-@pytest.mark.parametrize("path", ["corrupts", "page", "status/404", "sends-without-end", "redirects-to-a-file"])
+@pytest.mark.parametrize(
+    "path", ["corrupts", "page", "status/404", "sends-without-end", "redirects-to-a-file"]
+)
 def test_what_is_not_the_file_never_gets_its_name_and_leaves_nothing(path, server, folder):
     with pytest.raises(download.NotAvailable) as error:
         download.fetch(an_entry(server.url(path)))
@@ -144,7 +148,9 @@ def test_what_is_not_the_file_never_gets_its_name_and_leaves_nothing(path, serve
 
 
 def test_a_port_where_nobody_listens_is_a_mirror_less(server, folder, capsys):
-    download.fetch(an_entry(f"http://127.0.0.1:{unused_port()}/x", "file:///no/such/file", server.url("good")))
+    download.fetch(
+        an_entry(f"http://127.0.0.1:{unused_port()}/x", "file:///no/such/file", server.url("good"))
+    )
     said = capsys.readouterr().err
     assert "Connection refused" in said
     assert "No such file" in said
@@ -176,7 +182,9 @@ def test_a_good_file_is_checked_and_left_alone(server, folder):
     assert server.asked == []
 
 
-@pytest.mark.parametrize("wrong", [b"", CONTENT[:-1] + b"?", CONTENT + b"x"], ids=["empty", "same size", "longer"])
+@pytest.mark.parametrize(
+    "wrong", [b"", CONTENT[:-1] + b"?", CONTENT + b"x"], ids=["empty", "same size", "longer"]
+)
 def test_a_wrong_file_is_replaced_by_a_good_one_and_said_so(wrong, server, folder, capsys):
     (folder / "net.pt").write_bytes(wrong)
     download.fetch(an_entry(server.url("good")))
@@ -199,7 +207,9 @@ def test_a_wrong_file_stays_when_nothing_better_can_be_had(server, folder):
 def test_a_full_disk_is_one_line_and_the_download_goes_on_when_there_is_room(server, folder):
     with files_limited_to(50_000), pytest.raises(UserError, match="the disk is full") as error:
         download.fetch(an_entry(server.url("good"), server.url("good")))
-    assert not isinstance(error.value, download.NotAvailable)  # no other checkpoint would fit either: exit status 2
+    assert not isinstance(
+        error.value, download.NotAvailable
+    )  # no other checkpoint would fit either: exit status 2
     assert not (folder / "net.pt").exists()
     download.fetch(an_entry(server.url("good")))
     assert server.asked == [("good", None), ("good", "bytes=50000-")]
@@ -243,7 +253,13 @@ def start(clone: Path, *names: str, **settings) -> subprocess.Popen:
     environment = {**os.environ, "PATH": f"{clone.parent / 'bin'}:{os.environ['PATH']}", "no_proxy": "*"}
     command = ["bash", os.path.relpath(clone / "get_checkpoints.sh", here), *names]
     return subprocess.Popen(
-        command, cwd=here, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings
+        command,
+        cwd=here,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **settings,
     )
 
 
@@ -306,7 +322,9 @@ def test_bad_arguments_and_a_bad_manifest_are_one_line_and_exit_2(clone, server)
 
 
 def test_a_full_disk_ends_the_script_with_exit_2_and_no_traceback(clone, server):
-    write_manifest(clone / "checkpoints", an_entry(server.url("good")), an_entry(server.url("good"), name="other"))
+    write_manifest(
+        clone / "checkpoints", an_entry(server.url("good")), an_entry(server.url("good"), name="other")
+    )
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # noqa: E731
     status, _, err = run(clone, preexec_fn=limit)
     assert status == 2
@@ -343,5 +361,7 @@ def test_what_a_killed_run_left_is_gone_on_with(clone, server, folder, monkeypat
 def test_downloading_needs_no_installed_package():
     modules = "import sys, engine.download; print(*{name.split('.')[0] for name in sys.modules})"
     command = [sys.executable, "-S", "-c", modules]
-    loaded = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.split()
     assert not {"torch", "torchvision", "numpy", "PIL", "tqdm"} & set(loaded)

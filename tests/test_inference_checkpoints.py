@@ -1,4 +1,6 @@
-"""Which checkpoint answers: the flag's, else the variable's, else the manifest's default; and what is said of it."""
+"""Which checkpoint answers: the flag's, else the variable's, else the manifest's default; and what is said of
+it.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,9 @@ def test_the_first_line_names_checkpoint_network_and_score(p1_model, p2_model, t
 def test_no_checkpoint_gives_the_command_that_trains_one_and_what_it_writes(folder, problem, script, model):
     with pytest.raises(UserError) as error:
         inference.read_models(problem, [])
-    assert f"python3 {script} " in str(error.value) and f"{problem.upper()}_CHECKPOINT={model}" in str(error.value)
+    assert f"python3 {script} " in str(error.value) and f"{problem.upper()}_CHECKPOINT={model}" in str(
+        error.value
+    )
     assert error.value.exit_status == 2
 
 

@@ -46,7 +46,10 @@ def test_of_16_bit_samples_the_high_byte_is_read(tmp_path, channels):
 
 @pytest.mark.parametrize(
     ("mode", "name"),
-    [*((mode, "a.png") for mode in ("L", "1", "P", "RGBA", "LA")), *((mode, "a.jpg") for mode in ("L", "CMYK"))],
+    [
+        *((mode, "a.png") for mode in ("L", "1", "P", "RGBA", "LA")),
+        *((mode, "a.jpg") for mode in ("L", "CMYK")),
+    ],
 )
 def test_every_mode_is_read_as_pillow_converts_it(tmp_path, mode, name):
     Image.fromarray(photograph(1)).convert(mode).save(tmp_path / name)
@@ -64,8 +67,8 @@ def test_each_exif_orientation_is_undone_for_photographs_alone(tmp_path, orienta
     upright = photograph(3)
     undo = {
         1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
-        5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
-        8: lambda a: np.rot90(a),
+        5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, -1),
+        7: lambda a: np.rot90(a, 2).transpose(1, 0, 2), 8: lambda a: np.rot90(a),
     }  # fmt: skip
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -78,7 +81,9 @@ def test_each_exif_orientation_is_undone_for_photographs_alone(tmp_path, orienta
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_broken_exif_data_leave_a_photograph_as_it_is(tmp_path, exif):
     Image.fromarray(photograph(4)).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + exif)
-    assert (read_rgb(tmp_path / "a.jpg", apply_exif=True) == read_rgb(tmp_path / "a.jpg", apply_exif=False)).all()
+    assert (
+        read_rgb(tmp_path / "a.jpg", apply_exif=True) == read_rgb(tmp_path / "a.jpg", apply_exif=False)
+    ).all()
 
 
 @given(cut=st.integers(0, 3000), noise=st.binary(max_size=40), place=st.integers(0, 3000))
@@ -147,6 +152,12 @@ def test_line_ends_inside_quotes_belong_to_the_cell(tmp_path):
 
 
 def test_a_written_table_is_what_other_readers_expect(tmp_path):
-    write_table(tmp_path / "a.csv", ("id", "filename", "label"), [("0", "a,b.jpg", 7), ("1", 'c"d.jpg', "Größe")])
+    write_table(
+        tmp_path / "a.csv", ("id", "filename", "label"), [("0", "a,b.jpg", 7), ("1", 'c"d.jpg', "Größe")]
+    )
     with open(tmp_path / "a.csv", encoding="utf-8", newline="") as file:
-        assert list(csv.reader(file)) == [["id", "filename", "label"], ["0", "a,b.jpg", "7"], ["1", 'c"d.jpg', "Größe"]]
+        assert list(csv.reader(file)) == [
+            ["id", "filename", "label"],
+            ["0", "a,b.jpg", "7"],
+            ["1", 'c"d.jpg', "Größe"],
+        ]

@@ -1,4 +1,6 @@
-"""Inference reads, computes and writes at once in bounded memory, and makes do with less memory where it must."""
+"""Inference reads, computes and writes at once in bounded memory, and makes do with less memory where it
+must.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,9 @@ def test_no_more_than_a_few_results_wait_to_be_written():
     assert len(submitted) == 20
 
 
-def test_finished_files_are_the_groups_too_without_a_touch_on_the_umask_of_other_threads(tmp_path, monkeypatch):
+def test_finished_files_are_the_groups_too_without_a_touch_on_the_umask_of_other_threads(
+    tmp_path, monkeypatch
+):
     (tmp_path / "plain").touch()
     monkeypatch.delattr(os, "umask")
     with write_atomically(tmp_path / "ours") as temporary:
@@ -94,7 +98,9 @@ def test_finished_files_are_the_groups_too_without_a_touch_on_the_umask_of_other
 
 def test_there_are_no_more_workers_than_cores_that_this_process_may_use(monkeypatch):
     for ours, wanted in ((3, 3), (64, 8)):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda process, ours=ours: set(range(ours)), raising=False)
+        monkeypatch.setattr(
+            os, "sched_getaffinity", lambda process, ours=ours: set(range(ours)), raising=False
+        )
         assert default_workers() == choose_workers(None, torch.device("cuda")) == wanted
 
 
@@ -151,7 +157,8 @@ def runs_out_above(limit: int, message: str = "CUDA out of memory. Tried to allo
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "MPS backend out of memory (MPS allocated: 9 GB)",
-        "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9",
+        "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to "
+        "allocate 9",
     ],
 )
 def test_a_batch_that_does_not_fit_is_made_smaller_and_stays_so(message, capsys):
@@ -182,7 +189,9 @@ class Elsewhere(torch.nn.Module):
 def test_one_image_that_does_not_fit_on_the_device_sends_the_networks_to_the_cpu(capsys):
     forward, sizes = runs_out_above(9)
     network = Elsewhere()
-    runner = Runner([network], forward, torch.device("meta"), batch_size=2)  # a device that every test machine has
+    runner = Runner(
+        [network], forward, torch.device("meta"), batch_size=2
+    )  # a device that every test machine has
     batch = torch.arange(4)
     assert torch.equal(runner(batch), batch * 2)
     assert network.places == ["meta", "cpu"] and sizes == [1, 1, 1, 1]
@@ -204,7 +213,9 @@ def test_what_fits_nowhere_is_told_apart_and_the_rest_goes_on():
             raise MemoryError
         return batch
 
-    results = run_each(Runner([], forward, CPU, batch_size=4), [(f"n{i}", torch.tensor([i])) for i in range(4)])
+    results = run_each(
+        Runner([], forward, CPU, batch_size=4), [(f"n{i}", torch.tensor([i])) for i in range(4)]
+    )
     assert [name for name, _ in results] == ["n0", "n1", "n2", "n3"]
     assert isinstance(results[2][1], OutOfMemoryError)
     assert [int(result) for i, (_, result) in enumerate(results) if i != 2] == [0, 1, 3]

@@ -1,4 +1,6 @@
-"""p1_inference.py: a row for every row, its label the network's, whatever the CSV and the images look like."""
+"""p1_inference.py: a row for every row, its label the network's, whatever the CSV and the images look
+like.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,10 @@ def images(tmp_path) -> Path:
 
 @pytest.fixture
 def classify(tmp_path, images, p1_model):
-    """Runs the script on a CSV of the given text (or bytes); returns its status. The output is tmp_path/out.csv."""
+    """Runs the script on a CSV of the given text (or bytes); returns its status.
+
+    The output is tmp_path/out.csv.
+    """
 
     def run(text: str | bytes, *arguments: object) -> int:
         (tmp_path / "in.csv").write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
@@ -136,13 +141,15 @@ def spoil(folder: Path) -> list[str]:
     (folder / "nowhere.png").symlink_to(folder / "missing.png")
     (folder / "program.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
     return [
-        "missing.png", "cut.jpg", "cut.png", "empty.png", "text.png", "bomb.png", "big bomb.png", "folder.png",
-        "pipe.png", "nowhere.png", "program.png", "",
+        "missing.png", "cut.jpg", "cut.png", "empty.png", "text.png", "bomb.png", "big bomb.png",
+        "folder.png", "pipe.png", "nowhere.png", "program.png", "",
     ]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_an_unreadable_image_keeps_its_row_with_the_class_of_a_mean_image(classify, images, p1_model, tmp_path, capfd):
+def test_an_unreadable_image_keeps_its_row_with_the_class_of_a_mean_image(
+    classify, images, p1_model, tmp_path, capfd
+):
     bad = spoil(images)
     names = ["0.png", *bad, "5.png"]
     assert classify(HEADER + "".join(f"{i},{name},None\n" for i, name in enumerate(names))) == 1
@@ -219,7 +226,9 @@ def test_a_missing_csv_or_folder_is_named(classify, tmp_path, capfd):
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_an_output_that_cannot_be_written_is_refused_before_the_network_is_read(classify, images, tmp_path, capfd):
+def test_an_output_that_cannot_be_written_is_refused_before_the_network_is_read(
+    classify, images, tmp_path, capfd
+):
     (tmp_path / "link.csv").symlink_to(tmp_path / "in.csv")
     before = (images / "0.png").read_bytes()
     for output in (
@@ -247,7 +256,10 @@ def test_missing_folders_of_the_output_are_made_and_an_older_output_is_replaced(
 
 
 def test_several_checkpoints_average_their_probabilities(classify, images, tmp_path):
-    paths = [save_classifier(tmp_path / f"{seed}.pt", seed=seed, image_size=size) for seed, size in ((1, 32), (2, 24))]
+    paths = [
+        save_classifier(tmp_path / f"{seed}.pt", seed=seed, image_size=size)
+        for seed, size in ((1, 32), (2, 24))
+    ]
     text = HEADER + "".join(f"{i},{i}.png,\n" for i in range(6))
     assert classify(text, "--checkpoint", *paths) == 0
     expected = []
@@ -268,12 +280,16 @@ def test_several_checkpoints_average_their_probabilities(classify, images, tmp_p
 def by_hand_with_its_mirror(model_path: Path, image: Image.Image) -> int:
     model, network = loaded(model_path)
     mean, std = (torch.tensor(model[name])[:, None, None] for name in ("mean", "std"))
-    pixels = (torch.from_numpy(np.array(image.resize((32, 32), Image.BILINEAR))).permute(2, 0, 1) / 255 - mean) / std
+    pixels = (
+        torch.from_numpy(np.array(image.resize((32, 32), Image.BILINEAR))).permute(2, 0, 1) / 255 - mean
+    ) / std
     with torch.no_grad():
         return int(network(torch.stack([pixels, pixels.flip(2)])).softmax(dim=1).mean(dim=0).argmax())
 
 
-def test_with_flip_the_answer_is_the_mean_over_the_mirrored_photograph_too(classify, images, p1_model, tmp_path):
+def test_with_flip_the_answer_is_the_mean_over_the_mirrored_photograph_too(
+    classify, images, p1_model, tmp_path
+):
     text = HEADER + "".join(f"{i},{i}.png,\n" for i in range(6))
     photographs = [Image.open(images / f"{number}.png") for number in range(6)]
     mirrored = [str(by_hand_with_its_mirror(p1_model, photograph)) for photograph in photographs]
@@ -282,7 +298,9 @@ def test_with_flip_the_answer_is_the_mean_over_the_mirrored_photograph_too(class
     assert mirrored != [str(answer(p1_model, photograph)) for photograph in photographs]
 
 
-def test_a_checkpoint_says_which_test_time_augmentation_it_wants_and_a_flag_overrides_it(classify, p1_model, tmp_path):
+def test_a_checkpoint_says_which_test_time_augmentation_it_wants_and_a_flag_overrides_it(
+    classify, p1_model, tmp_path
+):
     text = HEADER + "".join(f"{i},{i}.png,\n" for i in range(6))
     wants = save_classifier(tmp_path / "wants.pt", seed=0, tta="flip")
     labels = []
@@ -299,7 +317,9 @@ def test_a_checkpoint_with_an_unknown_test_time_augmentation_is_refused(classify
 
 
 def test_checkpoints_of_different_classes_are_refused(classify, p1_model, tmp_path, capfd):
-    other = save_classifier(tmp_path / "other.pt", seed=1, classes=[f"c{n}" for n in range(65)], integer_labels=False)
+    other = save_classifier(
+        tmp_path / "other.pt", seed=1, classes=[f"c{n}" for n in range(65)], integer_labels=False
+    )
     assert classify(HEADER + "0,0.png,\n", "--checkpoint", p1_model, other) == 2
     assert "different classes" in capfd.readouterr().err
 
@@ -323,10 +343,17 @@ def test_a_folder_without_a_csv_is_classified_whole_in_the_form_of_its_edition(
     (images / "notes.txt").write_text("no image")
     monkeypatch.setenv("EDITION", year)
     output = tmp_path / "out.csv"
-    assert call(p1_inference, "--images", images, "--output", output, "--checkpoint", p1_model, "--device", "cpu") == 0
+    assert (
+        call(
+            p1_inference, "--images", images, "--output", output, "--checkpoint", p1_model, "--device", "cpu"
+        )
+        == 0
+    )
     lines = output.read_text().splitlines()
     assert lines[0] == header
-    assert [line.split(",")[0] for line in lines[1:]] == [f"{number}.png" for number in (0, 1, 2, 3, 4, 5, 10)]
+    assert [line.split(",")[0] for line in lines[1:]] == [
+        f"{number}.png" for number in (0, 1, 2, 3, 4, 5, 10)
+    ]
 
 
 def test_a_file_name_that_is_not_utf_8_keeps_its_bytes(images, p1_model, tmp_path):
@@ -343,5 +370,8 @@ def test_a_file_name_that_is_not_utf_8_keeps_its_bytes(images, p1_model, tmp_pat
 def test_an_edition_that_does_not_fit_the_call_is_named(classify, images, tmp_path, p1_model, capfd):
     assert classify(HEADER + "0,0.png,\n", "--edition", "2021") == 2
     assert "2021" in capfd.readouterr().err
-    assert call(p1_inference, "--images", images, "--output", tmp_path / "out.csv", "--checkpoint", p1_model) == 2
+    assert (
+        call(p1_inference, "--images", images, "--output", tmp_path / "out.csv", "--checkpoint", p1_model)
+        == 2
+    )
     assert "--csv" in capfd.readouterr().err

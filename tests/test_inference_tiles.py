@@ -83,7 +83,9 @@ def test_a_mask_is_the_best_of_six_classes_in_the_tiles_own_size(segment, tiles,
         is_clear = (highest_two[0] - highest_two[1] > 1e-5).numpy()
         assert is_clear.mean() > 0.99
         assert (found == logits[0, :6].argmax(0).numpy())[is_clear].all()
-        assert (logits[0].argmax(0) == 6).any()  # unknown's logit is the highest somewhere, and yet never taken
+        assert (
+            logits[0].argmax(0) == 6
+        ).any()  # unknown's logit is the highest somewhere, and yet never taken
         seen |= set(np.unique(found))
     assert len(seen) > 2
     assert classes_in(masks / "0005_mask.png").shape == (1, 1)
@@ -110,7 +112,10 @@ def test_validation_in_training_and_inference_give_the_same_classes(segment, til
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        (["0013_sat.jpg", "0013_mask.png", "2_sat.png"], {"0013_sat.jpg": "0013_mask.png", "2_sat.png": "2_mask.png"}),
+        (
+            ["0013_sat.jpg", "0013_mask.png", "2_sat.png"],
+            {"0013_sat.jpg": "0013_mask.png", "2_sat.png": "2_mask.png"},
+        ),
         (["0001_SAT.JPG", "a_Sat.jpeg"], {"0001_SAT.JPG": "0001_mask.png", "a_Sat.jpeg": "a_mask.png"}),
         (["10.jpg", "9.JPEG", "8.PNG"], {"8.PNG": "8.png", "9.JPEG": "9.png", "10.jpg": "10.png"}),
         (["1.jpg", "1_mask.png", "2_MASK.PNG"], {"1.jpg": "1.png"}),
@@ -127,8 +132,12 @@ def test_tiles_are_found_by_name(tiles, names, expected):
     assert dict(find_tiles(tiles)) == expected
 
 
-@pytest.mark.parametrize("names", [["1.jpg", "1.png"], ["1_sat.jpg", "1_sat.png"], ["1_sat.jpg", "1_SAT.jpg"]])
-def test_two_tiles_that_would_give_one_mask_stop_the_run_before_it_writes(segment, tiles, masks, names, capfd):
+@pytest.mark.parametrize(
+    "names", [["1.jpg", "1.png"], ["1_sat.jpg", "1_sat.png"], ["1_sat.jpg", "1_SAT.jpg"]]
+)
+def test_two_tiles_that_would_give_one_mask_stop_the_run_before_it_writes(
+    segment, tiles, masks, names, capfd
+):
     for name in names:
         save(photograph(1), tiles / name)
     assert segment() == 2
@@ -210,7 +219,9 @@ def test_a_tile_is_never_replaced_by_its_mask(segment, tiles):
     assert (tiles / "1.png").read_bytes() == before
 
 
-def test_an_output_that_cannot_be_written_is_refused_before_the_network_is_read(segment, tiles, tmp_path, capfd):
+def test_an_output_that_cannot_be_written_is_refused_before_the_network_is_read(
+    segment, tiles, tmp_path, capfd
+):
     save(photograph(1, 64, 64), tiles / "1_sat.png")
     (tmp_path / "file").touch()
     (tmp_path / "taken" / "1_mask.png").mkdir(parents=True)
@@ -221,7 +232,9 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_network_is_read(
         assert "--output" in said and said.count("\n") == 1 and "none.pt" not in said
 
 
-def test_a_disk_that_fails_half_way_is_told_and_leaves_no_half_mask(segment, tiles, masks, monkeypatch, capfd):
+def test_a_disk_that_fails_half_way_is_told_and_leaves_no_half_mask(
+    segment, tiles, masks, monkeypatch, capfd
+):
     for number in range(6):
         save(photograph(number, 64, 64), tiles / f"{number}_sat.png")
     save_mask = p2_inference.save_mask
@@ -245,7 +258,10 @@ def test_a_disk_that_fails_half_way_is_told_and_leaves_no_half_mask(segment, til
 def test_several_checkpoints_average_their_probabilities(segment, tiles, masks, tmp_path):
     picture = photograph(5, 64, 64)
     save(picture, tiles / "5_sat.png")
-    paths = [save_segmenter(tmp_path / f"{seed}.pt", seed=seed, scale=scale) for seed, scale in ((1, 0.5), (2, 1.0))]
+    paths = [
+        save_segmenter(tmp_path / f"{seed}.pt", seed=seed, scale=scale)
+        for seed, scale in ((1, 0.5), (2, 1.0))
+    ]
     assert segment("--checkpoint", *paths) == 0
     total = 0
     for path, scale in zip(paths, (0.5, 1.0)):
@@ -275,7 +291,9 @@ def test_several_scales_are_averaged_in_probability(segment, tiles, masks, netwo
     assert (sum(told)[0].argmax(0) != told[0][0].argmax(0)).any()
 
 
-def test_published_test_time_augmentation_is_used_unless_another_is_asked_for(segment, tiles, masks, p2_model, capsys):
+def test_published_test_time_augmentation_is_used_unless_another_is_asked_for(
+    segment, tiles, masks, p2_model, capsys
+):
     save(photograph(9, 64, 64), tiles / "9_sat.png")
     published = {**checkpoint.read(p2_model), "tta": "d4"}
     checkpoint.save(tiles / "model.pt", published)

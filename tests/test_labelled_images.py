@@ -1,4 +1,6 @@
-"""Labelled photographs: classes come from the CSV alone, broken rows are named, crops follow from numbers alone."""
+"""Labelled photographs: classes come from the CSV alone, broken rows are named, crops follow from numbers
+alone.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +44,14 @@ def load(folder, tmp_path):
     """Load a table of these rows for training."""
 
     def load(*rows, image_size=32):
-        return load_training(folder, write_table(tmp_path / "train.csv", rows), image_size, tmp_path / "cache")
+        return load_training(
+            folder, write_table(tmp_path / "train.csv", rows), image_size, tmp_path / "cache"
+        )
 
     return load
 
 
-# -- classes -----------------------------------------------------------------------------------------------------------
+# -- classes -------------------------------------------------------------------------------------------------
 
 
 def test_numbers_are_classes_in_the_order_of_their_value(load):
@@ -88,7 +92,7 @@ def test_validation_takes_its_class_numbers_from_training(folder, tmp_path):
     assert data.labels.tolist() == [2, 1]
 
 
-# -- images ------------------------------------------------------------------------------------------------------------
+# -- images --------------------------------------------------------------------------------------------------
 
 
 def test_rows_keep_their_order_and_each_its_own_image(load):
@@ -110,7 +114,9 @@ def test_unusable_images_are_named_and_left_out(load, folder, tmp_path, capsys):
         "x\0.jpg",
         "",
     ]
-    data = load(*((name, "0") for name in ["0.jpg", "1.jpg", "2.jpg", "missing.jpg", *escaping]), ("4.jpg", "1"))
+    data = load(
+        *((name, "0") for name in ["0.jpg", "1.jpg", "2.jpg", "missing.jpg", *escaping]), ("4.jpg", "1")
+    )
     assert data.names == ["0.jpg", "4.jpg"] and data.labels.tolist() == [0, 1]
     assert data.left_out == 9
     lines = capsys.readouterr().err.splitlines()
@@ -171,7 +177,7 @@ def test_shrinking_keeps_the_aspect():
     assert shrink(np.zeros((1000, 1, 3), np.uint8), 50).shape == (1000, 1, 3)
 
 
-# -- crops -------------------------------------------------------------------------------------------------------------
+# -- crops ---------------------------------------------------------------------------------------------------
 
 
 def test_the_same_numbers_give_the_same_crop_and_others_another(folder, load):

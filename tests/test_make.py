@@ -1,4 +1,6 @@
-"""`make` says what a machine lacks before anything is made; its demo goes on where only some inputs are unusable."""
+"""`make` says what a machine lacks before anything is made; its demo goes on where only some inputs are
+unusable.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def make_setup(tmp_path: Path, python: str) -> subprocess.CompletedProcess:
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")
+    }
     command = ["make", "setup", f"PYTHON={python}", f"VENV={tmp_path / 'venv'}"]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and not (tmp_path / "venv").exists()
@@ -54,7 +58,9 @@ def test_the_demo_refuses_a_folder_that_is_no_data(tmp_path):
     assert done.returncode == 2 and f"{tmp_path} is no hw1_data" in done.stderr
 
 
-@pytest.mark.parametrize(("target", "advice"), [("p1", "hw1_data"), ("p2", "hw1_data"), ("p1-50", "hw1_data_2022")])
+@pytest.mark.parametrize(
+    ("target", "advice"), [("p1", "hw1_data"), ("p2", "hw1_data"), ("p1-50", "hw1_data_2022")]
+)
 def test_each_problem_asks_for_the_courses_data(tmp_path, target, advice):
     (tmp_path / "venv").mkdir()
     (tmp_path / "venv" / "installed").touch()
@@ -132,7 +138,11 @@ def test_the_50_classes_are_trained_by_each_network_and_predicted_by_all_of_them
     words = ("p1-50", f"FIFTY_OUT={out}", "FIFTY_MODELS=resnet34 vgg16", "FIFTY_FLAGS=--epochs 3")
     done, calls = make_with_pretended_python(tmp_path, *words)
     assert done.returncode == 0, done.stderr
-    assert [call.split()[0] for call in calls] == ["p1_finetune.py"] * 2 + ["p1_inference.py", "-m", "p1_tsne.py"]
+    assert [call.split()[0] for call in calls] == ["p1_finetune.py"] * 2 + [
+        "p1_inference.py",
+        "-m",
+        "p1_tsne.py",
+    ]
     assert all("--epochs 3" in call for call in calls[:2]) and "--model vgg16 " in calls[1]
     assert f"--checkpoint {out}/resnet34/A-seed0/model.pt {out}/vgg16/A-seed0/model.pt" in calls[2]
 
@@ -165,7 +175,9 @@ def test_problem_2_leaves_model_a_out_where_nobody_has_time_for_it(tmp_path):
 
 
 def test_masks_wait_for_a_training_that_was_stopped(tmp_path):
-    done, calls = make_with_pretended_python(tmp_path, "p2", f"P2_OUT={tmp_path / 'out'}", log="stopped at step 3")
+    done, calls = make_with_pretended_python(
+        tmp_path, "p2", f"P2_OUT={tmp_path / 'out'}", log="stopped at step 3"
+    )
     assert done.returncode == 2 and len(calls) == 1 and "the same command goes on" in done.stdout
 
 

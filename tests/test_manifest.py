@@ -58,7 +58,9 @@ def test_a_manifest_with_a_wrong_entry_is_refused_and_the_entry_is_named(changes
         manifest.read()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"checkpoints": {}}', "{" * 100_000, "[" * 100_000, " " * 2_000_000])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"checkpoints": {}}', "{" * 100_000, "[" * 100_000, " " * 2_000_000]
+)
 def test_a_file_that_is_no_manifest_is_refused(text, folder):
     (folder / "manifest.json").write_text(text)
     with pytest.raises(UserError, match=r"manifest\.json"):
@@ -104,4 +106,6 @@ def test_the_committed_manifest_knows_segment_anything_and_every_published_file(
         "sam_vit_b_01ec64.pth", "sam_vit_l_0b3195.pth", "sam_vit_h_4b8939.pth",
     ]  # fmt: skip
     for entry in entries.values():
-        assert manifest.is_intact(entry) or (entry["urls"] and not manifest.entry_path(entry).exists()), entry["name"]
+        assert manifest.is_intact(entry) or (entry["urls"] and not manifest.entry_path(entry).exists()), (
+            entry["name"]
+        )

@@ -104,7 +104,9 @@ def test_other_counts_are_refused_even_a_single_prediction(two_pairs):
 
 def test_another_size_is_refused(two_pairs):
     write_mask(two_pairs / "pred" / "0001_mask.png", [0, 0, 0, 0])
-    assert_refused(run_script(two_pairs), str(two_pairs / "pred" / "0001_mask.png"), "4x1 pixels", "3x1 pixels")
+    assert_refused(
+        run_script(two_pairs), str(two_pairs / "pred" / "0001_mask.png"), "4x1 pixels", "3x1 pixels"
+    )
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16"])

@@ -63,7 +63,9 @@ def score_folders(pred: str, labels: str, *flags: str) -> None:
 
 
 def random_masks(rng: np.random.Generator, shape: tuple[int, ...], colours: str) -> np.ndarray:
-    """uint8 masks (n, H, W, 3): the seven colours, the eight corners of the cube, or any colour near the threshold."""
+    """uint8 masks (n, H, W, 3): the seven colours, the eight corners of the cube, or any colour near the
+    threshold.
+    """
     if colours == "seven":
         return palette.COLOURS[rng.integers(0, 7, shape)]
     if colours == "patches":
@@ -92,12 +94,15 @@ def test_random_masks_score_as_the_transcription_to_the_last_digit(
     labels, pred = random_masks(rng, shape, kind_of_labels), random_masks(rng, shape, kind_of_pred)
     pred = np.where(rng.random((*shape, 1)) < share_right, labels, pred)
     expected, expected_mean = transcribed_score(
-        np.stack([transcribed_classes(rgb) for rgb in pred]), np.stack([transcribed_classes(rgb) for rgb in labels])
+        np.stack([transcribed_classes(rgb) for rgb in pred]),
+        np.stack([transcribed_classes(rgb) for rgb in labels]),
     )
 
     with pytest.MonkeyPatch.context() as patch:
         lines = []
-        patch.setattr("builtins.print", lambda *words, **where: "file" in where or lines.append(" ".join(words) + "\n"))
+        patch.setattr(
+            "builtins.print", lambda *words, **where: "file" in where or lines.append(" ".join(words) + "\n")
+        )
         score_folders(
             write_masks(folder / "pred", list(pred)),
             write_masks(folder / "labels", list(labels)),
@@ -213,7 +218,10 @@ def test_confusion_and_json_hold_every_pixel(tmp_path, capsys):
     )
     expected = np.zeros((7, 7), dtype=int)
     for label_mask, pred_mask in zip(labels, pred):
-        rows, columns = transcribed_classes(label_mask).astype(int), transcribed_classes(pred_mask).astype(int)
+        rows, columns = (
+            transcribed_classes(label_mask).astype(int),
+            transcribed_classes(pred_mask).astype(int),
+        )
         np.add.at(expected, (rows, columns), 1)
     scores = json.loads((tmp_path / "new folder" / "score.json").read_text())
     assert scores["confusion"] == expected.tolist()
@@ -240,7 +248,9 @@ def test_the_file_stands_alone(tmp_path):
     copy = tmp_path / "scorer.py"
     copy.write_bytes(SCRIPT.read_bytes())
     seen = "import sys, scorer; print(*{name.partition('.')[0] for name in sys.modules})"
-    modules = subprocess.run([sys.executable, "-c", seen], cwd=tmp_path, check=True, capture_output=True, text=True)
+    modules = subprocess.run(
+        [sys.executable, "-c", seen], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
     foreign = {"torch", "torchvision", "scipy", "imageio", "datasets", "models", "engine", "report"}
     assert not foreign & set(modules.stdout.split())
 

@@ -1,4 +1,6 @@
-"""The accuracy of the nearest neighbours is the one that a plain loop finds, with no sample its own neighbour."""
+"""The accuracy of the nearest neighbours is the one that a plain loop finds, with no sample its own
+neighbour.
+"""
 
 from __future__ import annotations
 

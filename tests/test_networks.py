@@ -22,7 +22,9 @@ def test_a_segmenter_gives_seven_logits_for_every_pixel_of_any_tile(name, size):
         assert network(torch.zeros(1, 3, *size))["out"].shape == (1, 7, *size)
 
 
-@pytest.mark.parametrize("name", [name for name in CLASSIFIERS if name.startswith("resnet") and name != "resnet152"])
+@pytest.mark.parametrize(
+    "name", [name for name in CLASSIFIERS if name.startswith("resnet") and name != "resnet152"]
+)
 def test_a_classifier_gives_a_logit_for_each_class(name):
     network = build_network(name, num_classes=65).eval()
     with torch.inference_mode():
@@ -59,7 +61,9 @@ def test_lite2_is_wider_and_deeper_by_the_published_rule():
 
 
 def test_the_light_classifier_takes_the_published_weights_whole_but_for_its_last_layer():
-    published, network = (build_network("efficientnet_lite0", num_classes=count).eval() for count in (1000, 65))
+    published, network = (
+        build_network("efficientnet_lite0", num_classes=count).eval() for count in (1000, 65)
+    )
     assert {"_conv_head.weight", "_bn1.running_var", "_fc.bias"} <= set(published.state_dict())
     said = _load_fitting(network, "efficientnet_lite0", published.state_dict())
     assert said == "294 tensors loaded; new: _fc"
@@ -72,7 +76,12 @@ def test_the_light_classifier_takes_the_published_weights_whole_but_for_its_last
 def test_the_encoder_has_the_key_names_of_the_published_weights():
     keys = EfficientNetLite().state_dict()
     assert "_blocks.0._expand_conv.weight" not in keys
-    for key in ("_conv_stem.weight", "_bn0.running_mean", "_blocks.15._project_conv.weight", "_blocks.1._bn2.bias"):
+    for key in (
+        "_conv_stem.weight",
+        "_bn0.running_mean",
+        "_blocks.15._project_conv.weight",
+        "_blocks.1._bn2.bias",
+    ):
         assert key in keys
     assert keys["_blocks.3._depthwise_conv.weight"].shape == (144, 1, 5, 5)
 
@@ -80,7 +89,9 @@ def test_the_encoder_has_the_key_names_of_the_published_weights():
 def test_on_apples_mps_the_light_network_averages_on_the_cpu(monkeypatch):
     used = []
     pool = functional.adaptive_avg_pool2d
-    monkeypatch.setattr(functional, "adaptive_avg_pool2d", lambda x, bins: used.append(x.device.type) or pool(x, bins))
+    monkeypatch.setattr(
+        functional, "adaptive_avg_pool2d", lambda x, bins: used.append(x.device.type) or pool(x, bins)
+    )
     with FakeTensorMode():  # tensors without numbers: no such machine is needed
         averages = bin_averages(torch.empty(1, 8, 9, 9, device="mps"), 2)
     assert used == ["cpu"] and averages.device.type == "mps" and averages.shape == (1, 8, 2, 2)

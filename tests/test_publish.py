@@ -35,9 +35,10 @@ def a_model(tmp_path: Path, **changes) -> Path:
     """A run folder's model.pt of a tiny network."""
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 7, 1))
     values = {
-        "format": 1, "problem": "p2", "network": "tiny", "arguments": {"num_classes": 7}, "state": network.state_dict(),
-        "classes": list("abcdefg"), "integer_labels": False, "image_size": 32, "scale": 0.5, "mean": [0.5] * 3,
-        "std": [0.25] * 3, "edition": "2024", "score": {"mean_iou": 0.7}, "source": "run",
+        "format": 1, "problem": "p2", "network": "tiny", "arguments": {"num_classes": 7},
+        "state": network.state_dict(), "classes": list("abcdefg"), "integer_labels": False, "image_size": 32,
+        "scale": 0.5, "mean": [0.5] * 3, "std": [0.25] * 3,
+        "edition": "2024", "score": {"mean_iou": 0.7}, "source": "run",
     }  # fmt: skip
     (tmp_path / "run").mkdir(exist_ok=True)
     checkpoint.save(tmp_path / "run" / "model.pt", {**values, **changes})
@@ -113,7 +114,11 @@ def test_half_precision_halves_the_file_and_keeps_what_it_would_spoil(folder, tm
     entry = publish(model, "half", "p2", fp16=True)
     assert entry["bytes"] < 0.51 * model.stat().st_size
     published = checkpoint.read_model(manifest.entry_path(entry))["state"]
-    assert [key for key, value in published.items() if value.dtype == torch.float16] == ["weight", "nothing", "wide"]
+    assert [key for key, value in published.items() if value.dtype == torch.float16] == [
+        "weight",
+        "nothing",
+        "wide",
+    ]
     for key in ("running_var", "count", "large", "small"):
         assert torch.equal(published[key], state[key])
     assert torch.equal(published["weight"], state["weight"].half())
@@ -146,7 +151,9 @@ def test_the_test_time_augmentation_of_photographs_is_measured_as_accuracy(folde
 
 def test_without_half_precision_the_state_is_the_run_s(model, folder):
     entry = publish(model, "full", "p2")
-    assert equal(checkpoint.read_model(manifest.entry_path(entry))["state"], checkpoint.read_model(model)["state"])
+    assert equal(
+        checkpoint.read_model(manifest.entry_path(entry))["state"], checkpoint.read_model(model)["state"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -188,8 +195,12 @@ def test_a_broken_manifest_is_not_overwritten(model, folder):
     assert (folder / "manifest.json").read_text() == "mine"
 
 
-def test_the_command_says_hash_size_and_total_and_warns_above_what_git_carries(model, folder, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["publish", str(model), "--name", "best", "--problem", "p2", "--default"])
+def test_the_command_says_hash_size_and_total_and_warns_above_what_git_carries(
+    model, folder, monkeypatch, capsys
+):
+    monkeypatch.setattr(
+        sys, "argv", ["publish", str(model), "--name", "best", "--problem", "p2", "--default"]
+    )
     main()
     said = capsys.readouterr().out
     assert manifest.sha256_of(model) in said

@@ -25,7 +25,9 @@ def test_none_changes_nothing():
 
 def test_a_file_of_backbone_weights_fills_the_backbone_and_leaves_the_head(tmp_path):
     trained, network = light(), light()
-    torch.save({**trained.backbone.state_dict(), "_fc.weight": torch.zeros(1000, 1280)}, tmp_path / "lite0.pth")
+    torch.save(
+        {**trained.backbone.state_dict(), "_fc.weight": torch.zeros(1000, 1280)}, tmp_path / "lite0.pth"
+    )
     head = network.classifier[1].weight.clone()
     said = load_ready_made(network, "lite_fpn", str(tmp_path / "lite0.pth"))
     assert torch.equal(network.backbone._conv_stem.weight, trained.backbone._conv_stem.weight)
@@ -54,12 +56,16 @@ def test_a_model_file_starts_the_next_training_whole(tmp_path):
     trained, network = light(), light()
     torch.save({"format": 1, "state": trained.state_dict()}, tmp_path / "model.pt")
     assert "new" not in load_ready_made(network, "lite_fpn", str(tmp_path / "model.pt"))
-    assert all(torch.equal(a, b) for a, b in zip(trained.state_dict().values(), network.state_dict().values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(trained.state_dict().values(), network.state_dict().values())
+    )
 
 
 def test_vgg16_weights_with_torchvisions_names_fill_fcn32s(tmp_path):
     network = build_network("fcn32s", num_classes=7)
-    state = {f"features.{key}": torch.full_like(value, 0.5) for key, value in network.backbone.state_dict().items()}
+    state = {
+        f"features.{key}": torch.full_like(value, 0.5) for key, value in network.backbone.state_dict().items()
+    }
     torch.save(state, tmp_path / "vgg16.pt")
     load_ready_made(network, "fcn32s", str(tmp_path / "vgg16.pt"))
     assert network.backbone[28].weight.unique().tolist() == [0.5]
@@ -82,7 +88,9 @@ def test_torchvisions_imagenet_weights_fill_the_whole_backbone_of_every_segmente
     with torch.device("meta"):  # shapes alone
         network = build_network(name, SEGMENTERS, num_classes=7)
         published = torchvision.models.get_model(ENCODERS[name], weights=None).state_dict()
-    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda weights, **_: asked.append(weights) or published)
+    monkeypatch.setattr(
+        WeightsEnum, "get_state_dict", lambda weights, **_: asked.append(weights) or published
+    )
     said = load_ready_made(network, name, "imagenet")
     in_backbone = [key for key in network.state_dict() if key.startswith("backbone.")]
     assert said.startswith(f"imagenet: {len(in_backbone)} tensors loaded; new: ") and "backbone" not in said
@@ -137,7 +145,9 @@ def test_weights_of_a_smaller_classifier_are_refused_for_a_larger_one(tmp_path):
 
 def test_a_classifier_takes_weights_for_other_classes_but_for_its_last_layer(tmp_path):
     torch.save(build_network("resnet18", num_classes=1000).state_dict(), tmp_path / "resnet18.pt")
-    said = load_ready_made(build_network("resnet18", num_classes=5), "resnet18", str(tmp_path / "resnet18.pt"))
+    said = load_ready_made(
+        build_network("resnet18", num_classes=5), "resnet18", str(tmp_path / "resnet18.pt")
+    )
     assert said.endswith("new: fc")
 
 

@@ -18,7 +18,9 @@ QUESTIONS = (
     Question("1.2", "Settings", 20, "Compare A to E"),
     Question("2.1", "架構", 5, "Draw A and B"),
 )
-HEADINGS = "".join(f"## {question.key} {question.title}\n\nwords of {question.key}\n\n" for question in QUESTIONS)
+HEADINGS = "".join(
+    f"## {question.key} {question.title}\n\nwords of {question.key}\n\n" for question in QUESTIONS
+)
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def written(path, text: str | bytes) -> dict[str, str]:
     return read_answers(path, QUESTIONS)
 
 
-# -- made once, never changed ------------------------------------------------------------------------------------------
+# -- made once, never changed --------------------------------------------------------------------------------
 
 
 def test_a_missing_file_is_made_with_a_heading_and_what_is_asked_for_each_question(path, capsys):
@@ -48,11 +50,15 @@ def test_a_missing_file_is_made_with_a_heading_and_what_is_asked_for_each_questi
 
 def test_words_below_the_comments_are_read_and_the_comments_are_not(path):
     read_answers(path, QUESTIONS)
-    path.write_text(path.read_text(encoding="utf-8").replace("write below -->\n", "write below -->\n\nMine.\n"))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("write below -->\n", "write below -->\n\nMine.\n")
+    )
     assert read_answers(path, QUESTIONS) == {"1.1": "Mine.", "1.2": "Mine.", "2.1": "Mine."}
 
 
-@pytest.mark.parametrize("data", [b"", b"\n\n", b"no headings", HEADINGS.encode(), b"\xa4\xa4\xa4\xe5", b"\xff\xfe1\0"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\n\n", b"no headings", HEADINGS.encode(), b"\xa4\xa4\xa4\xe5", b"\xff\xfe1\0"]
+)
 def test_a_file_that_is_there_keeps_every_byte(path, data):
     path.write_bytes(data)
     with suppress(UserError):
@@ -60,7 +66,7 @@ def test_a_file_that_is_there_keeps_every_byte(path, data):
     assert path.read_bytes() == data and os.listdir(path.parent) == ["answers.md"]
 
 
-# -- how it is read ----------------------------------------------------------------------------------------------------
+# -- how it is read ------------------------------------------------------------------------------------------
 
 
 def test_words_are_found_by_the_number_of_their_heading_alone(path):
@@ -94,7 +100,9 @@ CODE = {
 
 @pytest.mark.parametrize("code", CODE.values(), ids=list(CODE))
 def test_comments_in_code_are_words_and_those_around_it_are_not(path, code):
-    words = written(path, f"## 1.1 x\n\n<!-- a ``` fence\n```\n-->\n\n{code}\n\n<!-- gone -->\n\n## 1.2 y\n\nb\n")
+    words = written(
+        path, f"## 1.1 x\n\n<!-- a ``` fence\n```\n-->\n\n{code}\n\n<!-- gone -->\n\n## 1.2 y\n\nb\n"
+    )
     assert words == {"1.1": code, "1.2": "b"}
 
 
@@ -119,7 +127,7 @@ def test_one_question_under_two_headings_has_both(path):
     assert written(path, HEADINGS + "## 1.1 more\n\nmore words\n")["1.1"] == "words of 1.1\n\nmore words"
 
 
-# -- what cannot be read -----------------------------------------------------------------------------------------------
+# -- what cannot be read -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -133,7 +141,11 @@ def test_one_question_under_two_headings_has_both(path):
 def test_another_encoding_is_named_with_what_to_do(path, data, reason):
     with pytest.raises(UserError) as caught:
         written(path, data)
-    assert str(path) in str(caught.value) and reason in str(caught.value) and "save it as UTF-8" in str(caught.value)
+    assert (
+        str(path) in str(caught.value)
+        and reason in str(caught.value)
+        and "save it as UTF-8" in str(caught.value)
+    )
 
 
 def test_what_is_no_file_or_cannot_be_made_is_an_error_that_names_it(path, tmp_path):
@@ -148,7 +160,7 @@ def test_what_is_no_file_or_cannot_be_made_is_an_error_that_names_it(path, tmp_p
         read_answers(dangling, QUESTIONS)
 
 
-# -- Markdown ----------------------------------------------------------------------------------------------------------
+# -- Markdown ------------------------------------------------------------------------------------------------
 
 
 def plain(blocks: list[dict]) -> str:
@@ -185,7 +197,16 @@ def test_paragraphs_lists_marks_code_and_quotes_are_told_apart():
 
 @pytest.mark.parametrize(
     "text",
-    ["[a](http://b)", "![a](http://b)", "<http://b>", "<b>a</b>", "[a]: http://b", "<div>", "[a][b]", "http://b"],
+    [
+        "[a](http://b)",
+        "![a](http://b)",
+        "<http://b>",
+        "<b>a</b>",
+        "[a]: http://b",
+        "<div>",
+        "[a][b]",
+        "http://b",
+    ],
 )
 def test_links_pictures_and_html_stay_as_typed(text):
     assert read_markdown(text) == [

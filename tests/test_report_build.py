@@ -22,7 +22,16 @@ HOSTILE = "<script>alert(1)</script>"
 
 
 def run_build(out: Path, *words: object, name: str = "王小明") -> int:
-    options = ["--student-id", "r12345678", "--name", name, "--output", str(out), "--answers", str(out / "answers.md")]
+    options = [
+        "--student-id",
+        "r12345678",
+        "--name",
+        name,
+        "--output",
+        str(out),
+        "--answers",
+        str(out / "answers.md"),
+    ]
     return build.main([*map(str, words), *options])
 
 
@@ -59,21 +68,34 @@ def quick_figures(monkeypatch, built):
         monkeypatch.setattr(module, "save_figure", copy)
 
 
-# -- a complete one ----------------------------------------------------------------------------------------------------
+# -- a complete one ------------------------------------------------------------------------------------------
 
 
 def test_a_complete_report_has_page_pdf_and_every_figure_as_png_and_pdf(built):
     assert (built / "hw1_r12345678.pdf").read_bytes().startswith(b"%PDF")
     names = {path.stem for path in (built / "figures").glob("*.png")}
     assert names == {path.stem for path in (built / "figures").glob("*.pdf")}
-    assert names >= {"pretraining", "settings_curves", "tsne", "model_a", "model_b", "ious", "learning_curves"}
+    assert names >= {
+        "pretraining",
+        "settings_curves",
+        "tsne",
+        "model_a",
+        "model_b",
+        "ious",
+        "learning_curves",
+    }
     assert names >= {"land_confusion", "worst_tiles", "stages_a", "stages_b", "sam"}
     assert {f"confusion_{letter}" for letter in "ABCDE"} <= names
 
 
 def test_questions_stand_in_the_assignments_order(built):
     page = page_of(built)
-    asked = ("implementation details", "for each of the five settings", "learned representations", "(model A)")
+    asked = (
+        "implementation details",
+        "for each of the five settings",
+        "learned representations",
+        "(model A)",
+    )
     asked += ("(model B)", "mIoU of both models", "the early, the middle", "Segment three of")
     places = [page.index(words) for words in asked]
     assert places == sorted(places)
@@ -114,11 +136,13 @@ def test_the_students_words_are_merged_and_never_overwritten(whole, quick_figure
     assert "我的模型 is <strong>mine</strong>" in page_of(tmp_path)
 
 
-# -- what the numbers support ------------------------------------------------------------------------------------------
+# -- what the numbers support --------------------------------------------------------------------------------
 
 
 def test_close_settings_are_called_so_and_far_ones_too(tmp_path, built, quick_figures):
-    assert "within one standard error of the difference" in page_of(built)  # 0.505 against 0.555 of 100 images
+    assert "within one standard error of the difference" in page_of(
+        built
+    )  # 0.505 against 0.555 of 100 images
     run = tmp_path / "p1" / "settings" / "A-seed0"
     report_runs.problem_1(tmp_path / "p1", seeds=1)
     rows = [f"{i}.jpg,0,{0 if i < 5 else 1}" for i in range(100)]
@@ -129,7 +153,7 @@ def test_close_settings_are_called_so_and_far_ones_too(tmp_path, built, quick_fi
     assert "more than the choice of images explains" in page_of(tmp_path / "out")
 
 
-# -- gaps --------------------------------------------------------------------------------------------------------------
+# -- gaps ----------------------------------------------------------------------------------------------------
 
 
 def test_without_any_run_each_question_names_the_command_that_fills_it(tmp_path, capsys):
@@ -148,12 +172,15 @@ def break_json(path: Path) -> None:
 
 def strange_config(path: Path) -> None:
     arguments = dict.fromkeys(json.loads(path.read_text())["arguments"], {"a": [None, float("nan"), HOSTILE]})
-    path.write_text(json.dumps({"arguments": arguments, "total_steps": "many", "machine": 3, "command": ["x"]}))
+    path.write_text(
+        json.dumps({"arguments": arguments, "total_steps": "many", "machine": 3, "command": ["x"]})
+    )
 
 
 def strange_metrics(path: Path) -> None:
     path.write_text(
-        '{"step": 10, "epoch": 1, "loss": "low", "mean_iou": 1e999, "accuracy": null, "time": 1e300}\nhalf a li'
+        '{"step": 10, "epoch": 1, "loss": "low", "mean_iou": 1e999, "accuracy": null, "time": 1e300}\nhalf a '
+        "li"
     )
 
 
@@ -184,7 +211,9 @@ DAMAGE = [
 ]
 
 
-@pytest.mark.parametrize(("name", "damage"), DAMAGE, ids=[f"{n}-{name}" for n, (name, _) in enumerate(DAMAGE)])
+@pytest.mark.parametrize(
+    ("name", "damage"), DAMAGE, ids=[f"{n}-{name}" for n, (name, _) in enumerate(DAMAGE)]
+)
 def test_damaged_folders_leave_a_gap_and_no_traceback(whole, quick_figures, tmp_path, name, damage):
     for part in ("p1", "p2", "sam"):
         shutil.copytree(whole / part, tmp_path / part)
@@ -233,7 +262,16 @@ def test_figures_of_an_earlier_report_go_and_foreign_ones_stay(whole, quick_figu
 
 @pytest.mark.parametrize("student_id", ["", "../r1", "r1 2", "學號", "r" * 21])
 def test_an_impossible_student_id_is_refused_before_anything_is_written(tmp_path, student_id):
-    words = ["--p1", str(tmp_path), "--student-id", student_id, "--name", "x", "--output", str(tmp_path / "out")]
+    words = [
+        "--p1",
+        str(tmp_path),
+        "--student-id",
+        student_id,
+        "--name",
+        "x",
+        "--output",
+        str(tmp_path / "out"),
+    ]
     with pytest.raises(SystemExit) as end:
         build.main(words)
     assert end.value.code == 2 and not (tmp_path / "out").exists()
@@ -247,7 +285,7 @@ def test_an_output_that_is_a_file_is_one_line_and_status_2(whole, tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "another folder" in done.stderr
 
 
-# -- where runs lie ----------------------------------------------------------------------------------------------------
+# -- where runs lie ------------------------------------------------------------------------------------------
 
 
 def test_a_run_counts_once_however_it_is_named(whole, tmp_path):
@@ -274,11 +312,13 @@ def test_the_data_of_a_run_are_found_from_any_folder(whole, tmp_path, monkeypatc
     assert place_of(read_run(config.parent), "data") == (tmp_path / "home" / "p2" / "data")
 
 
-# -- sentences that say no more than is known --------------------------------------------------------------------------
+# -- sentences that say no more than is known ----------------------------------------------------------------
 
 
 def test_a_class_is_called_gained_or_lost_only_where_it_is():
-    worse = _verdict({"mean_iou": 0.7, "urban": 0.8, "water": 0.6}, {"mean_iou": 0.6, "urban": 0.7, "water": 0.5})
+    worse = _verdict(
+        {"mean_iou": 0.7, "urban": 0.8, "water": 0.6}, {"mean_iou": 0.6, "urban": 0.7, "water": 0.5}
+    )
     assert "0.1000 below A's" in worse and "gains" not in worse and "loses most in" in worse
     equal = _verdict({"mean_iou": 0.7, "urban": 0.8}, {"mean_iou": 0.7, "urban": 0.8})
     assert "is A's" in equal and "gains" not in equal and "loses" not in equal
@@ -290,7 +330,11 @@ def test_settings_that_cannot_be_compared_are_named(whole, quick_figures, tmp_pa
         path.unlink()
     run_build(tmp_path / "out", "--p1", tmp_path / "p1")
     page = page_of(tmp_path / "out")
-    assert "Not compared: C" in page and "C against" not in page and "No predictions.csv that can be read" in page
+    assert (
+        "Not compared: C" in page
+        and "C against" not in page
+        and "No predictions.csv that can be read" in page
+    )
 
 
 def test_one_wrong_image_of_many_is_no_hint(tmp_path, quick_figures):
@@ -303,7 +347,7 @@ def test_one_wrong_image_of_many_is_no_hint(tmp_path, quick_figures):
     assert "1.0 of 100 images, and too few are wrong for a standard error" in page_of(tmp_path / "out")
 
 
-# -- a report that fails leaves the one before it ----------------------------------------------------------------------
+# -- a report that fails leaves the one before it ------------------------------------------------------------
 
 
 def test_answers_that_cannot_be_read_leave_the_old_report_as_it_was(whole, quick_figures, tmp_path):

@@ -37,11 +37,18 @@ def make_run(folder: Path, lines: list[dict], **arguments) -> RunRecord:
 
 
 def pretraining(folder: Path, early: bool = False) -> RunRecord:
-    """Two and a half epochs of ten steps, logged every five steps; early versions called a batch's loss `loss`."""
+    """Two and a half epochs of ten steps, logged every five steps; early versions called a batch's loss
+    `loss`.
+    """
     lines = []
     for step in range(5, 26, 5):
         lines.append(
-            {"step": step, "epoch": -(-step // 10), "loss" if early else "step_loss": 3.0, "embedding_std": 0.8}
+            {
+                "step": step,
+                "epoch": -(-step // 10),
+                "loss" if early else "step_loss": 3.0,
+                "embedding_std": 0.8,
+            }
         )
         if step in (10, 20, 25):
             end = {"step": step, "epoch": -(-step // 10), "loss": 10 / step, "seconds": 2.0 * step}
@@ -57,7 +64,9 @@ def points(axes) -> list[list[tuple[float, float]]]:
 
 def words(figure) -> list[str]:
     """Every text of a figure, legends' too."""
-    found = [text.get_text() for axes in figure.axes for text in (*axes.texts, axes.title, *axes.get_xticklabels())]
+    found = [
+        text.get_text() for axes in figure.axes for text in (*axes.texts, axes.title, *axes.get_xticklabels())
+    ]
     legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
     return found + [text.get_text() for legend in legends for text in legend.get_texts()]
 
@@ -75,11 +84,15 @@ def inches(figure) -> tuple[float, float]:
 def smallest_letters_on_paper(figure) -> float:
     """In points, of a figure that is shrunk to the width of a page."""
     shrunk = min(1.0, PAPER_WIDTH / inches(figure)[0])
-    texts = [text for text in figure.findobj(lambda artist: hasattr(artist, "get_fontsize")) if text.get_text().strip()]
+    texts = [
+        text
+        for text in figure.findobj(lambda artist: hasattr(artist, "get_fontsize"))
+        if text.get_text().strip()
+    ]
     return shrunk * min(text.get_fontsize() for text in texts if text.get_visible())
 
 
-# -- pre-training ------------------------------------------------------------------------------------------------------
+# -- pre-training --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("early", [False, True])
@@ -104,7 +117,9 @@ def test_several_pre_trainings_have_a_colour_and_a_name_each(tmp_path):
 
 
 def test_a_run_without_a_probe_has_an_empty_panel_that_says_so(tmp_path):
-    run = make_run(tmp_path / "ssl", [{"step": 1, "epoch": 1, "loss": 1.0, "seconds": 2.0, "embedding_std": 0.5}])
+    run = make_run(
+        tmp_path / "ssl", [{"step": 1, "epoch": 1, "loss": 1.0, "seconds": 2.0, "embedding_std": 0.5}]
+    )
     loss, accuracy, spread = draw_pretraining([run]).axes
     said = [[text.get_text() for text in axes.texts] for axes in (loss, accuracy, spread)]
     assert said == [[], ["nothing to show yet"], ["collapsed", "evenly spread"]]
@@ -125,12 +140,15 @@ def test_a_long_pre_training_shows_a_mean_an_epoch_and_no_smear(tmp_path):
 @pytest.mark.parametrize("arguments", [{}, {"training_images": "many", "batch_size": 0}])
 def test_an_epoch_has_as_many_steps_as_the_run_says_or_shows(tmp_path, arguments):
     assert (
-        steps_per_epoch(make_run(tmp_path / "a", [{"step": 7, "epoch": 0}, {"step": 12, "epoch": 2}], **arguments)) == 6
+        steps_per_epoch(
+            make_run(tmp_path / "a", [{"step": 7, "epoch": 0}, {"step": 12, "epoch": 2}], **arguments)
+        )
+        == 6
     )
     assert steps_per_epoch(make_run(tmp_path / "b", [], **arguments)) == 1
 
 
-# -- learning curves ---------------------------------------------------------------------------------------------------
+# -- learning curves -----------------------------------------------------------------------------------------
 
 
 def segmentation(folder: Path, ious: list) -> RunRecord:
@@ -143,23 +161,30 @@ def segmentation(folder: Path, ious: list) -> RunRecord:
 
 
 def test_learning_curves_of_several_runs_lie_over_one_another(tmp_path):
-    runs = [("A: fcn32s", segmentation(tmp_path / "a", [0.1, None, 0.3])), ("B", segmentation(tmp_path / "b", [0.2]))]
+    runs = [
+        ("A: fcn32s", segmentation(tmp_path / "a", [0.1, None, 0.3])),
+        ("B", segmentation(tmp_path / "b", [0.2])),
+    ]
     figure = draw_learning([*runs, ("none", read_run(tmp_path / "nowhere"))], "mean_iou", "Mean IoU")
     score, loss = figure.axes
     assert points(score) == [[(1, 0.1), (3, 0.3)], [(1, 0.2)]]
     assert points(loss)[0] == [(1, 1.0), (2, 0.5), (3, 0.333333)]
-    assert [text.get_text() for text in score.texts] == ["A", "B"] and score.get_title(loc="left") == "Mean IoU"
+    assert [text.get_text() for text in score.texts] == ["A", "B"] and score.get_title(
+        loc="left"
+    ) == "Mean IoU"
     assert {"A: fcn32s", "none (no run folder)"} <= set(words(figure))
 
 
 def test_seven_curves_differ_in_colour_and_neighbours_in_dashes_too(tmp_path):
     runs = [(f"run {place}", segmentation(tmp_path / str(place), [0.1, 0.2])) for place in range(14)]
-    looks = [(line.get_color(), line._dash_pattern) for line in draw_learning(runs, "mean_iou", "").axes[0].lines]
+    looks = [
+        (line.get_color(), line._dash_pattern) for line in draw_learning(runs, "mean_iou", "").axes[0].lines
+    ]
     assert len({colour for colour, _ in looks[:7]}) == 7 and len(set(map(str, looks))) == 14
     assert all(one[1] != other[1] for one, other in zip(looks[:3], looks[1:4]))
 
 
-# -- IoU of the classes ------------------------------------------------------------------------------------------------
+# -- IoU of the classes --------------------------------------------------------------------------------------
 
 
 def test_bars_of_ious_stand_in_their_class_with_their_value(tmp_path):
@@ -183,7 +208,7 @@ def test_each_class_shows_its_colour_in_the_masks_with_an_edge(tmp_path):
     assert all(patch.get_linewidth() > 0 and patch.get_edgecolor()[:3] != (1, 1, 1) for patch in patches)
 
 
-# -- any state, and on paper -------------------------------------------------------------------------------------------
+# -- any state, and on paper ---------------------------------------------------------------------------------
 
 
 def test_runs_in_any_state_and_names_of_any_kind_can_be_drawn(tmp_path):
@@ -192,7 +217,11 @@ def test_runs_in_any_state_and_names_of_any_kind_can_be_drawn(tmp_path):
         {"step": 1, "epoch": 2**53, "loss": -1e308, "seconds": 2},
         {"step": 2, "epoch": 1, "loss": 1.0, "seconds": 3, "neighbour_accuracy": 9, "embedding_std": -1e11},
     ]
-    runs = [make_run(tmp_path / "$x_{龍}", odd), make_run(tmp_path / "none", []), read_run(tmp_path / "nowhere")]
+    runs = [
+        make_run(tmp_path / "$x_{龍}", odd),
+        make_run(tmp_path / "none", []),
+        read_run(tmp_path / "nowhere"),
+    ]
     for these in (runs, []):
         named = [(f"{run.name}\n<b>$" * 9, run) for run in these]
         rows = [(name, {"mean_iou": None, "urban": "x", "water": 7.0, "forest": True}) for name, _ in named]
@@ -224,7 +253,7 @@ def test_scores_and_ious_outside_0_and_1_are_not_drawn(tmp_path):
     assert [text for text in words(figure) if text[:1].isdigit()] == ["0.50"]
 
 
-# -- stages of a training ----------------------------------------------------------------------------------------------
+# -- stages of a training ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -243,7 +272,9 @@ def test_the_stages_that_are_drawn_are_told(trained, tiles, monkeypatch):
     monkeypatch.setattr(stages, "save_figure", lambda figure, path: drawn.append((figure, path)))
     assert write_stages(trained, tiles) == ["epoch 1", "epoch 17"]
     ((figure, path),) = drawn
-    assert path == trained / "stages" and len(figure.axes) == 2 * 5 and {"epoch 1", "epoch 17"} <= titles(figure)
+    assert (
+        path == trained / "stages" and len(figure.axes) == 2 * 5 and {"epoch 1", "epoch 17"} <= titles(figure)
+    )
 
 
 def titles(figure) -> set[str]:
@@ -256,12 +287,14 @@ def test_a_mask_of_another_size_than_its_tile_is_an_error_that_names_it(trained,
     name = sorted(path.name for path in tiles.glob("*_mask.png"))[1]
     folder = tmp_path / "truth" if is_truth else trained / "snapshots" / "epoch_0017"
     Image.new("RGB", (32, 64)).save(folder / name)
-    with pytest.raises(UserError, match=rf"{folder.name}/{name}: 32x64 pixels, but its tile .*_sat\.jpg has 64x64"):
+    with pytest.raises(
+        UserError, match=rf"{folder.name}/{name}: 32x64 pixels, but its tile .*_sat\.jpg has 64x64"
+    ):
         write_stages(trained, tmp_path / "truth")
     assert not (trained / "stages.png").exists()
 
 
-# -- predicted masks ---------------------------------------------------------------------------------------------------
+# -- predicted masks -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -303,7 +336,10 @@ def test_the_confusion_is_that_of_the_courses_scorer_with_red_as_urban(tiles, ma
     mean_iou_evaluate.main(
         mean_iou_evaluate.get_args(["-g", str(tmp_path / "truth"), "-p", str(masks), "--json", str(scored)])
     )
-    assert compare_masks(masks, tmp_path / "truth").confusion.tolist() == json.loads(scored.read_text())["confusion"]
+    assert (
+        compare_masks(masks, tmp_path / "truth").confusion.tolist()
+        == json.loads(scored.read_text())["confusion"]
+    )
 
 
 def test_missing_broken_and_misshapen_masks_are_gaps_with_a_reason(tiles, masks):

@@ -1,4 +1,6 @@
-"""What files from outside say, however strange, is cleaned at the door: no endless work, no "nan", no traceback."""
+"""What files from outside say, however strange, is cleaned at the door: no endless work, no "nan", no
+traceback.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from report.runs import best, best_and_last, class_names_of, is_number, read_jso
 from report.sam_section import sam_blocks
 from report.text import columns, one_line
 
-# -- text --------------------------------------------------------------------------------------------------------------
+# -- text ----------------------------------------------------------------------------------------------------
 
 
 def test_megabytes_are_cut_like_any_other_text():
@@ -35,10 +37,12 @@ def test_a_line_is_the_longest_beginning_that_fits_with_its_ellipsis(text, width
         assert one_line(text, width) == max(beginnings, key=len) + "…"
 
 
-# -- numbers and JSON --------------------------------------------------------------------------------------------------
+# -- numbers and JSON ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 2**53 + 1, 10**400, True, None, "1", [1]])
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), -float("inf"), 2**53 + 1, 10**400, True, None, "1", [1]]
+)
 def test_what_no_report_can_show_is_no_number(value):
     assert not is_number(value)
 
@@ -73,7 +77,9 @@ def make_run(folder: Path, *lines: dict, **arguments):
 
 def test_scores_outside_0_and_1_count_nowhere_and_the_first_of_equal_ones_is_the_best(tmp_path):
     values = [0.25, 7.0, 0.5, float("nan"), 0.5, -1]
-    run = make_run(tmp_path / "run", *({"step": n, "epoch": n, "accuracy": x} for n, x in enumerate(values, start=1)))
+    run = make_run(
+        tmp_path / "run", *({"step": n, "epoch": n, "accuracy": x} for n, x in enumerate(values, start=1))
+    )
     assert len(series(run, "accuracy")) == 5 and scores(run, "accuracy") == [(1, 0.25), (3, 0.5), (5, 0.5)]
     assert best(run, "accuracy") == (3, 0.5) and best(run, "mean_iou") is None
     assert best_and_last(tmp_path / "run") == "best accuracy 0.5000 (epoch 3), last 0.5000 (epoch 5)"
@@ -86,11 +92,18 @@ def test_a_path_with_nul_in_it_leads_nowhere_and_stops_nothing(tmp_path):
     assert not (Path(run.arguments["data"]) / "validation").exists()
 
 
-# -- architectures -----------------------------------------------------------------------------------------------------
+# -- architectures -------------------------------------------------------------------------------------------
 
 
 def block(name: str, inputs: list, stride: object = 1, role: str = "") -> dict:
-    return {"name": name, "inputs": inputs, "stride": stride, "role": role, "layers": "x2", "is_auxiliary": False}
+    return {
+        "name": name,
+        "inputs": inputs,
+        "stride": stride,
+        "role": role,
+        "layers": "x2",
+        "is_auxiliary": False,
+    }
 
 
 def read_drawn(folder: Path, *blocks: dict, **fields):
@@ -125,7 +138,7 @@ def test_an_architecture_with_impossible_numbers_is_none(tmp_path, number):
     assert read_drawn(tmp_path, block("a", [], role="output"), gflops=number) is None
 
 
-# -- Segment Anything --------------------------------------------------------------------------------------------------
+# -- Segment Anything ----------------------------------------------------------------------------------------
 
 MADE_BY = {"network": "vit_b", "points_per_side": 8, "box_nms_thresh": 0.7}
 
@@ -188,11 +201,15 @@ def test_only_few_images_are_called_few(tmp_path, images, is_few):
     blocks = sam_blocks(tmp_path, tmp_path)
     assert "raises the mean IoU of these images by 0.1000" in text_of(blocks)
     assert ("so few images" in text_of(blocks)) == is_few
-    assert not any("7.0" in cell for block in blocks if isinstance(block, Table) for row in block.rows for cell in row)
+    assert not any(
+        "7.0" in cell for block in blocks if isinstance(block, Table) for row in block.rows for cell in row
+    )
 
 
 @pytest.mark.parametrize("score", [7.0, -0.5, float("nan"), 1e999])
 def test_a_mean_iou_outside_0_and_1_is_no_comparison(tmp_path, score):
     write_masks(tmp_path, "1", [50])
-    (tmp_path / "score.json").write_text(json.dumps({"model B": {"mean_iou": score}, "vote": {"mean_iou": score}}))
+    (tmp_path / "score.json").write_text(
+        json.dumps({"model B": {"mean_iou": score}, "vote": {"mean_iou": score}})
+    )
     assert isinstance(sam_blocks(tmp_path, tmp_path)[-1], Gap)

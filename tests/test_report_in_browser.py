@@ -1,4 +1,6 @@
-"""The report's page, opened in a real Chromium where one is installed; where none is, the tests say that and pass."""
+"""The report's page, opened in a real Chromium where one is installed; where none is, the tests say that and
+pass.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ SIZES = {"desktop": (1280, 900), "phone": (375, 812)}
 CONTRAST = """() => {
   const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
   const light = colour => {
-    const [r, g, b] = colour.map(c => c / 255).map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = colour
+        .map(c => c / 255)
+        .map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const behind = element => {
@@ -59,7 +63,9 @@ def browser():
     """A Chromium; None, with a warning in the tests' summary, where there is none."""
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None or importlib.util.find_spec("playwright") is None:
-        warnings.warn("no Chromium, or no playwright, here: the page was not looked at in a browser", stacklevel=1)
+        warnings.warn(
+            "no Chromium, or no playwright, here: the page was not looked at in a browser", stacklevel=1
+        )
         yield None
         return
     from playwright.sync_api import sync_playwright
@@ -83,7 +89,9 @@ def test_the_page_is_whole_readable_and_quiet(browser, address, size, scheme):
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto(address)
-    fonts = page.evaluate("() => document.fonts.ready.then(() => [...document.fonts].map(font => font.status))")
+    fonts = page.evaluate(
+        "() => document.fonts.ready.then(() => [...document.fonts].map(font => font.status))"
+    )
     scroll, client = page.evaluate(WIDTHS)
     pictures, cut, (contrast, where) = page.evaluate(PICTURES), page.evaluate(CUT), page.evaluate(CONTRAST)
     context.close()
@@ -112,11 +120,15 @@ def test_the_dark_page_is_dark_and_the_light_one_light(browser, address):
 def test_on_paper_nothing_sticks_out_and_dark_is_light(browser, address):
     if browser is None:
         return
-    context = browser.new_context(viewport={"width": 657, "height": 970}, color_scheme="dark")  # A4 less its margins
+    context = browser.new_context(
+        viewport={"width": 657, "height": 970}, color_scheme="dark"
+    )  # A4 less its margins
     page = context.new_page()
     page.emulate_media(media="print", color_scheme="dark")
     page.goto(address)
-    wide = page.evaluate("() => [...document.querySelectorAll('table')].map(t => t.getBoundingClientRect().right)")
+    wide = page.evaluate(
+        "() => [...document.querySelectorAll('table')].map(t => t.getBoundingClientRect().right)"
+    )
     (scroll, client), paper = (
         page.evaluate(WIDTHS),
         page.evaluate("() => getComputedStyle(document.documentElement).color"),

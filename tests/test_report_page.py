@@ -97,21 +97,23 @@ def test_the_page_needs_nothing_outside_itself(page):
         assert not [name for name in attributes if name.startswith("on")]
         for name in REFERENCES:
             value = attributes.get(name) or ""
-            assert not re.search(r"//|url\(|@import", value) or value.startswith("data:image/png;base64,"), value[:80]
+            assert not re.search(r"//|url\(|@import", value) or value.startswith("data:image/png;base64,"), (
+                value[:80]
+            )
     style = re.search("<style>.*?</style>", "".join(f"<{t}>" for t, _ in page.tags))
     assert style is None  # the parser takes CSS as text: it is looked at below
 
 
 def test_the_style_names_no_file_and_no_address(folder, page):
-    style = re.search("<style>(.*?)</style>", (folder / "report.html").read_text(encoding="utf-8"), re.DOTALL).group(1)
+    style = re.search(
+        "<style>(.*?)</style>", (folder / "report.html").read_text(encoding="utf-8"), re.DOTALL
+    ).group(1)
     assert "@import" not in style and "//" not in re.sub(r"url\(data:font/woff;base64,[\w+/=]+\)", "", style)
 
 
 def test_hostile_names_are_text_and_nothing_else(page):
-    allowed = (
-        "html head meta title style body header h1 h2 h3 h4 p strong em code pre br nav ol ul li a span main section"
-    )
-    allowed += " figure figcaption b div img table thead tbody tr th td footer blockquote hr"
+    allowed = "html head meta title style body header h1 h2 h3 h4 p strong em code pre br nav ol ul li a span"
+    allowed += " main section figure figcaption b div img table thead tbody tr th td footer blockquote hr"
     assert {tag for tag, _ in page.tags} <= set(allowed.split())
     for hostile in HOSTILE[:6]:
         assert page.text.count(" ".join(hostile.split())) >= 3, hostile
@@ -121,7 +123,9 @@ def test_hostile_names_are_text_and_nothing_else(page):
 
 def test_words_of_the_student_come_with_their_marks_and_no_others(tmp_path):
     page = Read(
-        write_page(one_question(words='*a* <img src=x onerror="alert(1)"> [b](javascript:alert(2))\n\n- c'), tmp_path)
+        write_page(
+            one_question(words='*a* <img src=x onerror="alert(1)"> [b](javascript:alert(2))\n\n- c'), tmp_path
+        )
     )
     assert '<img src=x onerror="alert(1)"> [b](javascript:alert(2))' in page.text
     tags = [tag for tag, _ in page.tags]
@@ -130,7 +134,12 @@ def test_words_of_the_student_come_with_their_marks_and_no_others(tmp_path):
 
 def test_pictures_are_inside_with_their_size_and_what_they_show(page, folder):
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert [image["alt"] for image in images] == ["Two curves that fall", "Curves", "A tall picture", "A square"]
+    assert [image["alt"] for image in images] == [
+        "Two curves that fall",
+        "Curves",
+        "A tall picture",
+        "A square",
+    ]
     for image, name in zip(images, ("usual", "wide", "tall", "square")):
         data = base64.b64decode(image["src"].split(",")[1])
         assert data == (folder / "figures" / f"{name}.png").read_bytes()
@@ -144,7 +153,9 @@ def test_a_picture_that_is_missing_or_broken_leaves_a_note_that_names_it(tmp_pat
         (tmp_path / "figures").mkdir()
         (tmp_path / "figures" / "curves.png").write_bytes(data)
     page = Read(write_page(one_question(Picture("curves", "All curves", "x")), tmp_path))
-    assert "Not here yet: figures/curves.png (All curves)" in page.text and "img" not in [tag for tag, _ in page.tags]
+    assert "Not here yet: figures/curves.png (All curves)" in page.text and "img" not in [
+        tag for tag, _ in page.tags
+    ]
 
 
 def test_a_picture_that_vanishes_while_the_page_is_written_is_in_it_all_the_same(tmp_path, monkeypatch):

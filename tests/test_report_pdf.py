@@ -63,7 +63,9 @@ def texts(given: dict, selector: str) -> list[str]:
     def within(node) -> str:
         if isinstance(node, dict):
             own = node.get("text", "") if node.get("func") == "text" else ""
-            return own + "".join(within(part) for name, part in node.items() if name in ("body", "children", "child"))
+            return own + "".join(
+                within(part) for name, part in node.items() if name in ("body", "children", "child")
+            )
         return "".join(map(within, node)) if isinstance(node, list) else ""
 
     arguments = {name: given[name] for name in ("root", "font_paths", "sys_inputs")}
@@ -78,11 +80,13 @@ def pages_of(path: Path) -> list[tuple[float, float]]:
     for part in re.findall(rb"stream\r?\n(.*?)\r?\nendstream", data, re.DOTALL):
         with suppress(zlib.error):
             parts.append(zlib.decompress(part))
-    boxes = re.findall(rb"/Type\s*/Page\b(?!s)[^>]*?/MediaBox\s*\[\s*0 0 ([\d.]+) ([\d.]+)", b"\n".join(parts))
+    boxes = re.findall(
+        rb"/Type\s*/Page\b(?!s)[^>]*?/MediaBox\s*\[\s*0 0 ([\d.]+) ([\d.]+)", b"\n".join(parts)
+    )
     return [(float(width), float(height)) for width, height in boxes]
 
 
-# -- what it says ------------------------------------------------------------------------------------------------------
+# -- what it says --------------------------------------------------------------------------------------------
 
 
 def test_headings_captions_and_paragraphs_stand_letter_for_letter(report, folder, monkeypatch):
@@ -124,10 +128,12 @@ def test_long_words_may_be_broken_and_short_ones_not(tmp_path):
     )
     words = content["problems"][0]["questions"][0]["blocks"][0]["text"].split(" ")
     assert words[:2] == ["short", "words"] and words[2] == pdf.BREAK.join("w" * 40)
-    assert words[3].replace(pdf.BREAK, "") == "runs/p1/A-seed0/model.pt" and pdf.BREAK not in "".join(words[:2])
+    assert words[3].replace(pdf.BREAK, "") == "runs/p1/A-seed0/model.pt" and pdf.BREAK not in "".join(
+        words[:2]
+    )
 
 
-# -- pictures and tables -----------------------------------------------------------------------------------------------
+# -- pictures and tables -------------------------------------------------------------------------------------
 
 
 def test_pages_are_a4_and_a_very_wide_picture_has_one_that_lies_across(report, folder):
@@ -139,7 +145,10 @@ def test_pages_are_a4_and_a_very_wide_picture_has_one_that_lies_across(report, f
 def test_no_picture_is_larger_than_its_page_or_than_it_was_drawn(report, folder, monkeypatch):
     given = json.loads(document(report, folder, monkeypatch)["sys_inputs"]["report"])
     blocks = [
-        block for problem in given["problems"] for question in problem["questions"] for block in question["blocks"]
+        block
+        for problem in given["problems"]
+        for question in problem["questions"]
+        for block in question["blocks"]
     ]
     width = {Path(block["path"]).stem: block["width"] for block in blocks if block["kind"] == "picture"}
     assert width == {
@@ -197,7 +206,9 @@ def test_characters_that_no_font_has_are_named_once_and_others_are_not(tmp_path,
 @pytest.mark.parametrize("columns", [1, 2, 13, 40])
 def test_tables_of_any_width_and_of_no_rows_are_drawn(tmp_path, columns):
     names = tuple(f"column {n}" for n in range(columns))
-    tables = [Table(names, rows, "T", 1, ("#00ff00",)) for rows in ((), (("0.5000 ± 0.1000",) * columns,) * 3)]
+    tables = [
+        Table(names, rows, "T", 1, ("#00ff00",)) for rows in ((), (("0.5000 ± 0.1000",) * columns,) * 3)
+    ]
     assert len(pages_of(write_pdf(one_question(*tables), tmp_path))) == 1
 
 
@@ -206,7 +217,7 @@ def test_deeply_nested_words_are_drawn(tmp_path, mark):
     assert write_pdf(one_question(words=mark * 30 + "word"), tmp_path).is_file()
 
 
-# -- the same, and safely ----------------------------------------------------------------------------------------------
+# -- the same, and safely ------------------------------------------------------------------------------------
 
 
 def test_the_same_report_gives_the_same_bytes_in_any_process(report, folder, tmp_path):

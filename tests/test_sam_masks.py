@@ -1,4 +1,6 @@
-"""models.sam_masks makes the masks of segment-anything's SamAutomaticMaskGenerator; models.sam reads its files."""
+"""models.sam_masks makes the masks of segment-anything's SamAutomaticMaskGenerator; models.sam reads its
+files.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,11 @@ def test_the_masks_are_the_official_generators_on_a_network_that_keeps_many_vari
     generator = MaskGenerator(sam, **{**SETTINGS, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0})
     quality = np.array([mask["predicted_iou"] for mask in generator.generate(image)])
     assert len(quality) == 3 * SIDE**2 and 0.2 <= (quality > THRESHOLD).mean() <= 0.3
-    assert len(ours) >= 20 and len({mask["area"] for mask in ours}) >= 15 and len({str(m["bbox"]) for m in ours}) >= 15
+    assert (
+        len(ours) >= 20
+        and len({mask["area"] for mask in ours}) >= 15
+        and len({str(m["bbox"]) for m in ours}) >= 15
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,7 +123,10 @@ def test_the_encoders_attention_is_the_official_one_whole_or_in_parts(sam, monke
     images = torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(
-            sam_encoder.encode_image(sam.image_encoder, images), sam.image_encoder(images), atol=1e-4, rtol=1e-4
+            sam_encoder.encode_image(sam.image_encoder, images),
+            sam.image_encoder(images),
+            atol=1e-4,
+            rtol=1e-4,
         )
 
 
@@ -191,7 +200,9 @@ def test_an_image_too_thin_to_be_enlarged_is_refused_in_words(sam):
 
 def test_run_lengths_are_cocos_and_lead_back_to_the_mask():
     generator = torch.Generator().manual_seed(0)
-    masks = torch.rand(6, 7, 11, generator=generator) > torch.tensor([0.1, 0.5, 0.9, 0.5, 0, 1])[:, None, None]
+    masks = (
+        torch.rand(6, 7, 11, generator=generator) > torch.tensor([0.1, 0.5, 0.9, 0.5, 0, 1])[:, None, None]
+    )
     masks[4], masks[5] = True, False
     for runs, expected, mask in zip(run_lengths(masks), mask_to_rle_pytorch(masks), masks):
         assert runs.tolist() == expected["counts"]
@@ -199,7 +210,7 @@ def test_run_lengths_are_cocos_and_lead_back_to_the_mask():
     assert run_lengths(masks[:0]) == []
 
 
-# -- files of weights --------------------------------------------------------------------------------------------------
+# -- files of weights ----------------------------------------------------------------------------------------
 
 
 def hollow(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -236,7 +247,9 @@ def test_a_loaded_network_makes_the_masks_of_the_one_that_was_saved(sam, image, 
 
 
 def test_weights_stored_in_half_precision_are_used_in_single(tmp_path):
-    torch.save({key: value.half() for key, value in build_sam(**SMALL).state_dict().items()}, tmp_path / "sam.pth")
+    torch.save(
+        {key: value.half() for key, value in build_sam(**SMALL).state_dict().items()}, tmp_path / "sam.pth"
+    )
     assert {value.dtype for value in load_sam(tmp_path / "sam.pth").state_dict().values()} == {torch.float32}
 
 

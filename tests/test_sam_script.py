@@ -1,4 +1,6 @@
-"""p2_sam.py: pictures, run lengths, a sheet and the vote of every image that can be read; never half of anything."""
+"""p2_sam.py: pictures, run lengths, a sheet and the vote of every image that can be read; never half of
+anything.
+"""
 
 from __future__ import annotations
 
@@ -79,12 +81,16 @@ def pixels_of(path: Path) -> np.ndarray:
         return np.array(image)
 
 
-# -- what is written ---------------------------------------------------------------------------------------------------
+# -- what is written -----------------------------------------------------------------------------------------
 
 
-def test_every_image_gets_its_picture_masks_and_vote_and_all_share_a_sheet(segment, out, tiles, p2_model, capfd):
+def test_every_image_gets_its_picture_masks_and_vote_and_all_share_a_sheet(
+    segment, out, tiles, p2_model, capfd
+):
     assert segment("--vote", p2_model) == 0
-    each = [name for n in ("0000", "0001") for name in (f"{n}_sam.json", f"{n}_sam.png", f"vote/{n}_mask.png")]
+    each = [
+        name for n in ("0000", "0001") for name in (f"{n}_sam.json", f"{n}_sam.png", f"vote/{n}_mask.png")
+    ]
     assert files_in(out) == sorted([*each, "score.json", "sheet.pdf", "sheet.png"])
     assert pixels_of(out / "0000_sam.png").shape == (SIDE, SIDE, 3)
     assert (out / "sheet.pdf").read_bytes().startswith(b"%PDF") and pixels_of(out / "sheet.png").ndim == 3
@@ -100,16 +106,24 @@ def test_the_json_holds_the_generators_masks_as_uncompressed_run_lengths(segment
     generator = MaskGenerator(load_sam(weights), 4, 16, stability_score_thresh=0.9, box_nms_thresh=1.0)
     expected = generator.generate(pixels_of(tiles / "0000_sat.jpg"))
     assert len(expected) >= 5
-    assert [{**mask, "id": None} for mask in found["annotations"]] == [{**mask, "id": None} for mask in expected]
+    assert [{**mask, "id": None} for mask in found["annotations"]] == [
+        {**mask, "id": None} for mask in expected
+    ]
     for mask in found["annotations"]:
         there = mask_of_runs(mask["segmentation"])
         rows, columns = np.flatnonzero(there.any(axis=1)), np.flatnonzero(there.any(axis=0))
         assert mask["area"] == there.sum()
         assert mask["bbox"] == [columns[0], rows[0], columns[-1] - columns[0], rows[-1] - rows[0]]
-        assert mask["predicted_iou"] > 0.88 and mask["stability_score"] >= 0.9 and len(mask["point_coords"][0]) == 2
+        assert (
+            mask["predicted_iou"] > 0.88
+            and mask["stability_score"] >= 0.9
+            and len(mask["point_coords"][0]) == 2
+        )
 
 
-def test_the_vote_is_scored_as_the_course_scores_beside_the_network_alone(segment, out, tiles, p2_model, tmp_path):
+def test_the_vote_is_scored_as_the_course_scores_beside_the_network_alone(
+    segment, out, tiles, p2_model, tmp_path
+):
     assert segment("--vote", p2_model) == 0
     alone = ["p2_inference.py", "--images", tiles, "--output", tmp_path / "b", "--checkpoint", p2_model]
     subprocess.run([sys.executable, *map(str, alone), "--device=cpu"], cwd=REPOSITORY, check=True)
@@ -117,7 +131,9 @@ def test_the_vote_is_scored_as_the_course_scores_beside_the_network_alone(segmen
     assert found["images"] == 2
     for name, folder in (("model B", tmp_path / "b"), ("vote", out / "vote")):
         command = [sys.executable, "mean_iou_evaluate.py", "-g", str(tiles), "-p", str(folder)]
-        told = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.splitlines()
+        told = subprocess.run(
+            command, cwd=REPOSITORY, check=True, capture_output=True, text=True
+        ).stdout.splitlines()
         ious = [float(line.split(":")[1]) for line in told[:6]]
         scored = [found[name].get(label, float("nan")) for label in
                   ("urban", "agriculture", "rangeland", "forest", "water", "barren")]  # fmt: skip
@@ -178,7 +194,7 @@ def test_a_long_sheet_goes_on_in_a_second_file(tmp_path):
     assert pixels_of(tmp_path / "sheet.png").shape[0] > 3 * pixels_of(tmp_path / "sheet_2.png").shape[0]
 
 
-# -- what comes in -----------------------------------------------------------------------------------------------------
+# -- what comes in -------------------------------------------------------------------------------------------
 
 
 def test_files_and_folders_may_be_mixed_and_none_is_done_twice(segment, out, tiles, tmp_path):
@@ -198,9 +214,14 @@ def test_an_image_that_cannot_be_read_is_named_and_all_others_are_done(segment, 
     (tiles / "0001_mask.png").write_text("no mask")
     assert segment("--images", tiles, tiles / "0009_sat.jpg", "--model-b", "--device", "cpu") == 1
     said = capfd.readouterr().err
-    assert all(said.count(name) == 1 for name in ("0002_sat.jpg", "0003_sat.png", "0009_sat.jpg", "0001_mask.png"))
+    assert all(
+        said.count(name) == 1 for name in ("0002_sat.jpg", "0003_sat.png", "0009_sat.jpg", "0001_mask.png")
+    )
     assert "Traceback" not in said
-    assert [name for name in files_in(out) if name.endswith("_sam.json")] == ["0000_sam.json", "0001_sam.json"]
+    assert [name for name in files_in(out) if name.endswith("_sam.json")] == [
+        "0000_sam.json",
+        "0001_sam.json",
+    ]
     assert json.loads((out / "score.json").read_text())["images"] == 1
 
 
@@ -231,12 +252,16 @@ def test_no_file_beside_the_images_is_replaced_and_no_folder_taken_for_one(segme
     assert said.count("--output") == 2 and "none.pth" not in said
 
 
-def test_a_checkpoint_that_is_none_or_a_networks_of_another_problem_is_refused(segment, out, p1_model, p2_model, capfd):
+def test_a_checkpoint_that_is_none_or_a_networks_of_another_problem_is_refused(
+    segment, out, p1_model, p2_model, capfd
+):
     assert segment("--checkpoint", p2_model) == 2
     assert segment("--checkpoint", out / "none.pth") == 2
     assert segment("--vote", p1_model) == 2
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert ["no weights of Segment Anything" in said[0], "none.pth" in said[1], "not for p2" in said[2]] == [True] * 3
+    assert ["no weights of Segment Anything" in said[0], "none.pth" in said[1], "not for p2" in said[2]] == [
+        True
+    ] * 3
     assert not out.exists()
 
 
@@ -244,7 +269,9 @@ def test_default_weights_come_through_the_manifest_or_one_line_says_how(segment,
     monkeypatch.setattr(manifest, "FOLDER", tmp_path)
     entry = {"name": "vit_b", "problem": "sam", "file": "sam.pth", "bytes": weights.stat().st_size}
     entry["sha256"] = manifest.sha256_of(weights)
-    write_json(tmp_path / "manifest.json", {"checkpoints": [{**entry, "urls": [f"file://{tmp_path}/gone.pth"]}]})
+    write_json(
+        tmp_path / "manifest.json", {"checkpoints": [{**entry, "urls": [f"file://{tmp_path}/gone.pth"]}]}
+    )
     assert segment("--checkpoint", "vit_b") == 2
     last = capfd.readouterr().err.splitlines()[-1]
     assert last.startswith("error: vit_b could not be had") and "--checkpoint FILE" in last
@@ -265,10 +292,12 @@ def test_arguments_that_cannot_be_meant_end_with_usage(segment):
         assert segment(*flags) == 2
 
 
-# -- what may go wrong on the way --------------------------------------------------------------------------------------
+# -- what may go wrong on the way ----------------------------------------------------------------------------
 
 
-def test_an_image_for_which_the_memory_is_too_small_is_named_and_the_next_is_done(segment, out, monkeypatch, capfd):
+def test_an_image_for_which_the_memory_is_too_small_is_named_and_the_next_is_done(
+    segment, out, monkeypatch, capfd
+):
     generate = MaskGenerator.generate
 
     def short(self, image, on_points=None):
@@ -283,7 +312,9 @@ def test_an_image_for_which_the_memory_is_too_small_is_named_and_the_next_is_don
     assert "0001_sam.json" in files_in(out) and "0000_sam.json" not in files_in(out)
 
 
-def test_a_disk_that_fails_is_told_and_leaves_nothing_half_written(segment, out, monkeypatch, p2_model, capfd):
+def test_a_disk_that_fails_is_told_and_leaves_nothing_half_written(
+    segment, out, monkeypatch, p2_model, capfd
+):
     def fail(classes, file):
         file.write(b"half")
         raise OSError(28, "No space left on device")

@@ -1,4 +1,6 @@
-"""The sample data have the course's exact tree and formats, are the same for the same seed, and can be learned."""
+"""The sample data have the course's exact tree and formats, are the same for the same seed, and can be
+learned.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def test_the_tree_is_the_courses(data):
 @pytest.mark.parametrize(("split", "count"), [("train_50", 500), ("val_50", 100)])
 def test_the_older_editions_have_small_images_of_50_classes_with_labels_in_their_names(data, split, count):
     files = names(data / "p1_data" / split)
-    assert len(files) == count and {name.split("_")[0] for name in files} == {str(label) for label in range(50)}
+    assert len(files) == count and {name.split("_")[0] for name in files} == {
+        str(label) for label in range(50)
+    }
     assert all(pixels(data / "p1_data" / split / name).shape == (32, 32, 3) for name in files[:50])
 
 
@@ -87,7 +91,9 @@ def test_every_class_has_a_name_of_its_own(data):
 def test_office_images_are_rgb_of_several_sizes_about_the_one_asked_for(data):
     shapes = [pixels(path).shape for path in (data / "p1_data" / "office" / "val").iterdir()]
     assert len(set(shapes)) > 5
-    assert all(30 <= side <= 52 for shape in shapes for side in shape[:2]) and {shape[2] for shape in shapes} == {3}
+    assert all(30 <= side <= 52 for shape in shapes for side in shape[:2]) and {
+        shape[2] for shape in shapes
+    } == {3}
 
 
 def test_mini_images_are_84_by_84_and_their_labels_lie_beside_them(data):
@@ -102,7 +108,9 @@ def test_mini_images_are_84_by_84_and_their_labels_lie_beside_them(data):
 @pytest.mark.parametrize(("split", "count"), [("train", 8), ("validation", 2)])
 def test_tiles_have_masks_of_their_size_with_all_seven_colours_and_no_other(data, split, count):
     folder = data / "p2_data" / split
-    assert names(folder) == sorted(f"{n:04d}_{kind}" for n in range(count) for kind in ("sat.jpg", "mask.png"))
+    assert names(folder) == sorted(
+        f"{n:04d}_{kind}" for n in range(count) for kind in ("sat.jpg", "mask.png")
+    )
     seen = set()
     for number in range(count):
         mask = pixels(folder / f"{number:04d}_mask.png")
@@ -148,7 +156,9 @@ def test_a_failure_half_way_leaves_nothing_behind(tmp_path, monkeypatch, capsys)
 
 def test_the_command_says_where_the_data_are(tmp_path):
     command = [sys.executable, "-m", "datasets.sample", str(tmp_path / "fünf 五"), *SMALL]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, encoding="utf-8", check=True)
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, encoding="utf-8", check=True
+    )
     assert done.stdout.startswith(str(tmp_path / "fünf 五" / "hw1_data")) and not done.stderr
 
 
@@ -157,7 +167,10 @@ def test_colours_alone_tell_objects_far_above_chance(data):
         office = data / "p1_data" / "office"
         table = rows(office / f"{split}.csv")
         middles = [pixels(office / split / row["filename"])[10:-10, 10:-10].reshape(-1, 3) for row in table]
-        counts = [np.histogramdd(middle, bins=4, range=[(0, 256)] * 3)[0].ravel() / len(middle) for middle in middles]
+        counts = [
+            np.histogramdd(middle, bins=4, range=[(0, 256)] * 3)[0].ravel() / len(middle)
+            for middle in middles
+        ]
         return np.sqrt(counts), np.array([int(row["label"]) for row in table])
 
     (train, labels), (val, truth) = histograms("train"), histograms("val")

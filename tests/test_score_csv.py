@@ -26,7 +26,13 @@ def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
 def run(folder: Path, predictions: str, truth: str = TRUTH) -> subprocess.CompletedProcess:
     write(folder / "predictions.csv", predictions)
     write(folder / "truth.csv", truth)
-    command = [sys.executable, "-m", "datasets.score", str(folder / "predictions.csv"), str(folder / "truth.csv")]
+    command = [
+        sys.executable,
+        "-m",
+        "datasets.score",
+        str(folder / "predictions.csv"),
+        str(folder / "truth.csv"),
+    ]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, encoding="utf-8")
 
 
@@ -49,7 +55,10 @@ def test_accuracy_is_printed_for_every_class_and_the_whole_with_standard_errors(
         ["7", "1", "2", "0.5000", f"{math.sqrt(0.5 * 0.5 / 2):.4f}"],
         ["10", "1", "1", "1.0000", "0.0000"],
     ]
-    assert done.stdout.splitlines()[-1] == f"accuracy: 0.7500 +- {math.sqrt(0.75 * 0.25 / 4):.4f} (3 of 4 images)"
+    assert (
+        done.stdout.splitlines()[-1]
+        == f"accuracy: 0.7500 +- {math.sqrt(0.75 * 0.25 / 4):.4f} (3 of 4 images)"
+    )
 
 
 def test_rows_are_matched_by_name_whatever_their_order(tmp_path):
@@ -73,7 +82,8 @@ def test_labels_are_text_so_that_class_names_can_be_scored(tmp_path):
 
 
 def test_byte_order_mark_crlf_quotes_and_blank_lines_are_read_as_meant(tmp_path):
-    odd = '\ufeffid,filename,label\r\n"0","7_1.jpg","7"\r\n\r\n1,10_3.jpg,10\r\n2,7_2.jpg,7\r\n3,2_5.jpg,2\r\n\r\n'
+    odd = '\ufeffid,filename,label\r\n"0","7_1.jpg","7"\r\n\r\n'
+    odd += "1,10_3.jpg,10\r\n2,7_2.jpg,7\r\n3,2_5.jpg,2\r\n\r\n"
     assert pairs(tmp_path, odd) == pairs(tmp_path, TRUTH)
 
 
@@ -94,7 +104,15 @@ def test_a_row_that_stands_twice_is_counted_twice(tmp_path):
         ("id,label\n0,7\n", ("p.csv", "'filename'")),
         ("", ("p.csv", "empty")),
     ],
-    ids=["missing row", "extra row", "other id", "header only", "no label column", "no filename column", "empty file"],
+    ids=[
+        "missing row",
+        "extra row",
+        "other id",
+        "header only",
+        "no label column",
+        "no filename column",
+        "empty file",
+    ],
 )
 def test_what_does_not_match_is_named(tmp_path, predictions, words):
     message = refusal(tmp_path, predictions)
@@ -103,7 +121,9 @@ def test_what_does_not_match_is_named(tmp_path, predictions, words):
 
 @pytest.mark.parametrize("label", ["None", "NONE", ""])
 def test_a_truth_without_labels_is_refused(tmp_path, label):
-    assert "1 of 4 rows have no label" in refusal(tmp_path, TRUTH, TRUTH.replace("2_5.jpg,2", f"2_5.jpg,{label}"))
+    assert "1 of 4 rows have no label" in refusal(
+        tmp_path, TRUTH, TRUTH.replace("2_5.jpg,2", f"2_5.jpg,{label}")
+    )
 
 
 def test_an_error_is_one_line_on_stderr_with_status_2(tmp_path):
@@ -117,7 +137,11 @@ def test_a_folder_of_images_is_a_truth_by_their_names(tmp_path):
     for name in ("7_1.png", "7_2.png", "12_3.png"):
         write(tmp_path / "val" / name, "an image")
     predictions = write(tmp_path / "p.csv", "filename,label\n12_3.png,12\n7_1.png,7\n7_2.png,3\n")
-    assert sorted(score.matched_labels(predictions, tmp_path / "val")) == [("12", "12"), ("3", "7"), ("7", "7")]
+    assert sorted(score.matched_labels(predictions, tmp_path / "val")) == [
+        ("12", "12"),
+        ("3", "7"),
+        ("7", "7"),
+    ]
     write(tmp_path / "val" / "unnamed.png", "an image")
     write(predictions, predictions.read_text() + "unnamed.png,1\n")
     with pytest.raises(UserError, match="1 of 4 rows have no label"):
@@ -139,4 +163,6 @@ def test_accuracy_is_the_share_of_equal_labels_in_any_order(tmp_path_factory, la
     found = pairs(folder, "id,filename,label\n" + "".join(lines), "id,filename,label\n" + truth)
     assert [(int(said), int(true)) for said, true in found] == labels
     share = sum(said == true for said, true in labels) / len(labels)
-    assert f"accuracy: {share:.4f} +- {math.sqrt(share * (1 - share) / len(labels)):.4f}" in score.describe(found)
+    assert f"accuracy: {share:.4f} +- {math.sqrt(share * (1 - share) / len(labels)):.4f}" in score.describe(
+        found
+    )

@@ -11,8 +11,9 @@ from torch.nn import functional
 from models.builders import SEGMENTERS, build_network, load_trained
 from models.fcn import pad_to_multiple
 
+# With kernels of 1 for the paper's 7.
 PAPERS_HEAD = (
-    "Conv(512, 4096, 1) ReLU Dropout2d(0.5) Conv(4096, 4096, 1) ReLU Dropout2d(0.5) Conv(4096, 7, 1)"  # with 1 for 7
+    "Conv(512, 4096, 1) ReLU Dropout2d(0.5) Conv(4096, 4096, 1) ReLU Dropout2d(0.5) Conv(4096, 7, 1)"
 )
 TWO_BY_TWO = "Conv(512, 4096, 2) ReLU Dropout2d(0.5) Conv(4096, 4096, 1) ReLU Dropout2d(0.5) Conv(4096, 7, 1)"
 TWICE = "ConvTranspose(7, 7, 4, stride 2, padding 1, no bias)"
@@ -29,7 +30,10 @@ LAYERS = {
         "ConvTranspose(128, 64, 4, stride 2, padding 1) BatchNorm2d(64) ReLU "
         "ConvTranspose(64, 32, 4, stride 2, padding 1) BatchNorm2d(32) ReLU Conv(32, 7, 1)",
     },
-    "fcn32s_vgg16bn": {"head": "Conv(512, 7, 1)", "upsample": "ConvTranspose(7, 7, 64, stride 32, padding 16)"},
+    "fcn32s_vgg16bn": {
+        "head": "Conv(512, 7, 1)",
+        "upsample": "ConvTranspose(7, 7, 64, stride 32, padding 16)",
+    },
     "fcn32s_deconv": {"head": PAPERS_HEAD, "upsample": "ConvTranspose(7, 7, 64, stride 32, padding 16)"},
     "fcn32s_bilinear": {
         "head": "Conv(512, 4096, 1) ReLU Dropout2d(0.5) Conv(4096, 7, 1) ReLU Dropout2d(0.5)",
@@ -97,7 +101,7 @@ def images_of(height: int, width: int, count: int = 1) -> Tensor:
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-# -- layers ------------------------------------------------------------------------------------------------------------
+# -- layers --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -117,8 +121,12 @@ def test_the_encoder_is_torchvisions_under_its_own_names(name):
     published = getattr(published, "features", published)
 
     def layers(network: nn.Module) -> tuple[dict[str, torch.Size], dict[str, str]]:
-        tensors = {key: value.shape for key, value in network.state_dict().items() if not key.startswith("fc.")}
-        return tensors, {key: repr(m) for key, m in network.named_modules() if key not in ("", "avgpool", "fc")}
+        tensors = {
+            key: value.shape for key, value in network.state_dict().items() if not key.startswith("fc.")
+        }
+        return tensors, {
+            key: repr(m) for key, m in network.named_modules() if key not in ("", "avgpool", "fc")
+        }
 
     assert layers(without_numbers(name).backbone) == layers(published)
 
@@ -127,7 +135,9 @@ def test_the_encoder_is_torchvisions_under_its_own_names(name):
 def test_skips_meet_at_strides_16_and_8(name):
     network, given = without_numbers(name), []
     for skip in network.skips.values():
-        skip.enlarge.register_forward_hook(lambda module, inputs, output: given.append(tuple(output.shape[1:])))
+        skip.enlarge.register_forward_hook(
+            lambda module, inputs, output: given.append(tuple(output.shape[1:]))
+        )
         skip.score.register_forward_hook(lambda module, inputs, output: given.append(tuple(output.shape[1:])))
     network(torch.empty(1, 3, 512, 512, device="meta"))
     assert given == [shape for shape in SUMS[name] for _ in range(2)]
@@ -150,13 +160,15 @@ def test_deeplab_is_dilated_with_the_listed_rates_and_an_auxiliary_head_on_layer
         )
     network.training = True  # of the whole alone: the auxiliary head is computed
     logits = network(torch.empty(1, 3, 512, 512, device="meta"))
-    assert {key: tuple(value.shape) for key, value in logits.items()} == dict.fromkeys(("out", "aux"), (1, 7, 512, 512))
+    assert {key: tuple(value.shape) for key, value in logits.items()} == dict.fromkeys(
+        ("out", "aux"), (1, 7, 512, 512)
+    )
     assert sizes == {"layer3": (1024, 64, 64), "layer4": (2048, 64, 64)}
     assert [branch[0].dilation[0] for branch in list(network.classifier[0].convs)[1:4]] == [12, 24, 36]
     assert network.aux_classifier[0].in_channels == 1024
 
 
-# -- sizes -------------------------------------------------------------------------------------------------------------
+# -- sizes ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SEGMENTERS)
@@ -165,7 +177,9 @@ def test_logits_are_as_large_as_the_tile(name, size):
     assert without_numbers(name)(torch.empty(1, 3, *size, device="meta"))["out"].shape == (1, 7, *size)
 
 
-@pytest.mark.parametrize("name", ["resnet34_fcn8s", "lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large"])
+@pytest.mark.parametrize(
+    "name", ["resnet34_fcn8s", "lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large"]
+)
 def test_a_tile_of_another_size_is_padded_right_and_below_and_its_logits_cropped(name):
     network, images = build_network(name, num_classes=7).eval(), images_of(70, 97)
     padded = functional.pad(images, (0, 31, 0, 26), mode="replicate")
@@ -179,13 +193,15 @@ def test_a_tile_is_padded_to_whole_strides_and_to_the_least_size():
     assert pad_to_multiple(images_of(64, 96), 32, least=64).shape == (1, 3, 64, 96)
 
 
-# -- start -------------------------------------------------------------------------------------------------------------
+# -- start ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", BILINEAR)
 def test_what_enlarges_scores_interpolates_bilinearly_before_any_training(name):
     network = build_network(name, num_classes=7)
-    layers = [m for m in network.modules() if isinstance(m, nn.ConvTranspose2d) and m.in_channels == m.out_channels]
+    layers = [
+        m for m in network.modules() if isinstance(m, nn.ConvTranspose2d) and m.in_channels == m.out_channels
+    ]
     assert len(layers) == " ".join(LAYERS[name].values()).count("ConvTranspose(7, 7,")
     coarse = torch.rand(1, 7, 4, 5)
     for layer in layers:
@@ -208,7 +224,7 @@ def test_a_model_file_is_rebuilt(name):
     assert {k: v.shape for k, v in rebuilt.state_dict().items()} == {k: v.shape for k, v in state.items()}
 
 
-# -- training ----------------------------------------------------------------------------------------------------------
+# -- training ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", LAYERS)

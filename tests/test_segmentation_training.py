@@ -36,7 +36,9 @@ def data(tmp_path):
     for split, count in (("train", 8), ("validation", 3)):
         (tmp_path / "p2_data" / split).mkdir(parents=True)
         for number in range(count):
-            classes = generator.permutation(np.arange(6, dtype=np.uint8)).reshape(2, 3).repeat(48, 0).repeat(32, 1)
+            classes = (
+                generator.permutation(np.arange(6, dtype=np.uint8)).reshape(2, 3).repeat(48, 0).repeat(32, 1)
+            )
             pixels = (COLOURS[classes] * 0.6 + generator.integers(0, 90, (96, 96, 3))).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "p2_data" / split / f"{number:04d}_sat.jpg")
             mask_image(classes).save(tmp_path / "p2_data" / split / f"{number:04d}_mask.png")
@@ -107,13 +109,19 @@ def test_absurd_numbers_are_refused_before_anything_is_read(flags, flag, complai
     assert complaint in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("network", ["resnet34_fcn8s", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"])
-def test_without_an_average_the_score_is_that_of_the_masks_that_inference_writes(flags, data, tmp_path, network):
+@pytest.mark.parametrize(
+    "network", ["resnet34_fcn8s", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"]
+)
+def test_without_an_average_the_score_is_that_of_the_masks_that_inference_writes(
+    flags, data, tmp_path, network
+):
     here = flags("run", "--model", network, "--ema-decay", 0, "--epochs", 1, "--crop-size", 64, "--scale", 1)
     assert call(p2_train, *here) == 0
     call(p2_inference, "--images", data / "validation", "--output", tmp_path / "masks", "--device", "cpu",
          "--checkpoint", tmp_path / "run")  # fmt: skip
-    pred, labels = (mean_iou_evaluate.read_masks(str(folder)) for folder in (tmp_path / "masks", data / "validation"))
+    pred, labels = (
+        mean_iou_evaluate.read_masks(str(folder)) for folder in (tmp_path / "masks", data / "validation")
+    )
     score = mean_iou_evaluate.mean_iou_score(pred, labels)
     assert scores_of(tmp_path / "run")[-1]["mean_iou"] == pytest.approx(score, abs=1e-6)
 
@@ -147,7 +155,17 @@ def test_snapshots_that_were_never_due_leave_the_training_whole(flags, tmp_path,
     "ways",
     [
         ("--gamma", 2, "--alpha", 1, 1, 2, 1, 1, 1, "--schedule", "poly", "--optimizer", "sgd", "--lr", 0.1),
-        ("--augment", "flips", "--no-balanced", "--soft-iou", 0, "--schedule", "constant", "--optimizer", "adam"),
+        (
+            "--augment",
+            "flips",
+            "--no-balanced",
+            "--soft-iou",
+            0,
+            "--schedule",
+            "constant",
+            "--optimizer",
+            "adam",
+        ),
         ("--augment", "none", "--ema-decay", 0),
     ],
 )
@@ -161,18 +179,27 @@ def test_the_recipes_are_those_of_the_reports():
     recipes = p2_train.RECIPES
     assert len({frozenset({*recipe, "assumed"}) for recipe in recipes.values()}) == 1
     focal = recipes["report004"]
-    assert (focal["optimizer"], focal["lr"], focal["weight_decay"], focal["schedule"], focal["warmup_steps"]) == (
-        "adamw", 1e-4, 0.05, "cosine", 500,
-    )  # fmt: skip
+    assert (focal["optimizer"], focal["lr"], focal["weight_decay"]) == ("adamw", 1e-4, 0.05)
+    assert (focal["schedule"], focal["warmup_steps"]) == ("cosine", 500)
     assert (focal["model"], focal["batch_size"], focal["augment"], focal["gamma"], focal["alpha"]) == (
         "deeplabv3_resnet101", 8, "flips", 2.0, [0.25],
     )  # fmt: skip
     plain = recipes["report004_a"]
-    assert (plain["model"], plain["batch_size"], plain["augment"], plain["gamma"]) == ("fcn32s_bilinear", 16, "none", 0)
+    assert (plain["model"], plain["batch_size"], plain["augment"], plain["gamma"]) == (
+        "fcn32s_bilinear",
+        16,
+        "none",
+        0,
+    )
     models = {"report000": "fcn8s_conv2x2", "report001": "deeplabv3_resnet101", "report002": "resnet34_fcn8s"}
     for name, model in {**models, "report003": "fcn8s"}.items():
         recipe = recipes[name]
-        assert (recipe["model"], recipe["optimizer"], recipe["lr"], recipe["augment"]) == (model, "adam", 1e-4, "none")
+        assert (recipe["model"], recipe["optimizer"], recipe["lr"], recipe["augment"]) == (
+            model,
+            "adam",
+            1e-4,
+            "none",
+        )
         assert (recipe["soft_iou"], recipe["balanced"], recipe["ema_decay"]) == (0, False, 0)
         assert {"optimizer", "lr", "augment", "batch_size"} <= set(recipe["assumed"])
     assert recipes["report000"]["epochs"] == 30 and recipes["report002"]["epochs"] == 50

@@ -30,7 +30,9 @@ def no_pictures(monkeypatch):
     monkeypatch.setattr(settings_figures, "draw_all", lambda folder, rows, names: None)
 
 
-def make_run(folder: Path, name: str, accuracies: list, *, predictions=None, total_epochs=None, **arguments) -> Path:
+def make_run(
+    folder: Path, name: str, accuracies: list, *, predictions=None, total_epochs=None, **arguments
+) -> Path:
     """A run folder with an accuracy (None: not scored) an epoch, ten steps and 30 seconds each."""
     run = folder / name
     run.mkdir(parents=True)
@@ -58,7 +60,9 @@ def make_run(folder: Path, name: str, accuracies: list, *, predictions=None, tot
 
 def said(pairs: dict[tuple, int]) -> list[tuple]:
     """Rows of a predictions.csv: each (true, predicted) so many times."""
-    return [(f"{true}_{said}_{k}.jpg", true, said) for (true, said), count in pairs.items() for k in range(count)]
+    return [
+        (f"{true}_{said}_{k}.jpg", true, said) for (true, said), count in pairs.items() for k in range(count)
+    ]
 
 
 HALF = said({(0, 0): 25, (1, 1): 25, (0, 1): 30, (1, 2): 20})  # 50 of 100 are right
@@ -73,14 +77,15 @@ def details(folder: Path) -> dict[str, dict]:
     return {row["setting"]: row for row in json.loads((folder / "table.json").read_text())["settings"]}
 
 
-# -- figures -----------------------------------------------------------------------------------------------------------
+# -- figures -------------------------------------------------------------------------------------------------
 
 
 def test_means_spreads_and_standard_errors_are_those_worked_out_by_hand(tmp_path, no_pictures):
     for seed, accuracies in enumerate(([0.2, 0.5, 0.4], [0.6, 0.1, 0.3], [0.1, 0.4, 0.4])):
         make_run(tmp_path, f"A-seed{seed}", accuracies, predictions=HALF)
     cells = row_of(write_settings_table(tmp_path), "A")
-    # best: .5 .6 .4, mean .5, deviations 0 .1 .1, sqrt(.02 / 2) = .1; last: .4 .3 .4, mean .3667, sqrt(.00667 / 2)
+    # best: .5 .6 .4, mean .5, deviations 0 .1 .1, sqrt(.02 / 2) = .1; last: .4 .3 .4, mean .3667, sqrt(.00667
+    # / 2)
     assert cells[3:8] == ["3", "0.5000 ± 0.1000", "0.3667 ± 0.0577", "2, 1, 2", "1.5"]
     assert cells[8] == f"{math.sqrt(0.5 * 0.5 / 100):.4f}" == "0.0500"
     row = details(tmp_path)["A"]
@@ -132,7 +137,9 @@ def test_arguments_that_differ_are_named_with_the_runs(tmp_path, no_pictures):
     ]
 
 
-def test_what_differs_between_settings_by_nature_is_no_remark_and_augmentation_is_said_in_words(tmp_path, no_pictures):
+def test_what_differs_between_settings_by_nature_is_no_remark_and_augmentation_is_said_in_words(
+    tmp_path, no_pictures
+):
     for name, is_augmented, epochs in (("A-seed0", True, 1), ("D-seed0", False, 2), ("E-seed0", False, 2)):
         make_run(
             tmp_path,
@@ -150,7 +157,10 @@ def test_what_differs_between_settings_by_nature_is_no_remark_and_augmentation_i
     assert [line for line in table.splitlines() if "differ in" in line] == [
         "- Runs differ in epochs: 1 in A; 2 in D, E."
     ]
-    assert "- D, E saw every photograph as inference does, without random crops and colours." in table.splitlines()
+    assert (
+        "- D, E saw every photograph as inference does, without random crops and colours."
+        in table.splitlines()
+    )
 
 
 def test_augmentation_that_is_the_same_in_all_runs_is_not_spoken_of(tmp_path, no_pictures):
@@ -171,7 +181,7 @@ def test_what_is_trained_is_what_the_runs_say(tmp_path, no_pictures):
     assert [row_of(table, letter)[2] for letter in "ABDE"] == ["classifier", "–", "whole network", "–"]
 
 
-# -- gaps --------------------------------------------------------------------------------------------------------------
+# -- gaps ----------------------------------------------------------------------------------------------------
 
 
 def test_an_unfinished_run_is_marked_and_not_averaged(tmp_path, no_pictures, capsys):
@@ -180,7 +190,9 @@ def test_an_unfinished_run_is_marked_and_not_averaged(tmp_path, no_pictures, cap
     assert settings_table.main([str(tmp_path)]) == 1
     out, err = capsys.readouterr()
     assert row_of(out, "A")[3:5] == ["1 (and 1 not averaged)", "0.5000 (one seed)"]
-    assert "A-seed1 is not averaged: unfinished: epoch 1, step 10 of 20; best so far 0.9000 at epoch 1." in out
+    assert (
+        "A-seed1 is not averaged: unfinished: epoch 1, step 10 of 20; best so far 0.9000 at epoch 1." in out
+    )
     assert err.count("\n") == 1 and "A-seed1: unfinished" in err
 
 
@@ -230,7 +242,9 @@ def test_killed_foreign_empty_and_renamed_folders_leave_gaps(tmp_path, no_pictur
 def test_metrics_of_any_kind_are_read_as_far_as_they_go(tmp_path):
     run = make_run(tmp_path, "A-seed0", [0.5, 0.75])
     with open(run / "metrics.jsonl", "ab") as file:
-        file.write(b'null\n3\n{"step": true, "epoch": 1}\n{"step": 1e999, "epoch": 3}\n\xff\xfe\n{"step": 20, "ep')
+        file.write(
+            b'null\n3\n{"step": true, "epoch": 1}\n{"step": 1e999, "epoch": 3}\n\xff\xfe\n{"step": 20, "ep'
+        )
     record = read_run(run)
     assert [line["step"] for line in record.metrics] == [10, 20] and record.is_finished and record.gap == ""
     (run / "metrics.jsonl").unlink()
@@ -263,7 +277,9 @@ def test_without_a_scored_run_there_is_one_line_and_status_2(tmp_path, content):
     if content == "empty run":
         (folder / "A-seed0").mkdir()
     command = [sys.executable, "-m", "report.settings_table", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(settings_table.__file__).parents[1])
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(settings_table.__file__).parents[1]
+    )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith(f"error: {folder}: ") and done.stderr.count("\n") == 1
     assert not folder.exists() or {path.name for path in folder.iterdir()} <= {"A-seed0"}
@@ -276,7 +292,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, no_pictures):
         write_settings_table(tmp_path)
 
 
-# -- classes -----------------------------------------------------------------------------------------------------------
+# -- classes -------------------------------------------------------------------------------------------------
 
 
 def test_the_most_confused_pairs_come_with_names_and_counts(tmp_path, no_pictures):
@@ -285,7 +301,9 @@ def test_the_most_confused_pairs_come_with_names_and_counts(tmp_path, no_picture
     make_run(tmp_path, "A-seed0", [0.4])
     make_run(tmp_path, "A-seed1", [0.5], predictions=HALF, train_images=str(tmp_path / "office" / "train"))
     assert "30 of 55" not in write_settings_table(tmp_path)  # too long for a terminal with five settings
-    assert (tmp_path / "confused_A.csv").read_text() == "truth,predicted,count,of\ncat,dog,30,55\ndog,cow,20,45\n"
+    assert (
+        tmp_path / "confused_A.csv"
+    ).read_text() == "truth,predicted,count,of\ncat,dog,30,55\ndog,cow,20,45\n"
     assert "| cat | dog | 30 of 55 |" in (tmp_path / "table.md").read_text()
     (tmp_path / "A-seed1" / "predictions.csv").unlink()
     write_settings_table(tmp_path)
@@ -297,7 +315,9 @@ def test_hostile_class_names_break_no_table_and_no_picture(tmp_path):
     (tmp_path / "office" / "classes.txt").write_text("\n".join(HOSTILE), encoding="utf-8")
     wrong = said({(k, (k + 1) % len(HOSTILE)): 2 for k in range(len(HOSTILE))})
     wrong.append(("x.jpg", "two\nlines|²", "<script>"))
-    make_run(tmp_path, "B-seed0", [0.0], predictions=wrong, data=str(tmp_path / "office"), backbone="<b>|\n.pt")
+    make_run(
+        tmp_path, "B-seed0", [0.0], predictions=wrong, data=str(tmp_path / "office"), backbone="<b>|\n.pt"
+    )
     table = write_settings_table(tmp_path)
     lines = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
     bars = [line.replace("\\\\", "").replace("\\|", "").count("|") for line in lines if line.startswith("|")]
@@ -322,7 +342,7 @@ def test_text_of_any_kind_is_one_short_line_without_markup():
     assert markdown("<a> | *b* `c` _d_ e_f") == "&lt;a&gt; \\| \\*b\\* \\`c\\` \\_d\\_ e_f"
 
 
-# -- pictures ----------------------------------------------------------------------------------------------------------
+# -- pictures ------------------------------------------------------------------------------------------------
 
 
 def test_the_same_runs_give_the_same_bytes_and_whole_pictures(tmp_path):
@@ -348,4 +368,9 @@ def test_labels_at_line_ends_keep_their_distance_and_order():
         ordered = sorted(moved)
         assert all(after - before >= 0.06 - 1e-9 for before, after in zip(ordered, ordered[1:]))
         assert ordered[0] >= -1e-9 and ordered[-1] <= 1 + 1e-9
-        assert all(moved[i] < moved[j] for i in range(len(places)) for j in range(len(places)) if places[i] < places[j])
+        assert all(
+            moved[i] < moved[j]
+            for i in range(len(places))
+            for j in range(len(places))
+            if places[i] < places[j]
+        )

@@ -1,4 +1,6 @@
-"""Under torchrun several processes follow one with the same global batch: in loss, in weights, and in when to stop."""
+"""Under torchrun several processes follow one with the same global batch: in loss, in weights, and in when to
+stop.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +33,28 @@ def images(tmp_path_factory):
 
 def pretrain(images: Path, run: Path, processes: int, *flags: object) -> subprocess.CompletedProcess:
     words = ["--images", images, "--output", run, "--cache", images.parent / "cache", "--device", "cpu"]
-    words += ["--model", "tiny_classifier", "--image-size", 32, "--batch-size", 8, "--epochs", 4, "--lr", 0.02, *flags]
+    words += [
+        "--model",
+        "tiny_classifier",
+        "--image-size",
+        32,
+        "--batch-size",
+        8,
+        "--epochs",
+        4,
+        "--lr",
+        0.02,
+        *flags,
+    ]
     return start("p1_ssl_pretrain.py", processes, *words)
 
 
 def start(script: str, processes: int, *words: object) -> subprocess.CompletedProcess:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "tests.two_processes", script]
-    return subprocess.run([*command, *map(str, words)], cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [*command, *map(str, words)], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
+    )
 
 
 def losses(run: Path) -> list[float]:
@@ -88,7 +104,7 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused(images, tmp_path):
     assert done.returncode != 0 and "a batch of 8 does not divide among 3 processes" in done.stderr
 
 
-# -- segmentation ------------------------------------------------------------------------------------------------------
+# -- segmentation --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -111,14 +127,27 @@ def segmentations(tiles, tmp_path_factory):
     for processes in (1, 2):
         runs.append(tmp_path_factory.mktemp("segmentation") / "run")
         words = ["--data", tiles, "--output", runs[-1], "--cache", tiles.parent / "cache", "--device", "cpu"]
-        words += ["--model", "tiny_segmenter", "--scale", 1, "--crop-size", 32, "--batch-size", 4, "--epochs", 10]
+        words += [
+            "--model",
+            "tiny_segmenter",
+            "--scale",
+            1,
+            "--crop-size",
+            32,
+            "--batch-size",
+            4,
+            "--epochs",
+            10,
+        ]
         done = start("p2_train.py", processes, *words, "--soft-iou", 0, "--lr", 0.05, "--no-balanced")
         assert done.returncode == 0, done.stderr
     return runs
 
 
 def test_two_processes_segment_as_one_does(segmentations):
-    ours, theirs = (list(map(json.loads, (run / "metrics.jsonl").read_text().splitlines())) for run in segmentations)
+    ours, theirs = (
+        list(map(json.loads, (run / "metrics.jsonl").read_text().splitlines())) for run in segmentations
+    )
     assert len(ours) == 10 and ours[-1]["loss"] < ours[0]["loss"]
     for line, other in zip(ours, theirs):
         assert other["loss"] == pytest.approx(line["loss"], abs=1e-4)

@@ -15,7 +15,10 @@ DRIVE = "https://drive.usercontent.google.com/download?id=1a-B_c&export=download
     ("shared", "direct"),
     [
         ("https://drive.google.com/file/d/1a-B_c/view?usp=sharing", DRIVE),
-        ("https://drive.google.com/file/d/1a-B_c/view?resourcekey=0-xyz&usp=drive_link", DRIVE + "&resourcekey=0-xyz"),
+        (
+            "https://drive.google.com/file/d/1a-B_c/view?resourcekey=0-xyz&usp=drive_link",
+            DRIVE + "&resourcekey=0-xyz",
+        ),
         ("https://drive.google.com/file/u/1/d/1a-B_c/edit", DRIVE),
         ("https://drive.google.com/open?id=1a-B_c", DRIVE),
         ("https://drive.google.com/uc?export=download&id=1a-B_c", DRIVE),

@@ -1,4 +1,6 @@
-"""Training on small images is random by (seed, epoch, position) alone, and each random change is what it claims."""
+"""Training on small images is random by (seed, epoch, position) alone, and each random change is what it
+claims.
+"""
 
 from __future__ import annotations
 
@@ -40,11 +42,13 @@ class Photographs:
         return self.images[index]
 
 
-# -- shift -------------------------------------------------------------------------------------------------------------
+# -- shift ---------------------------------------------------------------------------------------------------
 
 
 def reflected(count: int, start: int) -> list[int]:
-    """The pixels that a window of `count` shows which starts at `start`, mirrored at the first and the last one."""
+    """The pixels that a window of `count` shows which starts at `start`, mirrored at the first and the last
+    one.
+    """
     return [abs(at) if at < count else 2 * (count - 1) - at for at in range(start, start + count)]
 
 
@@ -111,7 +115,9 @@ def test_the_photograph_does_not_change_what_is_drawn():
 
 
 def test_workers_change_nothing():
-    crops = PhotoCrops(Photographs(*(noise(seed=i) for i in range(8))), 32, seed=0, shift=SHIFT, policy="trivial")
+    crops = PhotoCrops(
+        Photographs(*(noise(seed=i) for i in range(8))), 32, seed=0, shift=SHIFT, policy="trivial"
+    )
     alone, helped = (list(epoch_loader(crops, 0, 1, 0, 4, workers)) for workers in (0, 2))
     assert len(alone) == len(helped) == 2
     assert all(torch.equal(a, b) for ours, theirs in zip(alone, helped) for a, b in zip(ours, theirs))
@@ -130,7 +136,7 @@ def test_trivial_augment_takes_the_place_of_colours():
     torch.testing.assert_close(jitter_colours(image, trivial[0, 0, 0][2][None]), image)
 
 
-# -- TrivialAugment ----------------------------------------------------------------------------------------------------
+# -- TrivialAugment ------------------------------------------------------------------------------------------
 
 
 class Drawn:
@@ -183,7 +189,11 @@ def test_all_fourteen_changes_come_equally_often():
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [1, 2, 32])
 def test_the_extremes_of_every_change_give_an_image(name, size):
-    for rgb in (noise(size, size), np.zeros((size, size, 3), np.uint8), np.full((size, size, 3), 255, np.uint8)):
+    for rgb in (
+        noise(size, size),
+        np.zeros((size, size, 3), np.uint8),
+        np.full((size, size, 3), 255, np.uint8),
+    ):
         for strength in (0.0, 0.5, 1.0):
             for is_positive in (False, True):
                 assert changed(rgb, name, strength, is_positive).shape == (size, size, 3)
@@ -200,13 +210,21 @@ def test_identity_is_the_image_at_any_strength():
 
 
 def test_enhancers_take_away_or_add_nine_tenths():
-    rgb = np.array(Image.fromarray(noise(4, 4) // 4 + 60).resize((32, 32), Image.BICUBIC))  # far from 0 and 255
+    rgb = np.array(
+        Image.fromarray(noise(4, 4) // 4 + 60).resize((32, 32), Image.BICUBIC)
+    )  # far from 0 and 255
     before, grey = rgb.astype(float), rgb.mean(axis=2, keepdims=True)
     measures = {
         "brightness": (before.mean(), lambda image: image.mean()),
         "contrast": (before.std(), lambda image: image.std()),
-        "colour": (np.abs(before - grey).mean(), lambda image: np.abs(image - image.mean(2, keepdims=True)).mean()),
-        "sharpness": (np.abs(np.diff(before[1:-1], axis=0)).mean(), lambda i: np.abs(np.diff(i[1:-1], axis=0)).mean()),
+        "colour": (
+            np.abs(before - grey).mean(),
+            lambda image: np.abs(image - image.mean(2, keepdims=True)).mean(),
+        ),
+        "sharpness": (
+            np.abs(np.diff(before[1:-1], axis=0)).mean(),
+            lambda i: np.abs(np.diff(i[1:-1], axis=0)).mean(),
+        ),
     }
     for name, (measure, of) in measures.items():
         less, more = (of(changed(rgb, name, 1.0, is_positive).astype(float)) for is_positive in (False, True))
@@ -218,7 +236,9 @@ def test_enhancers_take_away_or_add_nine_tenths():
 @pytest.mark.parametrize("name, axis", [("translate_x", 1), ("translate_y", 0)])
 def test_a_translation_moves_by_up_to_three_tenths_of_a_side_and_leaves_grey(name, axis):
     rgb = noise(20, 20)
-    ahead, back = (np.moveaxis(changed(rgb, name, 1.0, is_positive), axis, 0) for is_positive in (True, False))
+    ahead, back = (
+        np.moveaxis(changed(rgb, name, 1.0, is_positive), axis, 0) for is_positive in (True, False)
+    )
     lines = np.moveaxis(rgb, axis, 0)
     assert (ahead[:14] == lines[6:]).all() and (ahead[14:] == GREY).all()
     assert (back[6:] == lines[:14]).all() and (back[:6] == GREY).all()
@@ -257,7 +277,7 @@ def test_colours_are_cut_to_four_bits_or_turned_or_stretched():
     assert dark.mean() < 90 and abs(changed(dark, "equalize", 0.3).mean() - 127) < 20
 
 
-# -- mixing ------------------------------------------------------------------------------------------------------------
+# -- mixing --------------------------------------------------------------------------------------------------
 
 
 def mixed_batches(kind: str, images: torch.Tensor, count: int = 200):
@@ -330,7 +350,7 @@ def test_an_image_alone_is_mixed_with_itself():
         torch.testing.assert_close(mix_images(image, kind, np.random.default_rng(2))[0], image)
 
 
-# -- the loss of a mixed batch -----------------------------------------------------------------------------------------
+# -- the loss of a mixed batch -------------------------------------------------------------------------------
 
 
 class Answers(torch.nn.Module):

@@ -20,7 +20,9 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 def no_usual_way():
     """While this holds, nobody calls torch's convolution."""
-    return mock.patch.object(nn.Conv2d, "_conv_forward", side_effect=AssertionError("torch's convolution was called"))
+    return mock.patch.object(
+        nn.Conv2d, "_conv_forward", side_effect=AssertionError("torch's convolution was called")
+    )
 
 
 def no_product():
@@ -28,7 +30,9 @@ def no_product():
 
 
 def with_gradients(layer: nn.Module, images: Tensor, given: Tensor) -> list[Tensor]:
-    """What `layer` makes of the images, and with `given` as the gradient of that: those of images and parameters."""
+    """What `layer` makes of the images, and with `given` as the gradient of that: those of images and
+    parameters.
+    """
     images = images.clone().requires_grad_()  # clone keeps the layout
     results = layer(images)
     gradients = torch.autograd.grad(results, [images, *layer.parameters()], given)
@@ -69,7 +73,7 @@ def layers_and_maps(draw) -> tuple[nn.Conv2d, Tensor]:
     return layer, torch.randn(size, dtype=torch.float64).contiguous(memory_format=layout)
 
 
-# -- one convolution ---------------------------------------------------------------------------------------------------
+# -- one convolution -----------------------------------------------------------------------------------------
 
 
 @settings(max_examples=300, deadline=None)
@@ -117,7 +121,7 @@ def test_a_channels_last_map_gives_a_channels_last_map(kernel, stride):
         assert not results.is_contiguous()
 
 
-# -- a whole network ---------------------------------------------------------------------------------------------------
+# -- a whole network -----------------------------------------------------------------------------------------
 
 
 class OwnConvolution(nn.Conv2d):
@@ -184,7 +188,9 @@ def test_a_copy_takes_products_too_and_has_weights_of_its_own():
 
 def test_a_resnet34_at_32_pixels_gives_the_same_logits_and_gradients():
     torch.manual_seed(0)
-    network = build_network("resnet34", num_classes=50, stem="3x3").double().to(memory_format=torch.channels_last)
+    network = (
+        build_network("resnet34", num_classes=50, stem="3x3").double().to(memory_format=torch.channels_last)
+    )
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
     upstream = torch.randn(2, 50, dtype=torch.float64)
     usual, product = copy.deepcopy(network.train()), network

@@ -1,4 +1,6 @@
-"""Pre-training without labels: it learns, goes on to the last bit, and leaves a backbone that fine-tuning takes."""
+"""Pre-training without labels: it learns, goes on to the last bit, and leaves a backbone that fine-tuning
+takes.
+"""
 
 from __future__ import annotations
 
@@ -49,14 +51,25 @@ def images(tmp_path):
 @pytest.fixture
 def where(images, tmp_path):
     def where(output):
-        return ("--images", images, "--output", tmp_path / output, "--cache", tmp_path / "cache", "--device", "cpu")
+        return (
+            "--images",
+            images,
+            "--output",
+            tmp_path / output,
+            "--cache",
+            tmp_path / "cache",
+            "--device",
+            "cpu",
+        )
 
     return where
 
 
 @pytest.fixture
 def pretrain(where):
-    """Run p1_ssl_pretrain.py's main in this process, into tmp_path/run unless said otherwise: the exit status."""
+    """Run p1_ssl_pretrain.py's main in this process, into tmp_path/run unless said otherwise: the exit
+    status.
+    """
 
     def pretrain(*flags, output="run"):
         args = p1_ssl_pretrain.parse_arguments([str(word) for word in (*where(output), *QUICK, *flags)])
@@ -81,8 +94,12 @@ def test_the_reports_recipes_run(pretrain, tmp_path, recipe):
     assert "target_decay" in config["recipe"]["assumed"]
 
 
-@pytest.mark.parametrize("recipe", ["default", "report001"])  # whose views are drawn from our numbers, from torch
-def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(pretrain, where, tmp_path, recipe, capsys):
+@pytest.mark.parametrize(
+    "recipe", ["default", "report001"]
+)  # whose views are drawn from our numbers, from torch
+def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(
+    pretrain, where, tmp_path, recipe, capsys
+):
     assert pretrain("--recipe", recipe, output="unbroken") == 0
     flags = (*where("killed"), *QUICK, "--recipe", recipe)
     step = random.SystemRandom().randint(3, STEPS)  # any will do
@@ -171,7 +188,9 @@ def test_absurd_arguments_end_with_usage(pretrain, flags, message, capsys):
     assert end.value.code == 2 and message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flags", [("--images", "nowhere"), ("--probe-csv", "nowhere.csv"), ("--model", "resnet7")])
+@pytest.mark.parametrize(
+    "flags", [("--images", "nowhere"), ("--probe-csv", "nowhere.csv"), ("--model", "resnet7")]
+)
 def test_what_is_not_there_is_named_in_one_line(pretrain, tmp_path, flags, capsys):
     assert pretrain(*flags) == 2
     assert flags[1] in capsys.readouterr().err.splitlines()[-1]

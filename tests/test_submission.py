@@ -1,4 +1,6 @@
-"""`make submission` collects what the course takes, under the course's names, in a folder that works by itself."""
+"""`make submission` collects what the course takes, under the course's names, in a folder that works by
+itself.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,14 @@ def collect(folder: Path, year: str = "2024") -> Path:
 
 def publish(folder: Path, monkeypatch, content: bytes, **changes) -> dict:
     """A manifest with one checkpoint in `folder`, in the place of the repository's."""
-    entry = {"name": "mine", "problem": "p2", "default": True, "file": "mine.pt", "bytes": len(content), "urls": []}
+    entry = {
+        "name": "mine",
+        "problem": "p2",
+        "default": True,
+        "file": "mine.pt",
+        "bytes": len(content),
+        "urls": [],
+    }
     entry.update({"sha256": hashlib.sha256(content).hexdigest(), **changes})
     folder.mkdir()
     (folder / "mine.pt").write_bytes(content)
@@ -37,7 +46,9 @@ def publish(folder: Path, monkeypatch, content: bytes, **changes) -> dict:
 
 def test_the_repositorys_wrappers_are_the_tables_without_a_fixed_edition():
     for wrapper in EDITIONS["2024"].wrappers:
-        assert (REPOSITORY / wrapper.name).read_text(encoding="utf-8") == submission.wrapper_text(wrapper, None)
+        assert (REPOSITORY / wrapper.name).read_text(encoding="utf-8") == submission.wrapper_text(
+            wrapper, None
+        )
 
 
 @pytest.mark.parametrize("year", EDITIONS)
@@ -45,7 +56,13 @@ def test_an_editions_files_lie_there_under_the_courses_names(tmp_path, year):
     folder = collect(tmp_path / "mine", year)
     wrappers = {path.name for path in folder.glob("hw*_[0-9].sh")}
     assert wrappers == {wrapper.name for wrapper in EDITIONS[year].wrappers}
-    for name in ("get_checkpoints.sh", "p1_inference.py", "p2_inference.py", "p2_train.py", "mean_iou_evaluate.py"):
+    for name in (
+        "get_checkpoints.sh",
+        "p1_inference.py",
+        "p2_inference.py",
+        "p2_train.py",
+        "mean_iou_evaluate.py",
+    ):
         assert (folder / name).read_bytes() == (REPOSITORY / name).read_bytes()
     download = folder / EDITIONS[year].download_script
     assert download.read_bytes() == (REPOSITORY / "get_checkpoints.sh").read_bytes()
@@ -72,7 +89,11 @@ def test_a_wrapper_hands_on_its_arguments_and_its_own_edition(tmp_path, year):
     for wrapper in EDITIONS[year].wrappers:
         given = [f"the {word.lower()}" for word in wrapper.usage.split()]
         done = subprocess.run(
-            ["bash", str(folder / wrapper.name), *given], cwd=tmp_path, env=environment, capture_output=True, text=True
+            ["bash", str(folder / wrapper.name), *given],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 7, done.stderr
         edition, script, *options = done.stdout.splitlines()

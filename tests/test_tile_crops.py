@@ -1,4 +1,6 @@
-"""Training crops show a tile and its mask alike, from (seed, epoch, position) alone, and rare classes more often."""
+"""Training crops show a tile and its mask alike, from (seed, epoch, position) alone, and rare classes more
+often.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +120,10 @@ def test_tiles_are_found_by_inferences_rule(folder, tmp_path):
 def test_a_grey_mask_is_named_and_left_out(folder, tmp_path, mode, capsys):
     Image.new(mode, (64, 64)).save(folder / "0002_mask.png")
     assert load_pairs(folder, tmp_path / "cache").names == ["0000", "0001", "0003"]
-    assert "0002_mask.png: a grey image, not a mask; save it in the seven colours as RGB" in capsys.readouterr().err
+    assert (
+        "0002_mask.png: a grey image, not a mask; save it in the seven colours as RGB"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_mask_with_a_palette_is_read_by_its_colours(folder, tmp_path):

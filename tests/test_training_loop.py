@@ -1,4 +1,6 @@
-"""Around a training step: the rate follows its schedule, the average its formula, and every way to stop can go on."""
+"""Around a training step: the rate follows its schedule, the average its formula, and every way to stop can
+go on.
+"""
 
 from __future__ import annotations
 
@@ -155,7 +157,9 @@ def test_fixing_the_steps_at_the_end_of_an_epoch_does_not_lose_its_score(tmp_pat
         loop.after_step(torch.ones(()), 4)
         if loop.step < 30 and loop.batch_in_epoch == 0:
             loop.end_epoch()
-    assert not (tmp_path / "run" / "last.pt").is_file() or torch.load(tmp_path / "run" / "last.pt")["step"] < 30
+    assert (
+        not (tmp_path / "run" / "last.pt").is_file() or torch.load(tmp_path / "run" / "last.pt")["step"] < 30
+    )
     loop.run.close()
 
 

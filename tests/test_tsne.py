@@ -1,4 +1,6 @@
-"""p1_tsne.py draws what the second last layer gives, the same points each time, in panels that can be compared."""
+"""p1_tsne.py draws what the second last layer gives, the same points each time, in panels that can be
+compared.
+"""
 
 from __future__ import annotations
 
@@ -77,9 +79,13 @@ def save_snapshot(path: Path, seed: int, classes: list[str] = CLASSES, **changes
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """office/ with train images, CSV and names; and run/, a finished run of ten epochs with three snapshots."""
+    """office/ with train images, CSV and names; and run/, a finished run of ten epochs with three
+    snapshots.
+    """
     folder = tmp_path_factory.mktemp("tsne")
-    write_table(folder / "office" / "train.csv", write_images(folder / "office" / "train", "{label} {number}.png"))
+    write_table(
+        folder / "office" / "train.csv", write_images(folder / "office" / "train", "{label} {number}.png")
+    )
     (folder / "office" / "classes.txt").write_text("".join(f"Thing_{label}\n" for label in CLASSES))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(builders.CLASSIFIERS, "tiny_classifier", TinyClassifier)
@@ -133,7 +139,7 @@ def plane(output: Path, key: str) -> tuple[np.ndarray, list[str]]:
     return np.array([(float(row["x"]), float(row["y"])) for row in rows]), [row["label"] for row in rows]
 
 
-# -- the second last layer ---------------------------------------------------------------------------------------------
+# -- the second last layer -----------------------------------------------------------------------------------
 
 
 def some_images() -> torch.Tensor:
@@ -179,12 +185,14 @@ def test_a_network_without_a_linear_layer_is_refused():
         second_last(nn.Sequential(nn.Conv2d(3, 4, 1)), some_images(), *normalisation("resnet18"))
 
 
-# -- what comes out ----------------------------------------------------------------------------------------------------
+# -- what comes out ------------------------------------------------------------------------------------------
 
 
 def test_there_are_pictures_of_all_classes_and_of_ten_each_and_the_tables(drawn):
     expected = [f"{name}.{suffix}" for name in PICTURES for suffix in ("png", "pdf")]
-    assert sorted(path.name for path in drawn.iterdir()) == sorted([*expected, "coordinates.csv", "scores.json"])
+    assert sorted(path.name for path in drawn.iterdir()) == sorted(
+        [*expected, "coordinates.csv", "scores.json"]
+    )
     assert all(path.stat().st_size > 500 for path in drawn.iterdir())
 
 
@@ -215,7 +223,9 @@ def test_the_validation_images_can_be_shown_instead(made, figures, tmp_path):
 def test_the_points_depend_on_the_features_and_the_seed_alone():
     features = np.random.default_rng(0).normal(size=(80, 300)).astype(np.float32)
     first, again, other = (
-        p1_tsne.plane_of(features, p1_tsne.parse_arguments(f"--run r --images i --output o --seed {seed}".split()))
+        p1_tsne.plane_of(
+            features, p1_tsne.parse_arguments(f"--run r --images i --output o --seed {seed}".split())
+        )
         for seed in (0, 0, 1)
     )
     assert np.array_equal(first, again) and not np.array_equal(first, other)
@@ -229,7 +239,9 @@ def test_silhouettes_are_sklearns(made, drawn):
         images = load_evaluation(office / "train", office / "train.csv", 32, made / "cache", CLASSES)
         pixels = torch.cat([batch for batch, _ in images.batches(64)])
         features = second_last(load_trained(model), pixels, model["mean"], model["std"]).numpy()
-        assert score["silhouette_features"] == pytest.approx(silhouette_score(features, images.labels), abs=1e-4)
+        assert score["silhouette_features"] == pytest.approx(
+            silhouette_score(features, images.labels), abs=1e-4
+        )
         points, labels = plane(drawn, f"epoch_{epoch:04d}")
         assert score["silhouette_plane"] == pytest.approx(silhouette_score(points, labels), abs=1e-3)
 
@@ -252,7 +264,7 @@ def test_the_scores_are_printed_as_a_table(made, figures, tmp_path, capsys):
         assert all(row["name"] in text for row in score["most_scattered"])
 
 
-# -- pictures ----------------------------------------------------------------------------------------------------------
+# -- pictures ------------------------------------------------------------------------------------------------
 
 
 def test_all_panels_have_the_same_limits_and_every_image_in_them(made, figures, tmp_path):
@@ -275,7 +287,10 @@ def test_titles_say_which_epoch_and_how_well_its_classes_part(made, figures, tmp
     for figure in figures.values():
         for axis, score in zip(figure.axes, scores):
             title = axis.get_title(loc="left")
-            assert title.startswith(score["title"] + "\n") and f"silhouette {score['silhouette_features']:.2f}" in title
+            assert (
+                title.startswith(score["title"] + "\n")
+                and f"silhouette {score['silhouette_features']:.2f}" in title
+            )
 
 
 def test_the_last_epoch_of_an_unfinished_run_is_not_called_its_last(made, figures, tmp_path, capsys):
@@ -309,11 +324,13 @@ def test_heading_titles_panels_and_legend_lie_below_each_other_inside_the_pictur
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.width
         assert all(box.y1 <= axis.get_window_extent().y0 for axis in figure.axes)
         titles = [axis._left_title.get_window_extent() for axis in figure.axes]
-        assert all(title.y1 + 5 <= figure._suptitle.get_window_extent().y0 for title in titles)  # pixels apart
+        assert all(
+            title.y1 + 5 <= figure._suptitle.get_window_extent().y0 for title in titles
+        )  # pixels apart
         assert titles[0].x1 < titles[1].x0
 
 
-# -- other inputs ------------------------------------------------------------------------------------------------------
+# -- other inputs --------------------------------------------------------------------------------------------
 
 
 def test_labels_may_be_in_the_names_of_a_folder_of_png(made, figures, tmp_path):
@@ -349,7 +366,7 @@ def test_snapshots_of_one_epoch_of_two_runs_are_told_apart_by_their_folders(made
     assert titles == ["run/snapshots/epoch_0010.pt", "D-seed0/snapshots/epoch_0010.pt"]
 
 
-# -- what is wrong -----------------------------------------------------------------------------------------------------
+# -- what is wrong -------------------------------------------------------------------------------------------
 
 
 def refused(capsys, *flags: object) -> str:
@@ -428,7 +445,9 @@ def test_an_image_that_cannot_be_read_is_named_and_left_out(made, figures, tmp_p
     snapshot = made / "run" / "snapshots" / "epoch_0001.pt"
     assert call("--checkpoint", snapshot, "--images", tmp_path / "images", *into(tmp_path)) == 1
     assert rows[7][0] in capsys.readouterr().err
-    assert [row["filename"] for row in coordinates(tmp_path / "out")] == [n for n, _ in rows if n != rows[7][0]]
+    assert [row["filename"] for row in coordinates(tmp_path / "out")] == [
+        n for n, _ in rows if n != rows[7][0]
+    ]
 
 
 @pytest.mark.parametrize(

@@ -40,11 +40,26 @@ def test_the_reported_iou_is_that_of_the_written_masks(folder, capsys):
     pairs = load_pairs(folder, folder / "cache")
     ious = p2_train.evaluate(network, pairs, 0.75, mean, std, torch.device("cpu"))
 
-    model = {"format": 1, "problem": "p2", "network": "lite_fpn", "arguments": {"num_classes": 7}, "scale": 0.75}
+    model = {
+        "format": 1,
+        "problem": "p2",
+        "network": "lite_fpn",
+        "arguments": {"num_classes": 7},
+        "scale": 0.75,
+    }
     model.update(state=network.state_dict(), classes=list(CLASS_NAMES), image_size=None, mean=mean, std=std)
     model.update(edition="2024", score={}, source="test")
     checkpoint.save(folder / "model.pt", model)
-    flags = ["--images", folder, "--output", folder / "out", "--checkpoint", folder / "model.pt", "--device", "cpu"]
+    flags = [
+        "--images",
+        folder,
+        "--output",
+        folder / "out",
+        "--checkpoint",
+        folder / "model.pt",
+        "--device",
+        "cpu",
+    ]
     assert p2_inference.main(p2_inference.parse_arguments([str(flag) for flag in flags])) == 0
     labels = folder / "labels"
     labels.mkdir()

@@ -1,4 +1,6 @@
-"""BYOL's views: each sample's own, from (seed, epoch, sample) alone, and each change does what it says, as often."""
+"""BYOL's views: each sample's own, from (seed, epoch, sample) alone, and each change does what it says, as
+often.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ def luma(view: Tensor) -> Tensor:
     return (view * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1)
 
 
-# -- whose numbers -----------------------------------------------------------------------------------------------------
+# -- whose numbers -------------------------------------------------------------------------------------------
 
 
 def test_equal_images_in_a_batch_give_unequal_views_and_one_image_two_different_ones():
@@ -95,7 +97,7 @@ def test_the_numbers_are_uniform_and_no_column_follows_another():
     assert (torch.corrcoef(columns.T) - torch.eye(2 * NUMBERS)).abs().max() < 0.08
 
 
-# -- what comes out ----------------------------------------------------------------------------------------------------
+# -- what comes out ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("side", "size"), [(84, 128), (80, 64), (33, 32), (16, 16)])
@@ -128,7 +130,7 @@ def test_numbers_that_change_nothing_give_the_image_back():
         torch.testing.assert_close(view, images / 255, rtol=0, atol=1e-5)
 
 
-# -- crop and mirror ---------------------------------------------------------------------------------------------------
+# -- crop and mirror -----------------------------------------------------------------------------------------
 
 
 def test_a_mirrored_view_is_the_image_the_other_way_round():
@@ -150,7 +152,9 @@ def test_crops_keep_to_their_bounds_and_use_them():
     drawn = [DRAWS.index(name) for name in ("area", "aspect", "x", "y", "mirror")]
     changed[:, :, drawn] = epoch_numbers(count, 0, 0)[:, :, drawn]
     # Both views at once: which one it is makes no difference to a crop. Places are in pixels of the image.
-    views = torch.cat(two_views((4 * slopes(side)).expand(count, 3, side, side), changed, size, least)) * 255 / 4
+    views = (
+        torch.cat(two_views((4 * slopes(side)).expand(count, 3, side, side), changed, size, least)) * 255 / 4
+    )
     across, down = views[:, 0, 0].sort(dim=1).values, views[:, 1, :, 0]
     width, height = ((line[:, -1] - line[:, 0]) * size / (size - 1) for line in (across, down))
     area, aspect = width * height / side**2, width / height
@@ -170,7 +174,7 @@ def test_a_crop_of_the_whole_area_is_the_whole_image_whatever_its_aspect():
         torch.testing.assert_close(view, images / 255, rtol=0, atol=1e-5)
 
 
-# -- colours -----------------------------------------------------------------------------------------------------------
+# -- colours -------------------------------------------------------------------------------------------------
 
 
 def test_a_grey_view_has_three_channels_equal_to_the_luma():
@@ -244,7 +248,7 @@ def test_the_first_view_is_never_solarised_and_the_second_by_the_formula():
     torch.testing.assert_close(second, torch.where(before >= 0.5, 1 - before, before), rtol=0, atol=1e-5)
 
 
-# -- blur --------------------------------------------------------------------------------------------------------------
+# -- blur ----------------------------------------------------------------------------------------------------
 
 
 def test_blur_keeps_a_plain_image():
@@ -280,12 +284,18 @@ def test_each_image_has_its_own_sigma():
     assert view[0].var() > 1.05 * view[1].var()
 
 
-# -- how often ---------------------------------------------------------------------------------------------------------
+# -- how often -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("change", "first", "second"),
-    [("mirror", 0.5, 0.5), ("jitter", 0.8, 0.8), ("grey", 0.2, 0.2), ("blur", 1.0, 0.1), ("solarise", 0.0, 0.2)],
+    [
+        ("mirror", 0.5, 0.5),
+        ("jitter", 0.8, 0.8),
+        ("grey", 0.2, 0.2),
+        ("blur", 1.0, 0.1),
+        ("solarise", 0.0, 0.2),
+    ],
 )
 def test_each_change_is_made_as_often_as_the_paper_says(change, first, second):
     count, size = 2000, 32

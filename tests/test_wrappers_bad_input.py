@@ -55,7 +55,13 @@ def rows_of(path: Path) -> list[str]:
 
 def test_whatever_can_be_read_as_it_was_meant_is_no_failure(images, tmp_path, p1_model, p2_model):
     names = forms(images, "")
-    table = ["filename,size,id", *(f'"{name}",9,{i}' for i, name in enumerate(names)), "", "good.png,9,x", " , "]
+    table = [
+        "filename,size,id",
+        *(f'"{name}",9,{i}' for i, name in enumerate(names)),
+        "",
+        "good.png,9,x",
+        " , ",
+    ]
     (tmp_path / "in.csv").write_bytes("\r\n".join(["\ufeff" + table[0], *table[1:]]).encode())
     (tmp_path / "empty.csv").write_text("id,filename,label\n")
     (tmp_path / "tiles").mkdir()
@@ -82,7 +88,9 @@ def test_what_cannot_be_read_is_named_and_all_else_is_done(images, tmp_path, p1_
     bad = [*spoiled(images, ""), "missing", "../in", str(images / "good"), "a\0b"]
     files = {path.stem: path.name for path in images.iterdir()}
     names = ["good.png", *(files.get(name, f"{name}.png") for name in bad), "good.png"]
-    (tmp_path / "in.csv").write_text("id,filename\n" + "".join(f"{i},{name}\n" for i, name in enumerate(names)))
+    (tmp_path / "in.csv").write_text(
+        "id,filename\n" + "".join(f"{i},{name}\n" for i, name in enumerate(names))
+    )
     save(photograph(5, 64, 64), tmp_path / "tiles" / "good_sat.png")
     bad_tiles = spoiled(tmp_path / "tiles", "_sat")
     classified, segmented = wrappers(
@@ -100,7 +108,9 @@ def test_what_cannot_be_read_is_named_and_all_else_is_done(images, tmp_path, p1_
     assert all(name in segmented.stdout for name in bad_tiles)
 
 
-def test_a_call_of_hw1_1_that_cannot_succeed_says_so_in_one_line_and_writes_nothing(images, tmp_path, p1_model):
+def test_a_call_of_hw1_1_that_cannot_succeed_says_so_in_one_line_and_writes_nothing(
+    images, tmp_path, p1_model
+):
     (tmp_path / "in.csv").write_text("id,filename\n0,good.png\n")
     (tmp_path / "name.csv").write_text("id,name\n0,good.png\n")
     (tmp_path / "latin.csv").write_bytes("id,filename\n0,gut für.png\n".encode("latin-1"))
@@ -129,7 +139,9 @@ def test_a_call_of_hw1_1_that_cannot_succeed_says_so_in_one_line_and_writes_noth
     assert not (tmp_path / "new").exists()
 
 
-def test_a_call_of_hw1_2_that_cannot_succeed_says_so_in_one_line_and_writes_nothing(images, tmp_path, p2_model):
+def test_a_call_of_hw1_2_that_cannot_succeed_says_so_in_one_line_and_writes_nothing(
+    images, tmp_path, p2_model
+):
     (tmp_path / "bad").mkdir()
     spoiled(tmp_path / "bad", "_sat")
     (tmp_path / "none").mkdir()

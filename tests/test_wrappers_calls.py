@@ -17,7 +17,8 @@ from PIL import Image
 from tests.grader import REPOSITORY, photograph, save, wrapper, wrapper_environment, wrappers
 
 WRAPPERS = ("hw1_1.sh", "hw1_2.sh")
-# Ends the process at the first attempt to open a socket or to look up a host, from Python or from a C extension.
+# Ends the process at the first attempt to open a socket or to look up a host, from Python or from a C
+# extension.
 NO_NETWORK = """
 import os, sys
 def hook(event, arguments):
@@ -70,7 +71,9 @@ def data(tmp_path) -> Path:
     for number in range(2):
         save(photograph(number), folder / "my images" / f"ä {number}.png")
         save(photograph(number, 64, 64), folder / "tiles ü" / f"000{number}_sat.png")
-    (folder / "in put.csv").write_text("id,filename,label\n0,ä 1.png,None\n1,ä 0.png,None\n", encoding="utf-8")
+    (folder / "in put.csv").write_text(
+        "id,filename,label\n0,ä 1.png,None\n1,ä 0.png,None\n", encoding="utf-8"
+    )
     return folder
 
 
@@ -97,8 +100,12 @@ def test_with_odd_paths_from_another_folder_without_network_and_gpu(data, tmp_pa
     )
     assert [result.returncode for result in done] == [0, 0], "\n".join(result.stdout for result in done)
     assert is_right(csv, masks)
-    assert done[0].stdout.startswith(f"checkpoint {repository / 'checkpoints' / 'p1.pt'}: resnet18, accuracy 0.5000\n")
-    assert done[1].stdout.startswith(f"checkpoint {repository / 'checkpoints' / 'p2.pt'}: lite_fpn, mean_iou 0.7000\n")
+    assert done[0].stdout.startswith(
+        f"checkpoint {repository / 'checkpoints' / 'p1.pt'}: resnet18, accuracy 0.5000\n"
+    )
+    assert done[1].stdout.startswith(
+        f"checkpoint {repository / 'checkpoints' / 'p2.pt'}: lite_fpn, mean_iou 0.7000\n"
+    )
 
 
 def test_with_relative_paths_and_checkpoints_from_the_environment(data, tmp_path, p1_model, p2_model):
@@ -160,7 +167,11 @@ def test_without_torch_or_torchvision_the_install_command_is_given(data, tmp_pat
     )
     for result in done:
         assert result.returncode == 2
-        assert result.stdout.count("\n") == 1 and f"'{package}'" in result.stdout and "pip install" in result.stdout
+        assert (
+            result.stdout.count("\n") == 1
+            and f"'{package}'" in result.stdout
+            and "pip install" in result.stdout
+        )
     assert not (tmp_path / "out.csv").exists() and not (tmp_path / "masks").exists()
 
 

@@ -1,4 +1,5 @@
-"""Train in float64 with SGD, as one process or, under torchrun, as several: what they print can be compared closely.
+"""Train in float64 with SGD, as one process or, under torchrun, as several: what they print can be compared
+closely.
 
     torchrun --nproc-per-node 2 -m tests.two_processes p1_ssl_pretrain.py --images ...
 
@@ -80,7 +81,9 @@ def train_precisely(script: str, argv: list[str]) -> None:
         module.LOG_EVERY = 1
     device.autocast_dtype = lambda of_device: None
     module.normalise = lambda images, mean, std: images.double() - 0.5
-    module.build_optimizer = lambda name, groups, lr, weight_decay: torch.optim.SGD(groups, lr=lr, momentum=0.9)
+    module.build_optimizer = lambda name, groups, lr, weight_decay: torch.optim.SGD(
+        groups, lr=lr, momentum=0.9
+    )
     run_script(lambda: module.main(module.parse_arguments(argv)))
 
 

@@ -22,7 +22,10 @@ from tests.grader import REPOSITORY, wrapper
 from tests.killing import scores_of
 
 SIDE = 64  # pixels of a tile: with the coarsest stride, 32, still a map of 2x2
-CLASSES = (1, 4)  # agriculture and water, yellow and blue: even a VGG without batch norm finds them in few steps
+CLASSES = (
+    1,
+    4,
+)  # agriculture and water, yellow and blue: even a VGG without batch norm finds them in few steps
 # A fixed rate, and nothing random but the order of the tiles and dropout: whatever falls, falls by learning.
 RECIPE = (
     *("--weights", "none", "--batch-size", 4, "--scale", 1),
@@ -45,14 +48,19 @@ def data(tmp_path_factory) -> Path:
     """The course's tree, of tiles whose halves are of two classes; one validation tile is no square."""
     folder = tmp_path_factory.mktemp("data") / "p2_data"
     generator = np.random.default_rng(0)
-    for split, sizes in (("train", 32 * [(SIDE, SIDE)]), ("validation", [(SIDE, SIDE), (SIDE, SIDE), (50, 75)])):
+    for split, sizes in (
+        ("train", 32 * [(SIDE, SIDE)]),
+        ("validation", [(SIDE, SIDE), (SIDE, SIDE), (50, 75)]),
+    ):
         (folder / split).mkdir(parents=True)
         for number, (height, width) in enumerate(sizes):
             first, second = generator.permutation(np.array(CLASSES, dtype=np.uint8))
             classes = np.full((height, width), first)
             classes[height // 2 :, :] = second
             if number % 2:
-                classes = np.broadcast_to(np.where(np.arange(width) < width // 2, first, second), (height, width))
+                classes = np.broadcast_to(
+                    np.where(np.arange(width) < width // 2, first, second), (height, width)
+                )
             pixels = COLOURS[classes] * 0.6 + generator.integers(0, 90, (height, width, 3))
             Image.fromarray(pixels.astype(np.uint8)).save(folder / split / f"{number:04d}_sat.jpg")
             mask_image(classes).save(folder / split / f"{number:04d}_mask.png")
@@ -85,11 +93,14 @@ def train(command: Sequence[object], log: Path, stop_after: Path | None = None) 
 
 def weights_that_never_moved(run: Path, epochs: int) -> list[str]:
     """Names of parameters that the last epoch's snapshot has as the first's had them."""
-    first, last = (checkpoint.read_model(run / "snapshots" / f"epoch_{n:04d}.pt")["state"] for n in (1, epochs))
+    first, last = (
+        checkpoint.read_model(run / "snapshots" / f"epoch_{n:04d}.pt")["state"] for n in (1, epochs)
+    )
     return [name for name in last if torch.equal(first[name], last[name])]
 
 
-# What a passed test wrote is removed after it (pyproject.toml), so the disk holds one network's checkpoints at a time.
+# What a passed test wrote is removed after it (pyproject.toml), so the disk holds one network's checkpoints
+# at a time.
 @pytest.mark.parametrize("network", SEGMENTERS)
 def test_it_learns_goes_on_after_ctrl_c_and_answers_through_the_wrapper(network, data, tmp_path, capsys):
     start = time.monotonic()

@@ -25,7 +25,9 @@ def pixels_of_class() -> dict[str, np.ndarray]:
     """For each split, (masks, 8): how many pixels of each mask are of each class, red last."""
 
     def count(path: Path) -> np.ndarray:
-        return np.bincount(classes_of_colours(read_rgb(path, apply_exif=False)).ravel(), minlength=NUM_CLASSES + 1)
+        return np.bincount(
+            classes_of_colours(read_rgb(path, apply_exif=False)).ravel(), minlength=NUM_CLASSES + 1
+        )
 
     with ThreadPoolExecutor() as pool:
         return {
@@ -38,7 +40,9 @@ def pixels_of_class() -> dict[str, np.ndarray]:
 def predictions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The masks that hw1_2.sh makes of the validation tiles with the published checkpoint."""
     folder = tmp_path_factory.mktemp("predictions")
-    environment = {name: value for name, value in os.environ.items() if name not in ("P2_CHECKPOINT", "EDITION")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("P2_CHECKPOINT", "EDITION")
+    }
     command = ["bash", str(REPOSITORY / "hw1_2.sh"), str(TILES / "validation"), str(folder)]
     subprocess.run(command, env=environment, check=True)
     return folder
@@ -83,6 +87,13 @@ def test_the_score_equals_the_plain_transcription_on_real_masks(predictions):
 
 
 def test_the_published_network_reaches_its_score(predictions):
-    command = [sys.executable, "mean_iou_evaluate.py", "-g", str(TILES / "validation"), "-p", str(predictions)]
+    command = [
+        sys.executable,
+        "mean_iou_evaluate.py",
+        "-g",
+        str(TILES / "validation"),
+        "-p",
+        str(predictions),
+    ]
     output = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     assert float(output.split("mean_iou:")[1]) >= 0.69
