@@ -90,7 +90,7 @@ from engine import distributed
 from engine.base import UserError, run_script
 from engine.device import autocast, seed_everything, tune_allocator
 from engine.loop import Loop
-from engine.neighbours import neighbour_accuracy
+from engine.metrics import knn_accuracy
 from engine.optimizer import build_optimizer, parameter_groups
 from engine.run import Run, Stopper
 from engine.schedule import target_decay
@@ -247,11 +247,11 @@ def probe_score(
     features = torch.cat(
         [predict_images(backbone, images.to(device), *normal) for images, _ in probe.batches(64)]
     )
-    accuracy = neighbour_accuracy(features, torch.from_numpy(probe.labels).to(device))
+    accuracy = knn_accuracy(features, torch.from_numpy(probe.labels).to(device))
     loop.run.say(
         f"epoch {epoch}: {100 * accuracy:.1f} % of {len(probe)} images are classified by their neighbours"
     )
-    return {"neighbour_accuracy": round(accuracy, 6)}
+    return {"knn_accuracy": round(accuracy, 6)}
 
 
 if __name__ == "__main__":

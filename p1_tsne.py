@@ -267,7 +267,7 @@ def draw(
     """All classes in one picture, then ten of them in each."""
     titles = [
         f"{one_line(score['title'], 45)}\n"
-        f"silhouette {score['silhouette_features']:.2f}, kNN accuracy {score['neighbour_accuracy']:.1%}"
+        f"silhouette {score['silhouette_features']:.2f}, kNN accuracy {score['knn_accuracy']:.1%}"
         for score in scores
     ]
     panels = list(zip(titles, planes))

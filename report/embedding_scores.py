@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from sklearn.metrics import silhouette_score
 
-from engine.neighbours import class_overlap, neighbour_accuracy
+from engine.metrics import class_overlap, knn_accuracy
 from report.text import columns, one_line
 
 NEIGHBOURS = 20
@@ -40,7 +40,7 @@ def measure(
         "silhouette_features": round(float(silhouette_score(features, labels)), 4),
         "silhouette_plane": round(float(silhouette_score(plane, labels)), 4),
         "neighbours": min(NEIGHBOURS, len(features) - 1),
-        "neighbour_accuracy": round(neighbour_accuracy(vectors, numbers, k=NEIGHBOURS), 4),
+        "knn_accuracy": round(knn_accuracy(vectors, numbers, k=NEIGHBOURS), 4),
         "most_scattered": [
             {"label": classes[label], "scatter": round(scatter[label] / spread, 4)}
             for label in sorted(scatter, key=lambda label: -scatter[label])[:LISTED]
@@ -80,7 +80,7 @@ def as_text(scores: Sequence[dict[str, Any]]) -> str:
     lines = [f"{'':{width}}  silhouette of   silhouette of   accuracy of the"]
     lines += [f"{'':{width}}  the features    the plane       {scores[0]['neighbours']} nearest"]
     for title, score in zip(titles, scores):
-        figures = (score[name] for name in ("silhouette_features", "silhouette_plane", "neighbour_accuracy"))
+        figures = (score[name] for name in ("silhouette_features", "silhouette_plane", "knn_accuracy"))
         lines.append(
             _padded(title, width) + "  " + "".join(f"{figure:<16.4f}" for figure in figures).rstrip()
         )

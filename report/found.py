@@ -130,7 +130,7 @@ def _look_into(folder: Path, names: Sequence[str], found: Found) -> None:
         kind = kind_of(run)
         if kind is None:
             found.remarks.append(f"{folder}: {run.gap or 'no run of these scripts'}")
-        elif kind.score == "neighbour_accuracy":
+        elif kind.score == "knn_accuracy":
             found.pretraining.append(run)
         elif kind.score == "mean_iou":
             found.segmentation.append(run)  # those of settings are read where their table is

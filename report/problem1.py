@@ -107,7 +107,7 @@ def _pretraining(run: RunRecord | None, found: Found, figures: Path) -> list[Blo
             "Three curves over the epochs of the pre-training",
         )
     )
-    probes = scores(run, "neighbour_accuracy")
+    probes = scores(run, "knn_accuracy")
     if probes:
         (first_epoch, first), (last_epoch, last) = probes[0], probes[-1]
         blocks.append(
@@ -237,7 +237,7 @@ def _tsne_table(panels: Sequence[dict[str, Any]]) -> list[Block]:
             one_line(panel.get("title", "–"), 40),
             *(
                 f"{panel[name]:.3f}" if is_number(panel.get(name)) else "–"
-                for name in ("silhouette_features", "silhouette_plane", "neighbour_accuracy")
+                for name in ("silhouette_features", "silhouette_plane", "knn_accuracy")
             ),
         )
         for panel in panels

@@ -44,7 +44,7 @@ def draw_pretraining(runs: Sequence[RunRecord]) -> Figure:
         for place, run in enumerate(runs):
             look = _look(place)
             _plot_losses(loss, run, look)
-            _plot(accuracy, _shares(_points(run, "neighbour_accuracy")), look)
+            _plot(accuracy, _shares(_points(run, "knn_accuracy")), look)
             _plot(spread, _thinned(_points(run, "embedding_std")), look, marker="")
         loss.set_title("BYOL's loss")
         accuracy.set_title("Neighbours' accuracy")

@@ -52,7 +52,7 @@ class Kind:
 
 
 KINDS = (
-    Kind("Problem 1, pre-training", "target_schedule", "neighbour_accuracy"),
+    Kind("Problem 1, pre-training", "target_schedule", "knn_accuracy"),
     Kind("Problem 1, fine-tuning", "setting", "accuracy"),
     Kind("Problem 2, land cover", "min_crop", "mean_iou"),
 )

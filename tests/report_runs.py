@@ -76,7 +76,7 @@ def problem_1(folder: Path, seeds: int = 2, settings: str = "ABCDE") -> Path:
         "image_size": 128,
         "training_images": 38400,
     }
-    lines = epochs(4, embedding_std=lambda e: 1 - 0.1 / e, neighbour_accuracy=lambda e: 0.1 * e)
+    lines = epochs(4, embedding_std=lambda e: 1 - 0.1 / e, knn_accuracy=lambda e: 0.1 * e)
     write_run(folder / "ssl", ssl, lines)
     for place, setting in enumerate(settings):
         for seed in range(seeds):

@@ -23,7 +23,7 @@ from report.text import columns
 
 REPOSITORY = Path(compare.__file__).resolve().parents[1]
 MARKS = {"pretraining": "target_schedule", "finetuning": "setting", "segmentation": "min_crop"}
-SCORES = {"pretraining": "neighbour_accuracy", "finetuning": "accuracy", "segmentation": "mean_iou"}
+SCORES = {"pretraining": "knn_accuracy", "finetuning": "accuracy", "segmentation": "mean_iou"}
 
 
 def make_run(folder: Path, kind: str, scores: list, *, total_epochs: int | None = None, **arguments) -> Path:
@@ -75,7 +75,7 @@ def test_each_run_shows_its_best_epoch_its_last_score_its_minutes_and_its_speed(
     assert row_of(lines, "three") == ["three", "1", "10", "0.1250", "1", "0.1250", "0.5", "2.0", "finished"]
     titles = [line for line in lines if line.startswith("Problem")]
     assert titles == [
-        "Problem 1, pre-training: neighbour_accuracy",
+        "Problem 1, pre-training: knn_accuracy",
         "Problem 1, fine-tuning: accuracy",
         "Problem 2, land cover: mean_iou",
     ]

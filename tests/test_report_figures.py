@@ -52,7 +52,7 @@ def pretraining(folder: Path, early: bool = False) -> RunRecord:
         )
         if step in (10, 20, 25):
             end = {"step": step, "epoch": -(-step // 10), "loss": 10 / step, "seconds": 2.0 * step}
-            lines.append({**end, "neighbour_accuracy": step / 100})
+            lines.append({**end, "knn_accuracy": step / 100})
     return make_run(folder, lines, training_images=107, batch_size=10, target_schedule="cosine")
 
 
@@ -215,7 +215,7 @@ def test_runs_in_any_state_and_names_of_any_kind_can_be_drawn(tmp_path):
     odd = [
         {"step": 0, "epoch": 0, "loss": 1e308, "seconds": 1},
         {"step": 1, "epoch": 2**53, "loss": -1e308, "seconds": 2},
-        {"step": 2, "epoch": 1, "loss": 1.0, "seconds": 3, "neighbour_accuracy": 9, "embedding_std": -1e11},
+        {"step": 2, "epoch": 1, "loss": 1.0, "seconds": 3, "knn_accuracy": 9, "embedding_std": -1e11},
     ]
     runs = [
         make_run(tmp_path / "$x_{龍}", odd),
@@ -234,7 +234,7 @@ def test_figures_of_runs_are_readable_on_paper(tmp_path):
     runs = [pretraining(tmp_path / "one"), pretraining(tmp_path / "two")]
     named = [("A: one", runs[0]), ("a longer name", runs[1])]
     assert smallest_letters_on_paper(draw_pretraining(runs)) >= 6.5
-    assert smallest_letters_on_paper(draw_learning(named, "neighbour_accuracy", "Accuracy")) >= 6.5
+    assert smallest_letters_on_paper(draw_learning(named, "knn_accuracy", "Accuracy")) >= 6.5
     assert smallest_letters_on_paper(draw_ious([(str(place), IOUS) for place in range(5)])) >= 6.5
 
 

@@ -133,9 +133,9 @@ def test_fine_tuning_takes_the_backbone_it_leaves(pretrain, tmp_path, capsys):
 
 def test_labelled_images_say_how_good_the_features_are(pretrain, images, tmp_path, capsys):
     assert pretrain("--probe-csv", f"{images}.csv", "--probe-every", 2, "--epochs", 4) == 0
-    lines = [line for line in scores_of(tmp_path / "run") if "neighbour_accuracy" in line]
+    lines = [line for line in scores_of(tmp_path / "run") if "knn_accuracy" in line]
     assert [line["epoch"] for line in lines] == [1, 2, 4]
-    assert lines[-1]["neighbour_accuracy"] > 0.5  # of three colours
+    assert lines[-1]["knn_accuracy"] > 0.5  # of three colours
     assert "collapsed" not in capsys.readouterr().err
 
 

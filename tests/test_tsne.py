@@ -260,7 +260,7 @@ def test_the_scores_are_printed_as_a_table(made, figures, tmp_path, capsys):
     call(*usual(made, tmp_path / "out"))
     text = capsys.readouterr().out
     for score in json.loads((tmp_path / "out" / "scores.json").read_text()):
-        assert f"{score['silhouette_features']:.4f}" in text and f"{score['neighbour_accuracy']:.4f}" in text
+        assert f"{score['silhouette_features']:.4f}" in text and f"{score['knn_accuracy']:.4f}" in text
         assert all(row["name"] in text for row in score["most_scattered"])
 
 

@@ -1,6 +1,4 @@
-"""The accuracy of the nearest neighbours is the one that a plain loop finds, with no sample its own
-neighbour.
-"""
+"""kNN accuracy is the one that a plain loop finds, with no sample its own neighbour."""
 
 from __future__ import annotations
 
@@ -9,9 +7,9 @@ import math
 import pytest
 import torch
 
-from engine import neighbours
+from engine import metrics
 from engine.base import UserError
-from engine.neighbours import class_overlap, nearest_neighbours, neighbour_accuracy
+from engine.metrics import class_overlap, knn_accuracy, nearest_neighbours
 
 
 def blobs(count: int, seed: int, noise: float = 1.2, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,7 +40,7 @@ def test_leaving_one_out_equals_a_plain_loop(k, temperature):
     features, labels = blobs(60, seed=0)
     expected = accuracy_by_a_loop(features, labels, k, temperature)
     assert 0.3 < expected < 1
-    assert neighbour_accuracy(features, labels, k=k, temperature=temperature) == pytest.approx(expected)
+    assert knn_accuracy(features, labels, k=k, temperature=temperature) == pytest.approx(expected)
 
 
 def test_no_sample_is_its_own_neighbour():
@@ -53,31 +51,31 @@ def test_no_sample_is_its_own_neighbour():
 
 def test_alone_in_its_class_a_sample_is_never_right():
     features, labels = torch.eye(6), torch.arange(6)
-    assert neighbour_accuracy(features, labels) == 0
+    assert knn_accuracy(features, labels) == 0
 
 
 def test_the_size_of_the_portions_changes_nothing(monkeypatch):
     features, labels = blobs(50, seed=4)
-    whole = nearest_neighbours(features, 7)[1], neighbour_accuracy(features, labels, k=7)
-    monkeypatch.setattr(neighbours, "CHUNK", 8)
-    in_portions = nearest_neighbours(features, 7)[1], neighbour_accuracy(features, labels, k=7)
+    whole = nearest_neighbours(features, 7)[1], knn_accuracy(features, labels, k=7)
+    monkeypatch.setattr(metrics, "CHUNK", 8)
+    in_portions = nearest_neighbours(features, 7)[1], knn_accuracy(features, labels, k=7)
     assert torch.equal(whole[0], in_portions[0]) and whole[1] == in_portions[1]
 
 
 def test_lengths_of_the_features_do_not_matter_only_directions():
     features, labels = blobs(50, seed=5)
     longer = features * torch.linspace(0.1, 10, 50)[:, None]
-    assert neighbour_accuracy(longer, labels) == neighbour_accuracy(features, labels)
+    assert knn_accuracy(longer, labels) == knn_accuracy(features, labels)
 
 
 def test_more_neighbours_than_there_are_means_all_of_them():
     features, labels = blobs(10, seed=6)
-    assert neighbour_accuracy(features, labels, k=500) == neighbour_accuracy(features, labels, k=9)
+    assert knn_accuracy(features, labels, k=500) == knn_accuracy(features, labels, k=9)
 
 
 def test_one_sample_has_no_neighbour():
     with pytest.raises(UserError, match="too few"):
-        neighbour_accuracy(torch.ones(1, 3), torch.zeros(1, dtype=torch.long))
+        knn_accuracy(torch.ones(1, 3), torch.zeros(1, dtype=torch.long))
 
 
 def test_the_overlap_counts_whose_the_neighbours_are():
