@@ -131,12 +131,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from datasets.augment import PhotoCrops, jitter_colours
+from datasets.augment import PhotoCrops, jitter_colours, mix_images
 from datasets.editions import edition
-from datasets.mixing import mix_images
+from datasets.labelled import TrainingData, load_training_data
 from datasets.sampling import epoch_loader
 from datasets.score import accuracy
-from datasets.splits import TrainingData, load_training_data
 from engine.base import run_script
 from engine.device import autocast, choose_device, choose_workers, seed_everything, tune_allocator
 from engine.loop import Loop

@@ -86,9 +86,8 @@ import torch
 from torch import Tensor
 
 from datasets.editions import edition
-from datasets.images import ImageError, list_images, path_inside, read_rgb
+from datasets.images import ImageError, evaluation_image, list_images, path_inside, read_rgb
 from datasets.tables import read_table, write_table
-from datasets.transforms import evaluation_image
 from engine.base import (
     Progress,
     UserError,
@@ -204,7 +203,8 @@ def probabilities_of(
         path = path_inside(args.images, name)
         if path is None:
             raise ImageError(f"{name}: not a name inside the folder of images")
-        return evaluation_image(read_rgb(path, apply_exif=True), size)
+        pixels = evaluation_image(read_rgb(path, apply_exif=True), size)
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
     def forward(images: Tensor) -> Tensor:
         return predict_images(network, images, model["mean"], model["std"], tta).softmax(dim=1)

@@ -134,10 +134,10 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 
-from datasets.image_choice import ChosenImage, find_images
 from datasets.images import ImageError, read_rgb
 from datasets.rle import vote
 from datasets.tile_pairs import read_mask
+from datasets.tiles import ChosenImage, find_images
 from engine.base import Progress, write_json
 from engine.device import choose_device, tune_allocator
 from engine.download import fetch

@@ -99,6 +99,14 @@ def _pixels(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
+def evaluation_image(rgb: np.ndarray, image_size: int) -> np.ndarray:
+    """What a classifier sees in evaluation and at inference, where nothing is drawn at random.
+
+    (H, W, 3) uint8 → (S, S, 3) uint8, squashed to a square as the course does; bilinear with antialiasing.
+    """
+    return np.array(Image.fromarray(rgb).resize((image_size, image_size), Image.BILINEAR))
+
+
 def path_inside(folder: str | Path, name: str) -> str | None:
     """Where the image `name` of a table lies; None when that is no place inside the folder."""
     if not name or "\0" in name or os.path.isabs(name) or ".." in name.split("/"):

@@ -1,9 +1,12 @@
-"""Satellite tiles: which files of a folder are some, and what the mask of each is called."""
+"""Satellite tiles: which files of a folder are some, what the mask of each is called, and those that a user
+names one by one.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Iterable
+from typing import Iterable, NamedTuple, Sequence
 
 from datasets.images import list_images
 from engine.base import UserError
@@ -40,3 +43,36 @@ def find_tiles(folder: str | Path) -> list[tuple[str, str]]:
             )
         tile_of_mask[mask] = name
     return named
+
+
+class ChosenImage(NamedTuple):
+    """An image that a user names, or that lies in a folder that he names."""
+
+    path: str
+    name: str  # 0013 of 0013_sat.jpg, and of 0013.jpg
+    mask: str  # what a mask of it is called: 0013_mask.png, and 0013.png
+    truth: str | None  # the path of its 0013_mask.png, where there is one
+
+
+def find_images(given: Sequence[str]) -> list[ChosenImage]:
+    """The images, each once; those of a folder in the order and by the rules of `find_tiles`.
+
+    UserError when a folder has none, or when two images have one name.
+    """
+    chosen: dict[str, ChosenImage] = {}
+    for path in given:
+        is_folder = os.path.isdir(path)
+        folder, name = (path, "") if is_folder else os.path.split(path)
+        listed = find_tiles(path) if is_folder else satellite_masks([name])
+        for file, mask in listed or [(name, os.path.splitext(name)[0] + ".png")]:
+            truth = os.path.join(folder, mask)
+            is_satellite = mask.endswith("_mask.png")
+            name = mask[: -len("_mask.png" if is_satellite else ".png")]
+            has_truth = is_satellite and os.path.lexists(truth)
+            image = ChosenImage(os.path.join(folder, file), name, mask, truth if has_truth else None)
+            other = chosen.setdefault(name, image)
+            if os.path.realpath(other.path) != os.path.realpath(image.path):
+                raise UserError(
+                    f"{other.path} and {image.path} are both called {name}; leave one of them out"
+                )
+    return list(chosen.values())

@@ -12,9 +12,8 @@ import numpy as np
 from PIL import Image
 
 from datasets.cache import cached_images
-from datasets.images import FORMATS, list_images, read_rgb
+from datasets.images import FORMATS, evaluation_image, list_images, read_rgb
 from datasets.labelled import MARGIN
-from datasets.transforms import evaluation_image
 from engine.base import UserError
 
 _LOOKED_AT = 64  # images whose headers say how large the others will be
@@ -48,7 +47,7 @@ def load_unlabelled(folder: str | Path, image_size: int, cache: str | Path | Non
     side = common_side(paths, round(MARGIN * image_size))
 
     def read(path: Path) -> np.ndarray:
-        return evaluation_image(read_rgb(path, apply_exif=True), side).permute(1, 2, 0).numpy()
+        return evaluation_image(read_rgb(path, apply_exif=True), side)
 
     images = cached_images(paths, read, f"evaluation{side}", cache)
     for reason in images.errors.values():

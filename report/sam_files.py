@@ -11,9 +11,9 @@ from typing import Any, BinaryIO, Callable
 import numpy as np
 from PIL import Image
 
-from datasets.image_choice import ChosenImage
 from datasets.palette import save_mask
 from datasets.rle import annotations_json
+from datasets.tiles import ChosenImage
 from engine.base import UserError, cannot_write, check_writable, write_atomically
 
 _OF_ALL = re.compile(r"sheet(_[0-9]+)?\.(png|pdf)|score\.json")

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 import p1_finetune
+from datasets.images import evaluation_image
 from datasets.tables import read_table
-from datasets.transforms import evaluation_image
 from engine import checkpoint
 from engine.base import run_script
 from engine.device import autocast_dtype
@@ -74,9 +74,8 @@ def answers(model_path, images):
     """What p1_inference.py's path makes of the images, as the classes are called."""
     model = checkpoint.read_model(model_path)
     network = load_trained(model)
-    pixels = torch.stack(
-        [evaluation_image(np.array(Image.open(path)), model["image_size"]) for path in images]
-    )
+    pixels = np.stack([evaluation_image(np.array(Image.open(path)), model["image_size"]) for path in images])
+    pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     numbers = predict_images(network, pixels, model["mean"], model["std"]).argmax(dim=1)
     return [model["classes"][number] for number in numbers]
 

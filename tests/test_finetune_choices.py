@@ -11,8 +11,7 @@ from PIL import Image
 
 import p1_finetune
 from datasets.augment import PhotoCrops
-from datasets.labelled import LabelledImages
-from datasets.splits import load_training_data
+from datasets.labelled import LabelledImages, load_training_data
 from engine.base import UserError, run_script
 from models.backbone import head_of, load_backbone, with_other_head
 from models.builders import build_network

@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from datasets.images import ImageError, path_inside, read_rgb
+from datasets.images import ImageError, evaluation_image, path_inside, read_rgb
 from datasets.tables import read_table, write_table
-from datasets.transforms import evaluation_image
 from tests.grader import photograph
 
 PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by the number of channels: grey, grey + alpha, RGB, RGBA
@@ -119,8 +118,8 @@ def test_evaluation_squashes_the_whole_photograph():
     image = np.zeros((40, 80, 3), dtype=np.uint8)
     image[:, 40:] = 255
     squashed = evaluation_image(image, 16)
-    assert squashed.shape == (3, 16, 16)
-    assert (squashed[:, :, :6] == 0).all() and (squashed[:, :, 10:] == 255).all()
+    assert squashed.shape == (16, 16, 3)
+    assert (squashed[:, :6] == 0).all() and (squashed[:, 10:] == 255).all()
 
 
 @pytest.mark.parametrize("name", ["", "..", "../a", "a/../b", "a/..", "/etc/passwd", "a\0", "\0"])

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datasets.augment import PhotoCrops, random_box
-from datasets.images import path_inside, read_rgb
+from datasets.images import evaluation_image, path_inside, read_rgb
 from datasets.labelled import are_integers, classes_of, load_evaluation, load_training, shrink
 from datasets.sampling import epoch_loader
-from datasets.transforms import evaluation_image
 from engine.base import UserError
 
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
@@ -161,7 +160,7 @@ def test_validation_sees_the_pixels_that_inference_sees(folder, tmp_path):
     ((images, labels),) = data.batches(8)
     for index, name in enumerate(("0.jpg", "4.jpg")):
         wanted = evaluation_image(read_rgb(folder / name, apply_exif=True), 24)
-        assert torch.equal(images[index], wanted)
+        assert torch.equal(images[index], torch.from_numpy(wanted).permute(2, 0, 1))
     assert labels.tolist() == [0, 1]
 
 

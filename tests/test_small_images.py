@@ -16,8 +16,7 @@ from PIL import Image
 from torch.nn import functional
 
 import p1_finetune
-from datasets.augment import PhotoCrops, jitter_colours
-from datasets.mixing import mix_images
+from datasets.augment import PhotoCrops, jitter_colours, mix_images
 from datasets.sampling import epoch_loader
 from datasets.trivial_augment import GREY, NAMES, trivial_augment
 from models.builders import normalisation
