@@ -136,6 +136,7 @@ from datasets.editions import edition
 from datasets.labelled import TrainingData, load_training_data
 from datasets.sampling import epoch_loader
 from datasets.score import accuracy
+from datasets.tables import write_predictions
 from engine.base import run_script
 from engine.device import autocast, choose_device, choose_workers, seed_everything, tune_allocator
 from engine.loop import Loop
@@ -155,7 +156,6 @@ from models.describe import keep_architecture
 from models.features import HeadInputs
 from models.predict import normalise, predict_classes
 from models.small_maps import use_matrix_products
-from report.predictions import write_predictions
 from report.runs import best_and_last
 
 
@@ -237,7 +237,9 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
         scores, predicted = predict(loop, epoch + 1, validation, args, device)
         state = with_other_head(network, loop.average) if trained is head_of(network) else None
         if loop.keep_weights(description, scores, args.snapshot_epochs, state):
-            write_predictions(run.folder / "predictions.csv", data.validation, predicted)
+            images, classes = data.validation, data.classes
+            answers, truth = ([classes[label] for label in labels] for labels in (predicted, images.labels))
+            write_predictions(run.folder / "predictions.csv", images.names, answers, truth)
         loop.end_epoch(**scores)
         if loop.must_stop():
             return loop.stop()

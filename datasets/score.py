@@ -46,6 +46,8 @@ def matched_labels(predictions: str | Path, truth: str | Path) -> list[tuple[str
     """
     predicted_rows = read_labels(predictions)
     true_rows = labels_in_names(truth) if Path(truth).is_dir() else read_labels(truth)
+    # A run's predictions.csv has our answer as `label`; given as the truth, it is its `truth` that is meant.
+    true_rows = [{**row, "label": row.get("truth", row["label"])} for row in true_rows]
     with_id = all("id" in rows[0] for rows in (predicted_rows, true_rows))
     predicted, true = _labels_by_row(predicted_rows, with_id), _labels_by_row(true_rows, with_id)
     for path, keys, others, other_path in (

@@ -1,4 +1,8 @@
-"""The CSV tables of problem 1: read as they were meant, written in the course's form."""
+"""The CSV tables of problem 1: read as they were meant, written in the course's form.
+
+In every table of predictions `label` is our answer, as in the file that hw1_1.sh writes; the true label,
+where there is one, is called `truth`.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,10 @@ from pathlib import Path
 from typing import Iterable, Sequence
 
 from datasets.images import list_images
-from engine.base import UserError
+from engine.base import UserError, cannot_write, write_atomically
 
 NO_LABEL = ("", "None", "NONE")  # what the course's test files have instead of labels
+PREDICTIONS = ("filename", "label", "truth")  # the columns of a run's own predictions
 
 
 def read_table(path: str | Path, required: Sequence[str] = ("filename",)) -> list[dict[str, str]]:
@@ -78,6 +83,28 @@ def read_labels(path: str | Path) -> list[dict[str, str]]:
             )
         rows = [{**row, "filename": row["image_id"]} for row in rows]
     return [{column: cell.strip() for column, cell in row.items()} for row in rows]
+
+
+def write_predictions(
+    path: str | Path, names: Sequence[str], predicted: Sequence[str], truth: Sequence[str]
+) -> None:
+    """Write what a run answers for its validation images: a row for each with its name and its two labels.
+
+    The file is whole or not there. UserError when it cannot be written.
+    """
+    try:
+        with write_atomically(path) as temporary:
+            write_table(temporary, PREDICTIONS, zip(names, predicted, truth))
+    except OSError as error:
+        raise cannot_write(str(path), error) from None
+
+
+def read_predictions(path: str | Path) -> list[tuple[str, str]]:
+    """(true, predicted) label of each row of a run's predictions, at least one; UserError otherwise."""
+    rows = read_table(path, PREDICTIONS)
+    if not rows:
+        raise UserError(f"{path}: has no row below its header; train the run again in a new folder")
+    return [(row["truth"].strip(), row["label"].strip()) for row in rows]
 
 
 def read_class_names(path: str | Path) -> dict[str, str]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Sequence
 
 from datasets.images import natural_key
+from datasets.tables import read_predictions
 from engine.base import UserError
-from report.predictions import read_predictions
 from report.runs import RunRecord, best, read_run, scores, seconds_of
 
 STARTS = {"A": "random", "B": "labels", "C": "own SSL", "D": "labels", "E": "own SSL"}

@@ -93,9 +93,9 @@ def problem_1(folder: Path, seeds: int = 2, settings: str = "ABCDE") -> Path:
             run = write_run(
                 name, own, epochs(4, accuracy=lambda e, right=right: right / 100 if e >= 3 else 0.3)
             )
-            rows = [(f"{i}.jpg", i % 3, i % 3 if i < right else (i + 1) % 3) for i in range(100)]
+            rows = [(f"{i}.jpg", i % 3 if i < right else (i + 1) % 3, i % 3) for i in range(100)]
             with open(run / "predictions.csv", "w", newline="") as file:
-                csv.writer(file).writerows([("filename", "label", "predicted"), *rows])
+                csv.writer(file).writerows([("filename", "label", "truth"), *rows])
     tsne = folder / "tsne"
     tsne.mkdir()
     save_figure(Figure(figsize=(4, 2)), tsne / "tsne")

@@ -136,9 +136,7 @@ def test_what_is_trained_describes_itself_and_answers_as_it_was_scored(data, whe
     output = data / "out.csv"
     given = ("--images", data / "val_50", "--output", output, "--checkpoint", run, "--device", "cpu")
     assert call(p1_inference, *given, "--edition", 2022) == 0
-    predicted = {
-        row["filename"]: row["predicted"] for row in read_table(run / "predictions.csv", ("filename",))
-    }
+    predicted = {row["filename"]: row["label"] for row in read_table(run / "predictions.csv")}
     assert {row["filename"]: row["label"] for row in read_table(output)} == predicted
     right = sum(name.split("_")[0] == label for name, label in predicted.items())
     assert model["score"] == {"accuracy": right / 8} == {"accuracy": scores_of(run)[-1]["accuracy"]}

@@ -140,15 +140,16 @@ def test_the_best_weights_describe_themselves(finetune, tmp_path, capsys):
 def test_what_the_best_weights_predict_is_a_table_beside_them(finetune, office, tmp_path):
     assert finetune("--lr", 0.01) == 0
     run = tmp_path / "runs" / "A-seed0"
-    rows = read_table(run / "predictions.csv", ("filename", "label", "predicted"))
+    rows = read_table(run / "predictions.csv")
+    assert list(rows[0]) == ["filename", "label", "truth"]
     truth = read_table(office / "val.csv", ("filename", "label"))
-    assert [(row["filename"], row["label"]) for row in rows] == [
+    assert [(row["filename"], row["truth"]) for row in rows] == [
         (row["filename"], row["label"]) for row in truth
     ]
-    assert [row["predicted"] for row in rows] == answers(
+    assert [row["label"] for row in rows] == answers(
         run / "model.pt", [office / "val" / row["filename"] for row in rows]
     )
-    right = sum(row["predicted"] == row["label"] for row in rows)
+    right = sum(row["label"] == row["truth"] for row in rows)
     assert checkpoint.read_model(run / "model.pt")["score"] == {"accuracy": right / len(rows)}
 
 
@@ -324,9 +325,9 @@ def test_the_features_of_a_frozen_backbone_are_computed_once_for_all_epochs_and_
     assert seen == [18, 9]
     run = tmp_path / "runs" / "E-seed1"
     assert torch.load(run / "last.pt", weights_only=True)["network"].keys() == {"weight", "bias"}
-    rows = read_table(run / "predictions.csv", ("filename", "predicted"))
+    rows = read_table(run / "predictions.csv", ("filename", "label"))
     # What was scored is what the whole network answers.
-    assert [row["predicted"] for row in rows] == answers(
+    assert [row["label"] for row in rows] == answers(
         run / "model.pt", [office / "val" / row["filename"] for row in rows]
     )
 

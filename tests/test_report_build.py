@@ -145,8 +145,8 @@ def test_close_settings_are_called_so_and_far_ones_too(tmp_path, built, quick_fi
     )  # 0.505 against 0.555 of 100 images
     run = tmp_path / "p1" / "settings" / "A-seed0"
     report_runs.problem_1(tmp_path / "p1", seeds=1)
-    rows = [f"{i}.jpg,0,{0 if i < 5 else 1}" for i in range(100)]
-    (run / "predictions.csv").write_text("\n".join(["filename,label,predicted", *rows]))
+    rows = [f"{i}.jpg,{0 if i < 5 else 1},0" for i in range(100)]
+    (run / "predictions.csv").write_text("\n".join(["filename,label,truth", *rows]))
     lines = report_runs.epochs(4, accuracy=lambda e: 0.05)
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     run_build(tmp_path / "out", "--p1", tmp_path / "p1")

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets import score
+from datasets.tables import write_predictions
 from engine.base import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -146,6 +147,15 @@ def test_a_folder_of_images_is_a_truth_by_their_names(tmp_path):
     write(predictions, predictions.read_text() + "unnamed.png,1\n")
     with pytest.raises(UserError, match="1 of 4 rows have no label"):
         score.matched_labels(predictions, tmp_path / "val")
+
+
+def test_what_a_run_predicted_is_scored_as_what_inference_answers(tmp_path):
+    names, predicted, truth = ("7_1.jpg", "7_2.jpg", "2_5.jpg"), ("7", "3", "7"), ("7", "7", "2")
+    write_predictions(tmp_path / "predictions.csv", names, predicted, truth)
+    write(tmp_path / "val.csv", "id,filename,label\n0,2_5.jpg,2\n1,7_1.jpg,7\n2,7_2.jpg,7\n")
+    for true_labels in ("val.csv", "predictions.csv"):
+        found = score.matched_labels(tmp_path / "predictions.csv", tmp_path / true_labels)
+        assert sorted(found) == [("3", "7"), ("7", "2"), ("7", "7")]
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -54,14 +54,14 @@ def make_run(
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if predictions is not None:
         with open(run / "predictions.csv", "w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("filename", "label", "predicted"), *predictions])
+            csv.writer(file).writerows([("filename", "label", "truth"), *predictions])
     return run
 
 
 def said(pairs: dict[tuple, int]) -> list[tuple]:
     """Rows of a predictions.csv: each (true, predicted) so many times."""
     return [
-        (f"{true}_{said}_{k}.jpg", true, said) for (true, said), count in pairs.items() for k in range(count)
+        (f"{true}_{said}_{k}.jpg", said, true) for (true, said), count in pairs.items() for k in range(count)
     ]
 
 
@@ -314,7 +314,7 @@ def test_hostile_class_names_break_no_table_and_no_picture(tmp_path):
     (tmp_path / "office").mkdir()
     (tmp_path / "office" / "classes.txt").write_text("\n".join(HOSTILE), encoding="utf-8")
     wrong = said({(k, (k + 1) % len(HOSTILE)): 2 for k in range(len(HOSTILE))})
-    wrong.append(("x.jpg", "two\nlines|²", "<script>"))
+    wrong.append(("x.jpg", "<script>", "two\nlines|²"))
     make_run(
         tmp_path, "B-seed0", [0.0], predictions=wrong, data=str(tmp_path / "office"), backbone="<b>|\n.pt"
     )
