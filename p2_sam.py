@@ -32,6 +32,14 @@ from engine.arguments import nonempty_path, positive_count, positive_number
 from engine.base import UserError, run_script, say
 
 POINTS_PER_SIDE, POINTS_PER_BATCH = {"cpu": 16}, {"cpu": 16}  # by device; any other has 32 and 64
+# Flags that MaskGenerator takes as they are; beside the points they alone decide which masks there are.
+MASK_SETTINGS = (
+    "pred_iou_thresh",
+    "stability_score_thresh",
+    "box_nms_thresh",
+    "crop_n_layers",
+    "crop_n_points_downscale_factor",
+)
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -133,22 +141,23 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from datasets.images import ImageError, read_rgb
-from datasets.rle import vote
+from datasets.palette import CLASS_NAMES, NUM_CLASSES, SCORED_CLASSES, UNCLAIMED
+from datasets.sam_files import check_output, vote, write_masks
 from datasets.tile_pairs import read_mask
 from datasets.tiles import ChosenImage, find_images
 from engine.base import Progress, write_json
 from engine.device import choose_device, tune_allocator
 from engine.download import fetch
+from engine.metrics import confusion_matrix, iou_per_class, mean_iou
 from engine.pipeline import Runner
 from models.builders import load_trained
 from models.predict import land_cover
 from models.sam import load_sam, type_of
 from models.sam_masks import MaskGenerator, SamMemoryError
-from report.sam_files import check_output, write_masks
 from report.sam_pictures import Sheet, classes_picture, draw_masks
-from report.vote_score import Scores
 
 
 def main(args: argparse.Namespace) -> int:
@@ -156,22 +165,28 @@ def main(args: argparse.Namespace) -> int:
     images = find_images(args.images)
     check_output(args.output, images)
     device = choose_device(args.device)
-    generator, weights = mask_generator(args, device)
-    model_b = segmenter(args, device)
 
-    made_by = {
-        "network": type_of(generator.sam),
-        "weights": os.path.basename(weights),
-        **settings(args, device),
-    }
-    columns = [
-        "image",
-        *["truth"] * any(image.truth for image in images),
-        *["model B"] * bool(model_b),
-        "SAM",
-    ]
-    sheet = Sheet(os.path.join(args.output, "sheet"), columns + ["vote"] * (args.vote is not None))
-    scores, failed = Scores(), []
+    # Segment Anything, and the network whose classes are shown and voted on
+    weights = weights_of(args.checkpoint)
+    sam = load_sam(weights)
+    say(f"checkpoint {weights}: {type_of(sam)} of Segment Anything, on {device}")
+    points = args.points_per_side or POINTS_PER_SIDE.get(device.type, 32)
+    settings = {"points_per_side": points, **{name: vars(args)[name] for name in MASK_SETTINGS}}
+    batch = args.points_per_batch or POINTS_PER_BATCH.get(device.type, 64)
+    generator = MaskGenerator(sam.to(device), points_per_batch=batch, **settings)
+    made_by = {"network": type_of(sam), "weights": os.path.basename(weights), **settings}
+    has_vote = args.vote is not None
+    named = args.vote if has_vote else args.model_b
+    model_b = None if named is None else segmenter(named, device)
+
+    columns = ["image"]
+    columns += ["truth"] * any(image.truth for image in images)
+    columns += ["model B"] * (model_b is not None)
+    columns += ["SAM"]
+    columns += ["vote"] * has_vote
+    sheet = Sheet(os.path.join(args.output, "sheet"), columns)
+    confusions: dict[str, Tensor] = {}  # of model B, and of its vote, over all images with a truth
+    num_scored, failed = 0, []
     progress = Progress("points", total=len(images) * generator.points_of_an_image())
 
     def fail(path: str, reason: Exception) -> None:
@@ -182,61 +197,60 @@ def main(args: argparse.Namespace) -> int:
         try:
             pixels = read_rgb(image.path, apply_exif=False)
             masks = masks_of(generator, pixels, image.name, progress)
-            classes = {"model B": model_b(pixels)} if model_b else {}
-        except UserError as error:  # no image, or one too thin or too large: the others can go on
+            predicted = {} if model_b is None else {"model B": model_b(pixels)}
+        except UserError as error:  # no image, or one too thin or too large: the others can still be done
             fail(image.path, error)
             continue
-        if args.vote is not None:
-            classes["vote"] = vote(classes["model B"], masks)
+        if has_vote:
+            predicted["vote"] = vote(predicted["model B"], masks)
         picture = draw_masks(pixels, masks)
-        write_masks(args.output, image, picture, masks, made_by, classes.get("vote"))
-        print(f"{image.path}: {len(masks)} mask{'' if len(masks) == 1 else 's'}", flush=True)
+        write_masks(args.output, image, picture, masks, made_by, predicted.get("vote"))
+        how_many = f"{len(masks)} mask{'' if len(masks) == 1 else 's'}"
+        print(f"{image.path}: {how_many}", flush=True)
+
+        shown = {"image": pixels, "SAM": picture}
+        shown.update((title, classes_picture(classes)) for title, classes in predicted.items())
         try:
             truth = read_truth(image, pixels.shape[:2])
         except ImageError as error:
             fail(image.truth, error)
             truth = None
         if truth is not None:
-            scores.add(classes, truth)
-            classes["truth"] = truth
-        shown = {title: classes_picture(found) for title, found in classes.items()}
-        sheet.add(
-            f"{image.name}: {len(masks)} mask{'' if len(masks) == 1 else 's'}",
-            {"image": pixels, "SAM": picture, **shown},
-        )
+            shown["truth"] = classes_picture(truth)
+            num_scored += 1
+            for title, classes in predicted.items():
+                confusions[title] = confusions.get(title, 0) + confusion_of(classes, truth)
+        sheet.add(f"{image.name}: {how_many}", shown)
+
     progress.close()
     sheet.write()
     if not sheet.written:
         raise UserError(f"{images[0].path}: none of {len(images)} images could be used; nothing is written")
-    if scores.counts:
-        write_json(os.path.join(args.output, "score.json"), scores.values())
-        print(scores.table())
+    if confusions:
+        scores = scores_of(confusions)
+        write_json(os.path.join(args.output, "score.json"), {"images": num_scored, **scores})
+        print(score_table(scores, num_scored))
     print("\n".join(sheet.written))
     return 1 if failed else 0
 
 
-def settings(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """The arguments of MaskGenerator but for the batch, which changes no mask."""
-    names = ("pred_iou_thresh", "stability_score_thresh", "box_nms_thresh", "crop_n_layers")
-    chosen = {name: vars(args)[name] for name in (*names, "crop_n_points_downscale_factor")}
-    return {"points_per_side": args.points_per_side or POINTS_PER_SIDE.get(device.type, 32), **chosen}
+def weights_of(checkpoint: str) -> str:
+    """The file `checkpoint`, or that of the official name that it is, fetched where it is not there."""
+    named = [entry for entry in manifest.read() if entry["problem"] == "sam" and entry["name"] == checkpoint]
+    if not named:
+        return checkpoint
+    try:
+        return str(manifest.entry_path(named[0]) if manifest.is_present(named[0]) else fetch(named[0]))
+    except UserError as error:
+        raise UserError(f"{error}; put the file there yourself, or give --checkpoint FILE") from None
 
 
-def mask_generator(args: argparse.Namespace, device: torch.device) -> tuple[MaskGenerator, str]:
-    """Segment Anything on the device, and its file of weights, which is fetched where it is named and not
-    there.
-    """
-    path = args.checkpoint
-    entry = next((e for e in manifest.read() if e["problem"] == "sam" and e["name"] == path), None)
-    if entry:
-        try:
-            path = manifest.entry_path(entry) if manifest.is_present(entry) else fetch(entry)
-        except UserError as error:
-            raise UserError(f"{error}; put the file there yourself, or give --checkpoint FILE") from None
-    sam = load_sam(path)
-    say(f"checkpoint {path}: {type_of(sam)} of Segment Anything, on {device}")
-    batch = args.points_per_batch or POINTS_PER_BATCH.get(device.type, 64)
-    return MaskGenerator(sam.to(device), points_per_batch=batch, **settings(args, device)), str(path)
+def segmenter(paths: Sequence[str], device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
+    """Makes (H, W) uint8 classes of (H, W, 3) uint8 pixels as p2_inference.py does with these model.pt."""
+    models = inference.read_models("p2", paths)
+    networks = [load_trained(model) for model in models]
+    runner = Runner(networks, partial(land_cover, networks, models), device, 1)
+    return lambda pixels: runner(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0].numpy()
 
 
 def masks_of(
@@ -262,20 +276,6 @@ def masks_of(
     return masks
 
 
-def segmenter(args: argparse.Namespace, device: torch.device) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Makes (H, W) uint8 classes of (H, W, 3) uint8 pixels as p2_inference.py does; None where none is asked
-    for.
-    """
-    given = args.vote if args.vote is not None else args.model_b
-    if given is None:
-        return None
-    models = inference.read_models("p2", given)
-    networks = [load_trained(model) for model in models]
-
-    runner = Runner(networks, partial(land_cover, networks, models), device, 1)
-    return lambda pixels: runner(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0].numpy()
-
-
 def read_truth(image: ChosenImage, size: tuple[int, int]) -> np.ndarray | None:
     """(H, W) classes 0 to 7, None where there is no truth.
 
@@ -287,6 +287,39 @@ def read_truth(image: ChosenImage, size: tuple[int, int]) -> np.ndarray | None:
     if truth.shape != size:
         raise ImageError(f"{image.truth}: its size is not that of {os.path.basename(image.path)}")
     return truth
+
+
+# -- the vote beside the network alone, counted as mean_iou_evaluate.py counts -----
+
+
+def confusion_of(predicted: np.ndarray, truth: np.ndarray) -> Tensor:
+    """(H, W) classes each → (7, 7) pixels by truth and prediction; red counts as urban, unknown stays in."""
+    target = np.where(truth == UNCLAIMED, 0, truth)
+    return confusion_matrix(torch.from_numpy(predicted), torch.from_numpy(target), NUM_CLASSES)
+
+
+def scores_of(confusions: dict[str, Tensor]) -> dict[str, dict[str, float | None]]:
+    """By title the IoU of each class that is there, and their mean ("mean_iou").
+
+    A few images may lack a class; the scorer's mean would then be nan.
+    """
+    scores = {}
+    for title, confusion in confusions.items():
+        ious = dict(zip(CLASS_NAMES, iou_per_class(confusion, SCORED_CLASSES)))
+        ious = {name: iou for name, iou in ious.items() if not math.isnan(iou)}
+        scores[title] = {"mean_iou": mean_iou(list(ious.values())) if ious else None, **ious}
+    return scores
+
+
+def score_table(scores: dict[str, dict[str, float | None]], num_images: int) -> str:
+    """The scores in lines, a title a row."""
+    names = ("mean_iou", *CLASS_NAMES[:SCORED_CLASSES])
+    lines = [f"{f'{num_images} images':12}" + "".join(f"{name:>13}" for name in names)]
+    for title, values in scores.items():
+        found = [values.get(name) for name in names]
+        cells = ["-" if value is None else f"{value:.6f}" for value in found]
+        lines.append(f"{title:12}" + "".join(f"{cell:>13}" for cell in cells))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

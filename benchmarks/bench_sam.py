@@ -103,7 +103,7 @@ def call(*arguments: str) -> str:
 
 def check_equal(folder: str) -> str:
     """What is equal, in words; leaves where anything differs by more than it may."""
-    from datasets.rle import mask_of_runs
+    from datasets.sam_files import mask_of_runs
 
     sides = []
     for side in BATCH:

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from datasets.palette import CLASS_NAMES, COLOURS, UNKNOWN, mask_image
-from datasets.rle import largest_first, mask_of_runs
+from datasets.sam_files import largest_first, mask_of_runs
 from engine.base import cannot_write
 from report.style import GREY, save_figure, styled
 

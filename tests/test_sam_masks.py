@@ -12,7 +12,7 @@ from segment_anything.utils.amg import build_point_grid, mask_to_rle_pytorch
 
 from benchmarks.random_sam import SMALL, THRESHOLD, lively_sam
 from datasets.drawings import draw_tile
-from datasets.rle import mask_of_runs
+from datasets.sam_files import mask_of_runs
 from engine.base import UserError
 from models import sam_encoder, sam_masks
 from models.mask_runs import run_lengths

@@ -17,14 +17,14 @@ from PIL import Image
 
 import p2_sam
 from benchmarks.random_sam import SMALL, lively_sam
+from datasets import sam_files
 from datasets.drawings import draw_tile
 from datasets.palette import classes_of_colours, save_mask
-from datasets.rle import mask_of_runs, vote
+from datasets.sam_files import mask_of_runs, vote
 from engine import manifest
 from engine.base import write_json
 from models.sam import load_sam
 from models.sam_masks import MaskGenerator, SamMemoryError
-from report import sam_files
 from report.sam_pictures import ROWS, Sheet, draw_masks
 from tests.grader import REPOSITORY, call, photograph, save
 
