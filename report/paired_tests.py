@@ -1,0 +1,258 @@
+"""Paired tests of two settings, networks or runs that answered for the same images, or the same tiles.
+
+Accuracies are compared by sign flips over the images, mean IoUs by a bootstrap over the tiles:
+
+    test = compare_accuracy([answers_of_c_seed0, answers_of_c_seed1], [answers_of_a_seed0])
+    test = compare_mean_iou(read_confusions("runs/b/confusions.npz"), confusions_of_a, is_last=False)
+    in_words(test)  # '0.5550 lies 0.0500 above 0.5050 on the same 100 images (p = 0.063), so ...'
+
+Both ask how far the choice of validation images moves a difference. Neither knows how far another seed or
+another pre-training would: the runs are taken as they are. The draws have a fixed seed, so the same files
+give the same figures. UserError where there is no test, in words that tell why.
+"""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterable, Sequence
+
+import numpy as np
+
+from datasets.palette import NUM_CLASSES, SCORED_CLASSES
+from engine.base import UserError
+
+SEED = 0
+SIGN_FLIPS = 10_000
+BOOTSTRAP_DRAWS = 2_000
+INTERVAL = 0.95
+FEWEST_TILES = 10  # of fewer, the draws are nearly all alike, and any difference would look certain
+A_HINT, CLEAR = 0.05, 0.01  # below these p a difference is called a hint, and more than chance
+LARGEST_FILE = 64 * 2**20  # bytes, unpacked too; 2,000 tiles take 1.6 MB
+EXACT = 2**53  # pixels; above, float64 skips whole numbers
+
+Answers = Sequence["tuple[str, str, str]"]  # (filename, true label, predicted label) of each image
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """What two sides reached on the same images or tiles, and how likely chance alone parts them so far."""
+
+    first: float  # accuracy or mean IoU, in [0, 1]; of several seeds their mean
+    second: float
+    p: float  # two-sided; not corrected for how many tests are made beside it
+    count: int  # of images or tiles
+    unit: str  # "images" or "tiles"
+    interval: tuple[float, float] | None = None  # 95 % of the difference; a sign-flip test has none
+
+    @property
+    def difference(self) -> float:
+        """First minus second."""
+        return self.first - self.second
+
+
+@dataclass(frozen=True)
+class Confusions:
+    """The confusion matrix of each validation tile: (tiles, 7, 7) int64 pixels, rows truth, columns
+    prediction.
+    """
+
+    names: tuple[str, ...]  # of the tiles, each once
+    best: np.ndarray  # at the best epoch, which was chosen on these tiles
+    last: np.ndarray  # at the last epoch
+
+
+# -- accuracy ------------------------------------------------------------------------------------------------
+
+
+def compare_accuracy(one: Sequence[Answers], other: Sequence[Answers]) -> PairedTest:
+    """Sign-flip test of two settings' accuracies, each the mean over its seeds' answers.
+
+    An image's difference is the share of one's seeds that are right about it less the share of the other's.
+    If the settings were alike, each difference could as well have the other sign (Edgington, Randomization
+    Tests, 1980): p is the share of all choices of signs whose sum is at least as far from 0 as the one
+    observed. With one seed a side that is McNemar's exact test (see mcnemar); with more, signs are drawn
+    10,000 times, and the observed sum counts as one more draw.
+
+    UserError unless all the answers are for the same images with the same truths, in whatever order.
+    """
+    truths = _common_truths([*one, *other])
+    ones, others = _is_right(one, truths), _is_right(other, truths)
+    first, second = float(ones.mean()), float(others.mean())
+    # Whole numbers, by the common denominator, so that equal sums are equal.
+    differences = ones.sum(axis=0) * len(others) - others.sum(axis=0) * len(ones)
+    if len(ones) == len(others) == 1:
+        p = mcnemar(int((differences > 0).sum()), int((differences < 0).sum()))
+    else:
+        p = _sign_flips(differences)
+    return PairedTest(first, second, p, len(truths), "images")
+
+
+def mcnemar(first_only: int, second_only: int) -> float:
+    """Two-sided p of McNemar's exact test (McNemar 1947, with the binomial in place of his chi-squared).
+
+    Of the n images that just one side has right, each is as likely the first side's as the second's:
+    p = min(1, 2 P(X <= min(first_only, second_only))) with X binomial of n and 1/2.
+    """
+    n = first_only + second_only
+    ways, tail = 1, 0  # of choosing k of n, and of choosing at most k
+    for k in range(min(first_only, second_only) + 1):
+        tail += ways
+        ways = ways * (n - k) // (k + 1)
+    return min(1.0, 2 * tail / 2**n)  # whole numbers so far: nothing overflows, nothing is rounded
+
+
+def _sign_flips(differences: np.ndarray) -> float:
+    """p of a sum of whole numbers under random signs.
+
+    Of the k numbers of one size s, b get a plus: they sum up to s (2 b - k), with b binomial of k and 1/2.
+    """
+    draws = np.random.default_rng(SEED)
+    sums = np.zeros(SIGN_FLIPS, dtype=np.int64)
+    sizes, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
+    for size, count in zip(sizes, counts):
+        sums += size * (2 * draws.binomial(count, 0.5, SIGN_FLIPS) - count)
+    as_far = int((np.abs(sums) >= abs(differences.sum())).sum())
+    return (1 + as_far) / (1 + SIGN_FLIPS)
+
+
+def _common_truths(sides: Sequence[Answers]) -> dict[str, str]:
+    """The true label of each image, which must be the same in all the answers."""
+    truths = {name: truth for name, truth, _ in sides[0]}
+    if not truths:
+        raise UserError("no image was answered for; train the run again in a new folder")
+    for answers in sides:
+        own = {name: truth for name, truth, _ in answers}
+        if len(own) < len(answers):
+            raise UserError("an image is listed twice, and images are paired by their names")
+        if own.keys() != truths.keys():
+            raise UserError("their answers are for other images; train both on the same validation images")
+        if own != truths:
+            raise UserError("the same images have other true labels; train both on the same labels")
+    return truths
+
+
+def _is_right(seeds: Sequence[Answers], names: Iterable[str]) -> np.ndarray:
+    """(seeds, images) of 0 and 1, the images in the order of their names."""
+    rights = [{name: truth == label for name, truth, label in answers} for answers in seeds]
+    return np.array([[right[name] for name in names] for right in rights], dtype=np.int64)
+
+
+# -- mean IoU ------------------------------------------------------------------------------------------------
+
+
+def compare_mean_iou(one: Confusions, other: Confusions, is_last: bool) -> PairedTest:
+    """Bootstrap of two networks' mean IoUs over the tiles (Efron 1979), at the best or the last epoch.
+
+    As many tiles as there are, are drawn with replacement, 2,000 times, the same ones for both networks.
+    Each draw's matrices are summed up and give two mean IoUs over the first six classes, as
+    engine.metrics counts them; a class that is neither in the truth nor in the prediction of one of the
+    networks is left out of both means. The interval lies between the 50th smallest and the 50th largest
+    difference; p is twice the share of draws on the far side of 0, and the observed one counts as one
+    more, so that p < 0.05 is the same as an interval without 0.
+
+    UserError unless both are of the same tiles with the same truth, in whatever order, and at least ten.
+    """
+    if sorted(one.names) != sorted(other.names):
+        raise UserError("their predictions are for other tiles; train both on the same validation tiles")
+    place = {name: index for index, name in enumerate(other.names)}
+    order = [place[name] for name in one.names]
+    ours, theirs = (one.last, other.last[order]) if is_last else (one.best, other.best[order])
+    if not np.array_equal(ours.sum(axis=2), theirs.sum(axis=2)):
+        raise UserError("the same tiles have other masks; train both on the same validation tiles")
+    tiles = len(ours)
+    if tiles < FEWEST_TILES:
+        raise UserError(f"{tiles} tiles are too few to draw from; validate on {FEWEST_TILES} or more")
+    both = np.concatenate([ours.reshape(tiles, -1), theirs.reshape(tiles, -1)], axis=1).astype(np.float64)
+    first, second = _mean_ious(both.sum(axis=0, keepdims=True))[0]
+
+    draws = np.random.default_rng(SEED)
+    sums = [
+        np.bincount(draws.integers(tiles, size=tiles), minlength=tiles) @ both for _ in range(BOOTSTRAP_DRAWS)
+    ]
+    ious = _mean_ious(np.stack(sums))
+    differences = np.sort(ious[:, 0] - ious[:, 1])
+    far_side = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    p = min(1.0, 2 * (1 + far_side) / (1 + BOOTSTRAP_DRAWS))
+    outside = int(BOOTSTRAP_DRAWS * (1 - INTERVAL) / 2 + 0.5)  # draws beyond either end
+    interval = (float(differences[outside - 1]), float(differences[-outside]))
+    return PairedTest(float(first), float(second), p, tiles, "tiles", interval)
+
+
+def _mean_ious(sums: np.ndarray) -> np.ndarray:
+    """(draws, 2 x 7 x 7) pixels of two networks → (draws, 2) mean IoUs over the same classes."""
+    pixels = sums.reshape(len(sums), 2, NUM_CLASSES, NUM_CLASSES)
+    both = np.diagonal(pixels, axis1=2, axis2=3)[..., :SCORED_CLASSES]
+    union = (pixels.sum(axis=2) + pixels.sum(axis=3))[..., :SCORED_CLASSES] - both
+    is_counted = (union > 0).all(axis=1, keepdims=True)
+    total = (both / np.maximum(union, 1) * is_counted).sum(axis=2)
+    return total / np.maximum(is_counted.sum(axis=2), 1)
+
+
+def read_confusions(path: str | Path) -> Confusions:
+    """What p2_train.py wrote of its validation tiles; UserError where there is no such file, or another."""
+    path = Path(path)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end
+            raise UserError(f"{path}: no plain file; train the run again in a new folder")
+        with zipfile.ZipFile(path) as packed:
+            if sum(part.file_size for part in packed.infolist()) > LARGEST_FILE:
+                raise UserError(f"{path}: larger than any run's; train the run again in a new folder")
+        with np.load(path, allow_pickle=False) as arrays:
+            names, best, last = arrays["names"], arrays["best"], arrays["last"]
+    except UserError:
+        raise
+    except Exception as error:  # zipfile and numpy raise a dozen kinds at files that are none of theirs
+        reason = getattr(error, "strerror", None) or "it holds something else"
+        raise UserError(
+            f"{path}: no confusion matrices to read ({reason}); train the run again in a new folder"
+        ) from None
+    _check_confusions(path, names, best, last)
+    return Confusions(tuple(names.tolist()), best.astype(np.int64), last.astype(np.int64))
+
+
+def _check_confusions(path: Path, names: np.ndarray, best: np.ndarray, last: np.ndarray) -> None:
+    shape = (len(names) if names.ndim == 1 else 0, NUM_CLASSES, NUM_CLASSES)
+    if names.dtype.kind != "U" or names.ndim != 1 or len(set(names.tolist())) != len(names):
+        raise UserError(f"{path}: its names are no list of tiles; train the run again in a new folder")
+    for name, pixels in (("best", best), ("last", last)):
+        if pixels.dtype.kind not in "iu" or pixels.shape != shape:
+            raise UserError(
+                f"{path}: {name} is {pixels.dtype} of {pixels.shape}, not whole numbers of {shape}; "
+                "train the run again in a new folder"
+            )
+        if pixels.size and (pixels.min() < 0 or pixels.sum(dtype=np.float64) > EXACT):
+            raise UserError(f"{path}: {name} counts what no tile has; train the run again in a new folder")
+
+
+# -- in words ------------------------------------------------------------------------------------------------
+
+
+def in_words(test: PairedTest) -> str:
+    """'0.5550 lies 0.0500 above 0.5050 on the same 100 images (p = 0.063), so these runs do not tell them
+    apart': what was reached, and how far the images support it. No capital, no full stop.
+    """
+    said = [p_in_words(test.p)]
+    if test.interval:
+        said.insert(0, "95 % of the draws between {:+.4f} and {:+.4f}".format(*test.interval))
+    basis = f"on the same {test.count:,} {test.unit} ({', '.join(said)})"
+    if not test.difference:
+        return f"both are {test.first:.4f} {basis}"
+    side = "above" if test.difference > 0 else "below"
+    distance = f"{test.first:.4f} lies {abs(test.difference):.4f} {side} {test.second:.4f}"
+    return f"{distance} {basis}, {verdict(test)}"
+
+
+def verdict(test: PairedTest) -> str:
+    """What its p allows to say."""
+    if test.p >= A_HINT:
+        return "so these runs do not tell them apart"
+    if test.p >= CLEAR:
+        return "a hint and no proof"
+    return f"more than the choice of {test.unit} explains"
+
+
+def p_in_words(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
