@@ -59,7 +59,7 @@ MACHINE_FLAGS ?=
 SL_BACKBONE ?= $(or $(wildcard $(DATA)/p1_data/pretrain_model_SL.pt),$(P1_OUT)/sl/pretrain_model_SL.pt)
 
 # A run that was stopped must not feed the next one.
-is_done = grep -qs " done: " "$(1)/log.txt" || { echo "$(1) was stopped; the same command goes on"; exit 2; }
+is_done = python3 -m engine.run_folder "$(1)" || { echo "the same command resumes it"; exit 2; }
 
 # With exit status 1 some inputs could not be used, and all else is there: it goes on.
 p1: $(INSTALLED)

@@ -142,6 +142,7 @@ from engine.device import autocast, choose_device, choose_workers, seed_everythi
 from engine.loop import Loop
 from engine.optimizer import build_optimizer, parameter_groups
 from engine.run import Run, Stopper
+from engine.run_folder import MODEL, PREDICTIONS, best_and_last
 from models.backbone import (
     backbone_sha256,
     head_name,
@@ -156,7 +157,6 @@ from models.describe import keep_architecture
 from models.features import HeadInputs
 from models.predict import normalise, predict_classes
 from models.small_maps import use_matrix_products
-from report.runs import best_and_last
 
 
 def main(args: argparse.Namespace) -> int:
@@ -239,18 +239,18 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
         if loop.keep_weights(description, scores, args.snapshot_epochs, state):
             images, classes = data.validation, data.classes
             answers, truth = ([classes[label] for label in labels] for labels in (predicted, images.labels))
-            write_predictions(run.folder / "predictions.csv", images.names, answers, truth)
+            write_predictions(run.folder / PREDICTIONS, images.names, answers, truth)
         loop.end_epoch(**scores)
         if loop.must_stop():
             return loop.stop()
     if args.is_frozen:
-        prove_unchanged(network, run.folder / "model.pt", args.backbone_sha256)
+        prove_unchanged(network, run.folder / MODEL, args.backbone_sha256)
         run.say(
             f"the backbone did not change: sha256 {args.backbone_sha256} before and after, statistics "
             "included"
         )
     loop.close()
-    print(f"{args.setting}, seed {args.seed}: {best_and_last(run.folder)}: {run.folder / 'model.pt'}")
+    print(f"{args.setting}, seed {args.seed}: {best_and_last(run.folder)}: {run.folder / MODEL}")
     return None
 
 

@@ -93,6 +93,7 @@ from engine.loop import Loop
 from engine.metrics import knn_accuracy
 from engine.optimizer import build_optimizer, parameter_groups
 from engine.run import Run, Stopper
+from engine.run_folder import BACKBONE
 from engine.schedule import target_decay
 from models.backbone import head_name
 from models.builders import CLASSIFIERS, build_network, normalisation
@@ -134,7 +135,7 @@ def main(args: argparse.Namespace) -> int:
     if status is None:
         status = 1 if images.left_out or (probe is not None and probe.left_out) else 0
         if distributed.is_main():
-            print(f"backbone for settings C and E: {run.folder / 'backbone.pt'}")
+            print(f"backbone for settings C and E: {run.folder / BACKBONE}")
     return distributed.leave(status)
 
 
@@ -174,9 +175,7 @@ def pretrain(
             if loop.is_done():
                 break
         scores = probe_score(loop, epoch + 1, byol.backbone, probe, args, device)
-        loop.run.save(
-            "backbone.pt", {name: value.cpu() for name, value in byol.backbone.state_dict().items()}
-        )
+        loop.run.save(BACKBONE, {name: value.cpu() for name, value in byol.backbone.state_dict().items()})
         loop.end_epoch(**scores)
         if loop.must_stop():
             return loop.stop()

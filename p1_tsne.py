@@ -94,11 +94,11 @@ from engine.base import (
     write_json,
 )
 from engine.device import choose_device, tune_allocator
+from engine.run_folder import SNAPSHOTS, read_run, snapshot_epochs, snapshot_weights
 from models.builders import load_trained
 from models.features import second_last
 from report.embedding_figure import draw_all_classes, draw_ten_classes, tens
 from report.embedding_scores import as_text, measure, named
-from report.runs import read_run
 from report.style import save_figure
 from report.text import one_line
 
@@ -149,12 +149,10 @@ def snapshots_of(run: Path) -> list[Path]:
 
     UserError where there is none.
     """
-    found = [
-        path for path in (run / "snapshots").glob("epoch_*.pt") if re.fullmatch("epoch_[0-9]+", path.stem)
-    ]
+    found = [run / snapshot_weights(epoch) for epoch in snapshot_epochs(run)]
+    found = [path for path in found if path.is_file()]
     if not found:
-        raise UserError(f"{run}: no snapshots/epoch_*.pt in it; give --run a run folder of p1_finetune.py")
-    found.sort(key=epoch_of)
+        raise UserError(f"{run}: no {SNAPSHOTS}/epoch_*.pt in it; give --run a run folder of p1_finetune.py")
     return found[:1] + found[1:][-1:]
 
 

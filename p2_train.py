@@ -124,6 +124,7 @@ from engine.loop import Loop
 from engine.metrics import confusion_matrix, iou_per_class, mean_iou
 from engine.optimizer import build_optimizer, parameter_groups
 from engine.run import Run, Stopper
+from engine.run_folder import MODEL, snapshot_masks
 from models.builders import SEGMENTERS, build_network, describe_segmenter, normalisation
 from models.describe import keep_architecture
 from models.losses import pixel_loss, soft_iou_loss
@@ -187,9 +188,7 @@ def main(args: argparse.Namespace) -> int:
         if distributed.is_main():
             draw_stages(run, f"{args.data}/{'train' if args.holdout else 'validation'}")
             scored_on = "held-out training" if args.holdout else "validation"
-            print(
-                f"best mIoU {loop.best:.6f} on {len(validation)} {scored_on} tiles: {run.folder / 'model.pt'}"
-            )
+            print(f"best mIoU {loop.best:.6f} on {len(validation)} {scored_on} tiles: {run.folder / MODEL}")
     return distributed.leave(status)
 
 
@@ -269,7 +268,7 @@ def score(
 
 def keep_masks(loop: Loop, validation: TilePairs, args: argparse.Namespace, device: torch.device) -> None:
     """What the averaged weights see in the tiles to be pictured, as masks beside the epoch's snapshot."""
-    folder = loop.run.folder / "snapshots" / f"epoch_{loop.epoch_in_hand:04d}"
+    folder = loop.run.folder / snapshot_masks(loop.epoch_in_hand)
     folder.mkdir(exist_ok=True)
     for name in args.pictures:
         tile = (

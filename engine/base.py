@@ -202,6 +202,18 @@ def check_writable(folder: str, output: str) -> None:
                 os.rmdir(path)
 
 
+@contextmanager
+def plain_errors(path: Path) -> Iterator[None]:
+    """What the disk refuses becomes a message to the user."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"{error.filename or path}: {reason}; make room, or choose another --output"
+        ) from None
+
+
 def cannot_write(path: str, error: OSError) -> UserError:
     return UserError(f"{path}: cannot be written ({error.strerror or error}); give --output a place that can")
 

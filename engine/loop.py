@@ -33,6 +33,7 @@ from engine import checkpoint, distributed
 from engine.base import Progress, UserError, clock
 from engine.ema import update_average
 from engine.run import Run, Stopper, command_to_go_on, random_state, restore_random_state
+from engine.run_folder import MODEL, snapshot_weights
 from engine.schedule import SCHEDULES, average_decay, steps_of_warmup
 
 CHECKPOINT_SECONDS = 240  # a kill loses at most five minutes, the step and the scoring in hand included
@@ -225,9 +226,9 @@ class Loop:
         is_best = score > self.best
         if is_best:
             self.best = score
-            self.run.save("model.pt", model)
+            self.run.save(MODEL, model)
         if self.is_snapshot_epoch(snapshot_epochs):
-            self.run.save(f"snapshots/epoch_{self.epoch_in_hand:04d}.pt", model)
+            self.run.save(snapshot_weights(self.epoch_in_hand), model)
         return is_best
 
     def is_snapshot_epoch(self, named: list[int] | None) -> bool:

@@ -1,8 +1,9 @@
-"""A run folder: config.json, metrics.jsonl, log.txt, TensorBoard events, last.pt and previous.pt, model.pt,
-snapshots/.
+"""What writes a run folder: its lock, its checkpoints, what it says and measures.
 
-Only this file reads or writes a run's insides. Started again with the same command, a run goes on where its
-newest whole checkpoint lies; with other arguments it is refused.
+How its files are called, and how they are read, is in engine/run_folder.py.
+
+Started again with the same command, a run resumes where its newest whole checkpoint lies; with other
+arguments it is refused.
 """
 
 from __future__ import annotations
@@ -16,23 +17,15 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import torch
 
 from engine import checkpoint, distributed
-from engine.base import UserError, available_cores, write_atomically, write_json
-
-MAY_DIFFER = (
-    "output",
-    "device",
-    "workers",
-    "max_minutes",
-    "cache",
-    "dry_run",
-)  # between two invocations of one run
+from engine.base import UserError, available_cores, plain_errors, write_atomically, write_json
+from engine.run_folder import CONFIG, LAST, LOG, MAY_DIFFER, METRICS, PREVIOUS, SNAPSHOTS, TENSORBOARD
 
 
 class Run:
@@ -51,7 +44,7 @@ class Run:
         """Make or reopen the folder; returns its config."""
         folder = self.folder
         with plain_errors(self.folder):
-            is_old = (self.folder / "config.json").is_file()
+            is_old = (self.folder / CONFIG).is_file()
             if (
                 self.folder.is_dir()
                 and any(self.folder.iterdir())
@@ -60,12 +53,12 @@ class Run:
                 raise UserError(f"{folder}: not empty and no run folder; give --output a new folder")
             if is_old:
                 self._refuse_other(self._read_config(), arguments, recipe)
-            (self.folder / "snapshots").mkdir(parents=True, exist_ok=True)
+            (self.folder / SNAPSHOTS).mkdir(parents=True, exist_ok=True)
             self._lock = self._take_lock()
             if is_old:
                 return self._read_config()
             config = {"arguments": arguments, "recipe": recipe, "total_steps": None, **_surroundings()}
-            write_json(folder / "config.json", config)
+            write_json(folder / CONFIG, config)
             return config
 
     @property
@@ -87,7 +80,7 @@ class Run:
         return lock
 
     def _read_config(self) -> dict[str, Any]:
-        path = self.folder / "config.json"
+        path = self.folder / CONFIG
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
             if not (isinstance(config["arguments"], dict) and isinstance(config["recipe"], dict)):
@@ -116,8 +109,8 @@ class Run:
         if self.config.get("total_steps") != total_steps:
             self.config["total_steps"] = total_steps
             if distributed.is_main():
-                with plain_errors(self.folder / "config.json"):
-                    write_json(self.folder / "config.json", self.config)
+                with plain_errors(self.folder / CONFIG):
+                    write_json(self.folder / CONFIG, self.config)
 
     # -- checkpoints -----------------------------------------------------------------------------------------
 
@@ -125,9 +118,9 @@ class Run:
         """Write last.pt; the one before becomes previous.pt. Killed at any point, one of them is whole."""
         if not distributed.is_main():
             return
-        last = self.folder / "last.pt"
+        last = self.folder / LAST
         if last.is_file():
-            os.replace(last, self.folder / "previous.pt")
+            os.replace(last, self.folder / PREVIOUS)
         checkpoint.save(last, state)
 
     def save(self, name: str, values: dict[str, Any]) -> None:
@@ -147,7 +140,7 @@ class Run:
         with plain_errors(self.folder):
             self._remove_leftovers()
             broken = {}
-            for path in (self.folder / "last.pt", self.folder / "previous.pt"):
+            for path in (self.folder / LAST, self.folder / PREVIOUS):
                 if not path.is_file():
                     continue
                 try:
@@ -180,7 +173,7 @@ class Run:
 
     def _forget_metrics_after(self, step: int) -> None:
         """Drop the lines of work that is about to be repeated, and a last line cut in half."""
-        path = self.folder / "metrics.jsonl"
+        path = self.folder / METRICS
         if not path.is_file():
             return
         kept = []
@@ -196,15 +189,15 @@ class Run:
         if not distributed.is_main():
             return
         line = {"step": step, "epoch": epoch, "time": round(time.time(), 3), **values}
-        with plain_errors(self.folder / "metrics.jsonl"):
+        with plain_errors(self.folder / METRICS):
             if self._metrics is None:
-                self._metrics = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")
+                self._metrics = open(self.folder / METRICS, "a", encoding="utf-8")
             self._metrics.write(json.dumps(line) + "\n")
             self._metrics.flush()
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
-            self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
+            self._board = SummaryWriter(str(self.folder / TENSORBOARD), purge_step=step)
         for name, value in values.items():
             if isinstance(value, (int, float)):
                 self._board.add_scalar(name, value, step)
@@ -216,7 +209,7 @@ class Run:
         over_the_bar = "\r\033[K" if sys.stderr.isatty() else ""
         print(over_the_bar + line, file=sys.stderr, flush=True)
         # On a full disk the next checkpoint says so; the log is no reason to lose the steps until then.
-        with suppress(OSError), open(self.folder / "log.txt", "a", encoding="utf-8") as log:
+        with suppress(OSError), open(self.folder / LOG, "a", encoding="utf-8") as log:
             log.write(time.strftime("%Y-%m-%d %H:%M:%S ") + line + "\n")
 
     def close(self) -> None:
@@ -224,18 +217,6 @@ class Run:
         for file in (self._metrics, self._board, self._lock):
             if file is not None:
                 file.close()
-
-
-@contextmanager
-def plain_errors(path: Path) -> Iterator[None]:
-    """What the disk refuses becomes a message to the user."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"{error.filename or path}: {reason}; make room, or choose another --output"
-        ) from None
 
 
 class Stopper:

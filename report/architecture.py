@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from report.runs import is_number, read_json
+from engine.run_folder import ARCHITECTURE, is_number, read_json
 from report.text import one_line
 
 MOST = 1e15  # parameters or operations; far more than any network has
@@ -28,7 +28,7 @@ class Architecture:
 def read_architecture(run: Path) -> Architecture | None:
     """None when there is none, or it cannot be used."""
     try:
-        said = read_json(run / "architecture.json")
+        said = read_json(run / f"{ARCHITECTURE}.json")
         blocks = {block["name"]: block for block in said["blocks"] if not block["is_auxiliary"]}
         numbers = [
             said["input"][1],

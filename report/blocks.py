@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from datasets.images import read_rgb
 from engine.base import UserError, write_atomically
+from engine.run_folder import RunRecord, is_number, seconds_of
 from report.document import Gap, Picture, Table
-from report.runs import RunRecord, is_number, seconds_of
 from report.style import save_figure
 from report.text import one_line
 

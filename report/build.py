@@ -25,9 +25,9 @@ from typing import Sequence
 
 from datasets.images import natural_key
 from engine.base import UserError, run_script, say
+from engine.run_folder import is_number
 from report.document import Gap, Report
 from report.found import Found, find, runs_of_settings, settings_folder
-from report.runs import is_number
 from report.text import one_line
 
 OURS = re.compile(

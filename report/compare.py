@@ -28,10 +28,21 @@ from rich.text import Text
 
 from datasets.images import natural_key
 from engine.base import UserError, run_script, say
-from report.runs import KINDS, Kind, RunRecord, best, is_number, kind_of, read_run, scores, series
+from engine.run_folder import (
+    CONFIG,
+    KINDS,
+    MAY_DIFFER,
+    Kind,
+    RunRecord,
+    best,
+    is_number,
+    kind_of,
+    read_run,
+    scores,
+    series,
+)
 from report.text import one_line
 
-CONFIG = "config.json"
 DEEPEST = 3  # folders below the one given
 NARROWEST = 80  # columns; in a narrower terminal lines go on in the next, and no figure is cut
 PIPE_WIDTH = 10_000  # columns: no line of a table is that long
@@ -124,8 +135,6 @@ def _figure(value: float) -> str:
 
 def differing(runs: Sequence[RunRecord]) -> list[str]:
     """The names of the arguments that are not the same in all the runs that record them."""
-    from engine.run import MAY_DIFFER  # imports torch, for which --help does not wait
-
     values: dict[str, set[str]] = {}
     for run in runs:
         for name, value in run.arguments.items():

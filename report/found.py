@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Iterator, Sequence
 
 from datasets.images import natural_key
-from report.runs import RunRecord, best, kind_of, read_run
+from engine.run_folder import CONFIG, SNAPSHOTS, TENSORBOARD, RunRecord, best, kind_of, read_run
 from report.settings_runs import A_SETTING
 
 DEEPEST = 4  # folders below the one given
 MOST_FOLDERS = 2000  # looked into; a folder of data given by mistake must not take minutes
-INSIDE_A_RUN = ("snapshots", "tensorboard")
+INSIDE_A_RUN = (SNAPSHOTS, TENSORBOARD)
 
 
 @dataclass
@@ -41,7 +41,7 @@ def find(roots: Sequence[str | Path]) -> Found:
             found.remarks.append(f"{root}: there is no such folder")
             continue
         before, again = _count(found), []
-        if A_SETTING.fullmatch(root.resolve().name) and (root / "config.json").is_file():
+        if A_SETTING.fullmatch(root.resolve().name) and (root / CONFIG).is_file():
             root = (
                 root.resolve().parent if root.name in ("", ".", "..") else root.parent
             )  # a table is of them all
@@ -117,7 +117,7 @@ def _folders(root: Path, seen: set[str], again: list[Path]) -> Iterator[tuple[Pa
         names = sorted(below, key=natural_key)
         yield folder, names
         if depth < DEEPEST:
-            inside = INSIDE_A_RUN if "config.json" in below else ()
+            inside = INSIDE_A_RUN if CONFIG in below else ()
             children = [
                 folder / name for name in names if below[name] and name not in inside and name[0] != "."
             ]
@@ -125,7 +125,7 @@ def _folders(root: Path, seen: set[str], again: list[Path]) -> Iterator[tuple[Pa
 
 
 def _look_into(folder: Path, names: Sequence[str], found: Found) -> None:
-    if "config.json" in names:
+    if CONFIG in names:
         run = read_run(folder)
         kind = kind_of(run)
         if kind is None:

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any, Sequence
 
+from engine.run_folder import CONFIG, RunRecord, is_number, read_json, scores
 from report.blocks import (
     OUTSIDE,
     drawn,
@@ -23,11 +24,10 @@ from report.document import Block, Gap, Picture, Problem, Table, Text
 from report.found import Found, pretraining_of, settings_folder
 from report.questions import answered
 from report.run_figures import draw_pretraining
-from report.runs import RunRecord, class_names_of, is_number, read_json, scores
 from report.settings_analysis import analyse
 from report.settings_figures import confusion_figure, curves_figure
 from report.settings_notes import remarks_on
-from report.settings_runs import MOST_CLASSES, Row, read_rows
+from report.settings_runs import MOST_CLASSES, Row, class_names_of, read_rows
 from report.settings_table import cells_of
 from report.text import one_line
 
@@ -91,7 +91,7 @@ def _pretraining(run: RunRecord | None, found: Found, figures: Path) -> list[Blo
                 ("recipe, seed", f"{value_of(run, 'recipe')}, {value_of(run, 'seed')}"),
                 ("trained on", machine_of(run)),
             ],
-            f"Settings of the pre-training ({label_of(run)}), read from its config.json.",
+            f"Settings of the pre-training ({label_of(run)}), read from its {CONFIG}.",
         ),
     ]
     if run.gap:

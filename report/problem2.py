@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Sequence
 
 from datasets.palette import CLASS_NAMES, COLOURS, SCORED_CLASSES
+from engine.run_folder import ARCHITECTURE, CONFIG, MODEL, STAGES, RunRecord, best, is_number, place_of
 from report.architecture import read_architecture
 from report.blocks import (
     OUTSIDE,
@@ -26,7 +27,6 @@ from report.document import Block, Gap, Picture, Problem, Table, Text
 from report.found import Found, model_a_and_b
 from report.questions import answered
 from report.run_figures import draw_ious, draw_learning
-from report.runs import RunRecord, best, is_number, place_of
 from report.sam_section import sam_blocks
 from report.stages import write_stages
 from report.text import one_line
@@ -91,8 +91,8 @@ def _network(letter: str, run: RunRecord | None, command: str, figures: Path) ->
     if drawing.auxiliary_parameters:
         millions = drawing.auxiliary_parameters / 1e6
         text += f" {millions:.1f} million of the parameters are of heads for training alone."
-    name = one_line(drawing.network, 60)
-    caption = f"Model {letter}, {name}: blocks, and what each gives (channels x height x width)."
+    network = one_line(drawing.network, 60)
+    caption = f"Model {letter}, {network}: blocks, and what each gives (channels x height x width)."
     picture = taken(
         figures, name, run.folder / "architecture", caption, f"The blocks of model {letter}, drawn"
     )
@@ -111,7 +111,7 @@ def _differences(a: RunRecord | None, b: RunRecord | None) -> list[Block]:
         Table(
             ("", f"A: {value_of(a, 'model')}", f"B: {value_of(b, 'model')}"),
             tuple(row for row in rows if row[0] not in same),
-            "How the two differ, read from their config.json and architecture.json.",
+            f"How the two differ, read from their {CONFIG} and {ARCHITECTURE}.json.",
             numbers_from=3,
         )
     ]
@@ -235,7 +235,7 @@ def _tiles(folders: Sequence[Path], run: RunRecord | None, figures: Path) -> lis
         return []
     tiles = data / "validation"
     if not folders:
-        places = {"model": run.folder / "model.pt", "tiles": tiles, "masks": run.folder / "masks"}
+        places = {"model": run.folder / MODEL, "tiles": tiles, "masks": run.folder / "masks"}
         command = MASKS.format(**{name: shlex.quote(str(place)) for name, place in places.items()})
         return [Gap("There are no masks to look for the worst-predicted tiles in.", command)]
     folder = folders[0]
@@ -284,7 +284,7 @@ def _stages(models: Sequence[tuple[str, RunRecord]], figures: Path) -> list[Bloc
             blocks.append(Picture(name, caption, alt))
         except OUTSIDE as error:
             if (
-                run.folder / "stages.png"
+                run.folder / f"{STAGES}.png"
             ).is_file():  # the tiles are elsewhere now; the training drew it already
                 caption = (
                     f"Model {letter} ({network}): image, truth, masks at its stages, the last one over it."

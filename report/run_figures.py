@@ -1,8 +1,8 @@
 """The report's figures of single runs: pre-training, learning curves of several runs overlaid, IoU of each
 class.
 
-Each function returns a Figure for report.style.save_figure; runs are as report.runs.read_run gives them, in
-any state.
+Each function returns a Figure for report.style.save_figure; runs are as engine.run_folder.read_run gives
+them, in any state.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from datasets.palette import CLASS_NAMES, SCORED_CLASSES
 from datasets.palette import COLOURS as CLASS_COLOURS
-from report.runs import RunRecord, is_number, scores
+from engine.run_folder import RunRecord, is_number, scores
 from report.settings_figures import Curve, draw_curves
 from report.style import COLOURS, GREY, styled
 from report.text import one_line

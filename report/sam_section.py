@@ -10,9 +10,9 @@ from typing import Any, Sequence
 
 from datasets.images import natural_key
 from datasets.palette import CLASS_NAMES, SCORED_CLASSES
+from engine.run_folder import is_number, read_json
 from report.blocks import facts, taken, words
 from report.document import Block, Gap, Table, Text
-from report.runs import is_number, read_json
 from report.text import one_line
 
 COMMAND = (

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from report.runs import scores, series
+from engine.run_folder import scores, series
 from report.settings_runs import MOST_CLASSES, STARTS, Row, Scored
 from report.style import BLACK, BLUE, GREY, SEQUENTIAL, VERMILION, save_figure, styled
 from report.text import one_line

@@ -10,6 +10,7 @@ import math
 from itertools import combinations
 from typing import Sequence
 
+from engine.run_folder import MAY_DIFFER, PREDICTIONS
 from report.settings_runs import MOST_CLASSES, STARTS, Row, Scored
 from report.text import one_line
 
@@ -88,8 +89,6 @@ def _on_gaps(rows: Sequence[Row]) -> list[str]:
 
 def _on_differences(runs: Sequence[Scored]) -> list[str]:
     """A sentence for each argument that is not the same in all the runs that record it."""
-    from engine.run import MAY_DIFFER  # imports torch, for which --help does not wait
-
     expected = {*MAY_DIFFER, *BY_NATURE}
     values: dict[str, dict[str, list[Scored]]] = {}
     for scored in runs:
@@ -141,7 +140,7 @@ def _on_predictions(rows: Sequence[Row]) -> list[str]:
     without = [scored for scored in finished if not scored.predictions]
     if without:
         notes.append(
-            f"No predictions.csv that can be read, so no confusion matrix: {_names(without, finished)}."
+            f"No {PREDICTIONS} that can be read, so no confusion matrix: {_names(without, finished)}."
         )
     for scored in (row.pictured for row in rows if row.pictured):
         if len(scored.labels) > MOST_CLASSES:
@@ -153,7 +152,7 @@ def _on_predictions(rows: Sequence[Row]) -> list[str]:
         share = sum(true == said for true, said in scored.predictions) / max(1, len(scored.predictions))
         if scored.predictions and abs(share - scored.best) > 0.5 / len(scored.predictions):
             notes.append(
-                f"{scored.name}: its predictions.csv has an accuracy of {share:.4f}, not the best epoch's; "
+                f"{scored.name}: its {PREDICTIONS} has an accuracy of {share:.4f}, not the best epoch's; "
                 "the confusion matrix is of what the file says."
             )
     return notes

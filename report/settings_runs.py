@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Sequence
 
 from datasets.images import natural_key
-from datasets.tables import read_predictions
+from datasets.tables import read_class_names, read_predictions
 from engine.base import UserError
-from report.runs import RunRecord, best, read_run, scores, seconds_of
+from engine.run_folder import CONFIG, PREDICTIONS, RunRecord, best, place_of, read_run, scores, seconds_of
 
 STARTS = {"A": "random", "B": "labels", "C": "own SSL", "D": "labels", "E": "own SSL"}
 A_SETTING = re.compile(r"([A-E])-seed(0|[1-9][0-9]{0,8})")  # the name of a run's folder
@@ -89,6 +89,14 @@ class Row:
         )
 
 
+def class_names_of(run: RunRecord) -> dict[str, str]:
+    """Label → name from the classes.txt beside the run's folder of images; empty where there is none."""
+    data, images = place_of(run, "data"), place_of(run, "train_images")
+    if data is None and images is None:
+        return {}
+    return read_class_names((data or images.parent) / "classes.txt")
+
+
 def read_rows(folder: Path) -> list[Row]:
     """A row for each of the five settings, also for those without runs; UserError when no run has a scored
     epoch.
@@ -119,14 +127,14 @@ def _read_scored(folder: Path, setting: str, seed: int) -> Scored:
     gap = run.gap
     own = (run.arguments.get("setting"), run.arguments.get("seed"))
     if run.arguments and own != (setting, seed):
-        gap = "its config.json is of another run: the folder was renamed or copied"
+        gap = f"its {CONFIG} is of another run: the folder was renamed or copied"
         best_epoch = highest = last = None
     elif not gap and highest is None:
         gap = "no epoch is scored"
     predictions = []
     if highest is not None:
         with suppress(UserError):  # a note beneath the table names it
-            predictions = read_predictions(run.folder / "predictions.csv")
+            predictions = read_predictions(run.folder / PREDICTIONS)
     return Scored(setting, seed, run, highest, best_epoch, last, predictions, gap)
 
 

@@ -7,7 +7,6 @@ the image.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Sequence
 
@@ -19,6 +18,7 @@ from datasets.images import list_images, read_rgb
 from datasets.palette import CLASS_NAMES, COLOURS, classes_of_colours
 from datasets.tiles import satellite_masks
 from engine.base import UserError
+from engine.run_folder import SNAPSHOTS, STAGES, snapshot_epochs, snapshot_masks
 from report.style import GREY, save_figure, styled
 
 CELL = 1.6  # inches across a picture
@@ -32,26 +32,27 @@ def write_stages(run: str | Path, tiles: str | Path, path: str | Path | None = N
     Returns the stages' headings, such as ["epoch 1", "epoch 17"]. UserError when the run has no such masks,
     or a picture cannot be read or is not as large as its tile.
     """
-    stages = sorted(
-        path for path in Path(run).glob("snapshots/epoch_*") if path.is_dir() and any(path.glob("*.png"))
-    )
-    if not stages:
+    masks = {epoch: Path(run) / snapshot_masks(epoch) for epoch in snapshot_epochs(run)}
+    masks = {epoch: folder for epoch, folder in masks.items() if any(folder.glob("*.png"))}
+    if not masks:
         raise UserError(
-            f"{run}: no masks in its snapshots/; give the run folder of a p2_train.py that has ended an epoch"
+            f"{run}: no masks in its {SNAPSHOTS}/; "
+            "give the run folder of a p2_train.py that has ended an epoch"
         )
     tile_of_mask = {mask: name for name, mask in satellite_masks(list_images(tiles))}
-    names = sorted(path.name for path in stages[-1].glob("*_mask.png") if path.name in tile_of_mask)
-    stages = [stage for stage in stages if all((stage / name).is_file() for name in names)]
+    last = masks[max(masks)]
+    names = sorted(path.name for path in last.glob("*_mask.png") if path.name in tile_of_mask)
     if not names:
-        raise UserError(
-            f"{tiles}: none of the tiles pictured in {stages[-1]} is there; give the run's own data"
-        )
+        raise UserError(f"{tiles}: none of the tiles pictured in {last} is there; give the run's own data")
+    stages = {
+        epoch: folder for epoch, folder in masks.items() if all((folder / name).is_file() for name in names)
+    }
     rows = [
-        _row(Path(tiles) / tile_of_mask[name], [folder / name for folder in (Path(tiles), *stages)])
+        _row(Path(tiles) / tile_of_mask[name], [folder / name for folder in (Path(tiles), *stages.values())])
         for name in names
     ]
-    titles = [f"epoch {int(re.sub('[^0-9]', '', stage.name) or 0)}" for stage in stages]
-    save_figure(draw(rows, titles), path or Path(run) / "stages")
+    titles = [f"epoch {epoch}" for epoch in stages]
+    save_figure(draw(rows, titles), path or Path(run) / STAGES)
     return titles
 
 

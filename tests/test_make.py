@@ -70,14 +70,11 @@ def test_each_problem_asks_for_the_courses_data(tmp_path, target, advice):
 
 
 PYTHON = """#!/bin/sh
-# Notes the call, leaves a run's log where a training would, and ends with $STATUS.
+# Notes the call and ends with $STATUS; asked whether a run is finished, with $UNFINISHED.
+case "$*" in *engine.run_folder*) exit "$UNFINISHED";; esac
 echo "$*" >>"$CALLS"
 case "$*" in *contact_sheet*) touch "$OUT/contact_sheet.png";; esac
-for folder in ssl sl/A-seed0 settings/C-seed0 ../p2/model_a ../p2/model_b model_a model_b \\
-    resnet34/A-seed0 vgg16/A-seed0; do
-    mkdir -p "$RUNS/$folder"
-    echo "2026-11-21 19:00:00 $LOG" >"$RUNS/$folder/log.txt"
-done
+mkdir -p "$RUNS" "$RUNS/../p2"
 case "$*" in *contact_sheet*|*report.build*|*p[12]_*.py*) exit "$STATUS";; esac
 """
 
@@ -85,7 +82,7 @@ case "$*" in *contact_sheet*|*report.build*|*p[12]_*.py*) exit "$STATUS";; esac
 FIFTY = ("data/p1_data/train_50", "data/p1_data/val_50")
 
 
-def make_with_pretended_python(tmp_path, *words, status=0, log="done: 12 steps"):
+def make_with_pretended_python(tmp_path, *words, status=0, is_finished=True):
     """Run make with a python3 that trains nothing; what it ended with, and the calls of python3."""
     for folder in (
         "bin",
@@ -103,7 +100,13 @@ def make_with_pretended_python(tmp_path, *words, status=0, log="done: 12 steps")
     (tmp_path / "calls").touch()
     out = tmp_path / "out"
     runs = out / "runs" / "p1" if words[0] == "demo" else out
-    pretended = {"CALLS": tmp_path / "calls", "STATUS": status, "LOG": log, "OUT": out, "RUNS": runs}
+    pretended = {
+        "CALLS": tmp_path / "calls",
+        "STATUS": status,
+        "UNFINISHED": int(not is_finished),
+        "OUT": out,
+        "RUNS": runs,
+    }
     path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, **{name: str(value) for name, value in pretended.items()}}
     # OUT on the command line keeps the repository's own demo/ as it is.
@@ -126,11 +129,9 @@ def test_problem_1_takes_the_courses_backbone_or_trains_one(tmp_path, has_course
 
 
 def test_problem_1_does_not_go_on_from_a_training_that_was_stopped(tmp_path):
-    done, calls = make_with_pretended_python(
-        tmp_path, "p1", f"P1_OUT={tmp_path / 'out'}", log="stopped at step 3 of 12"
-    )
+    done, calls = make_with_pretended_python(tmp_path, "p1", f"P1_OUT={tmp_path / 'out'}", is_finished=False)
     assert done.returncode == 2 and len(calls) == 1
-    assert "the same command goes on" in done.stdout
+    assert "the same command resumes it" in done.stdout
 
 
 def test_the_50_classes_are_trained_by_each_network_and_predicted_by_all_of_them(tmp_path):
@@ -149,9 +150,9 @@ def test_the_50_classes_are_trained_by_each_network_and_predicted_by_all_of_them
 
 def test_a_vote_waits_for_trainings_that_were_stopped(tmp_path):
     done, calls = make_with_pretended_python(
-        tmp_path, "p1-50", f"FIFTY_OUT={tmp_path / 'out'}", log="stopped at step 3"
+        tmp_path, "p1-50", f"FIFTY_OUT={tmp_path / 'out'}", is_finished=False
     )
-    assert done.returncode == 2 and len(calls) == 1 and "the same command goes on" in done.stdout
+    assert done.returncode == 2 and len(calls) == 1 and "the same command resumes it" in done.stdout
 
 
 def test_problem_2_is_trained_predicted_and_scored(tmp_path):
@@ -175,10 +176,8 @@ def test_problem_2_leaves_model_a_out_where_nobody_has_time_for_it(tmp_path):
 
 
 def test_masks_wait_for_a_training_that_was_stopped(tmp_path):
-    done, calls = make_with_pretended_python(
-        tmp_path, "p2", f"P2_OUT={tmp_path / 'out'}", log="stopped at step 3"
-    )
-    assert done.returncode == 2 and len(calls) == 1 and "the same command goes on" in done.stdout
+    done, calls = make_with_pretended_python(tmp_path, "p2", f"P2_OUT={tmp_path / 'out'}", is_finished=False)
+    assert done.returncode == 2 and len(calls) == 1 and "the same command resumes it" in done.stdout
 
 
 @pytest.mark.parametrize(("status", "goes_on"), [(1, True), (2, False)])

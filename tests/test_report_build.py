@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from engine.base import UserError
+from engine.run_folder import place_of, read_run
 from report import blocks, build, stages
 from report.found import find
 from report.problem2 import _verdict
-from report.runs import place_of, read_run
 from tests import report_runs
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -16,9 +16,9 @@ import mean_iou_evaluate
 from datasets import sample
 from datasets.palette import COLOURS, save_mask
 from engine.base import UserError
+from engine.run_folder import RunRecord, read_run
 from report import stages
 from report.run_figures import draw_ious, draw_learning, draw_pretraining, steps_per_epoch
-from report.runs import RunRecord, read_run
 from report.stages import write_stages
 from report.style import save_figure, styled
 from report.worst_tiles import compare_masks, draw_land_cover_confusion, draw_worst

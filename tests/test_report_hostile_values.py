@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.run_folder import best, best_and_last, is_number, read_json, read_run, scores, series
 from report.architecture import read_architecture
 from report.document import Gap, Table, Text
-from report.runs import best, best_and_last, class_names_of, is_number, read_json, read_run, scores, series
 from report.sam_section import sam_blocks
+from report.settings_runs import class_names_of
 from report.text import columns, one_line
 
 # -- text ----------------------------------------------------------------------------------------------------

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 
+from engine import run_folder
 from engine.base import UserError
 from engine.run import Run
 
@@ -148,3 +151,63 @@ def test_leftovers_of_a_kill_while_writing_are_removed(folder):
     run.load_last()
     assert not list(folder.glob(".*.part"))
     run.close()
+
+
+# -- what others read of it ----------------------------------------------------------------------------------
+
+
+def write_run(folder, lines=(), **config):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"arguments": {}, **config}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(folder)
+
+
+HALF, WHOLE = ([{"step": step, "epoch": step}] for step in (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("lines", "config", "is_finished"),
+    [
+        (WHOLE, {"total_steps": 2}, True),
+        (HALF, {"total_steps": 2}, False),
+        (HALF, {"total_steps": None}, False),
+        (WHOLE, {"total_steps": 2, "finished": False}, False),  # killed after the last step
+        (WHOLE, {"total_steps": 2, "finished": True}, True),
+        ([], {"total_steps": 2}, False),
+    ],
+)
+def test_the_exit_status_tells_a_makefile_whether_a_run_is_finished(
+    folder, capsys, lines, config, is_finished
+):
+    assert run_folder.main([write_run(folder, lines, **config)]) == (0 if is_finished else 1)
+    out, err = capsys.readouterr()
+    assert out == "" and bool(err) != is_finished
+    assert run_folder.is_finished(folder) == is_finished
+
+
+def test_no_run_folder_is_no_finished_run(tmp_path, capsys):
+    assert run_folder.main([str(tmp_path)]) == 1
+    assert "no run folder" in capsys.readouterr().err
+
+
+def test_reading_a_run_needs_no_torch():
+    code = "import sys, engine.run_folder; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_run_says_by_itself_or_by_its_arguments_what_it_trains(tmp_path):
+    kinds = {"p1_ssl_pretrain.py": "target_schedule", "p1_finetune.py": "setting", "p2_train.py": "min_crop"}
+    for script, argument in kinds.items():
+        said = run_folder.read_run(write_run(tmp_path / script, script=script))
+        told = run_folder.read_run(write_run(tmp_path / argument, arguments={argument: 1}))
+        assert run_folder.kind_of(said) == run_folder.kind_of(told)
+        assert run_folder.kind_of(told) is not None
+    assert run_folder.kind_of(run_folder.read_run(write_run(tmp_path / "x", script="x.py"))) is None
+
+
+def test_snapshots_are_found_by_the_names_they_are_written_under(tmp_path):
+    for name in (run_folder.snapshot_weights(12), run_folder.snapshot_masks(3), "snapshots/epoch_0007.png"):
+        (tmp_path / name).mkdir(parents=True)
+    assert run_folder.snapshot_epochs(tmp_path) == [3, 12]
+    assert run_folder.snapshot_epochs(tmp_path / "nowhere") == []

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from engine.base import UserError
+from engine.run_folder import read_run
 from engine.settings import SETTINGS
 from report import settings_figures, settings_table
-from report.runs import class_names_of, read_run
 from report.settings_figures import spread
-from report.settings_runs import STARTS
+from report.settings_runs import STARTS, class_names_of
 from report.settings_table import write_settings_table
 from report.text import columns, markdown, one_line
 
@@ -250,14 +250,6 @@ def test_metrics_of_any_kind_are_read_as_far_as_they_go(tmp_path):
     (run / "metrics.jsonl").unlink()
     assert read_run(run).gap == "no epoch is done yet"
     assert "no config.json" in read_run(tmp_path / "nowhere").gap
-
-
-def test_a_run_of_an_early_version_without_total_steps_is_finished_after_its_epochs(tmp_path):
-    for name, epochs, finished in (("A-seed0", 2, True), ("A-seed1", 3, False)):
-        run = make_run(tmp_path, name, [0.5, 0.75], epochs=epochs)
-        config = json.loads((run / "config.json").read_text())
-        (run / "config.json").write_text(json.dumps({**config, "total_steps": None}))
-        assert read_run(run).is_finished == finished
 
 
 def test_predictions_that_are_missing_or_of_another_epoch_are_named(tmp_path, no_pictures):

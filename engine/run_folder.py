@@ -1,26 +1,68 @@
-"""Run folders as reports read them, in whatever state they are; no weights.
+"""A run folder: how its files are called, and what they say. The one owner of a run's insides.
+
+    python3 -m engine.run_folder runs/p2      # exit status 0 when the run is finished, 1 when it is not
 
 run = read_run("runs/p1/A-seed0")
 run.gap                     # "" when it is whole and finished, else in words what is missing
 series(run, "loss")         # [(epoch, value), ...] of the epochs that have it
 best(run, "accuracy")       # (epoch, value) of the best of them, or None
+
+Read are folders in whatever state: unfinished, broken, of something else. No weights are, and torch is not
+imported. What writes a run is engine/run.py.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
+import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
-from datasets.tables import read_class_names
+from engine.base import say
+
+CONFIG = "config.json"  # every argument, recipe, versions, commit, machine, and whether it is finished
+METRICS = "metrics.jsonl"  # one JSON object a line: step, epoch, time, values
+LOG = "log.txt"
+LAST, PREVIOUS = "last.pt", "previous.pt"  # all that resuming needs
+MODEL = "model.pt"  # the best weights, with their own description
+BACKBONE = "backbone.pt"  # of pre-training
+PREDICTIONS, PREDICTIONS_LAST = "predictions.csv", "predictions_last.csv"  # of the best and the last epoch
+CONFUSIONS = "confusions.npz"  # of every validation tile, at the best and the last epoch
+SNAPSHOTS = "snapshots"
+TENSORBOARD = "tensorboard"
+STAGES = "stages"  # .png and .pdf
+ARCHITECTURE = "architecture"  # .json, .svg and .pdf
+
+# What two invocations of one run need not have in common.
+MAY_DIFFER = ("output", "device", "workers", "max_minutes", "cache", "dry_run")
 
 LARGEST_WHOLE = 2**53  # above, floats skip whole numbers
-
-
 MOST_SECONDS = 1e10  # three hundred years
+
+
+def snapshot_weights(epoch: int) -> str:
+    """Where in a run folder the weights after `epoch` (from 1) lie, if they were kept."""
+    return f"{SNAPSHOTS}/epoch_{epoch:04d}.pt"
+
+
+def snapshot_masks(epoch: int) -> str:
+    """The folder, in a run folder, of the masks predicted after `epoch` (from 1)."""
+    return f"{SNAPSHOTS}/epoch_{epoch:04d}"
+
+
+def snapshot_epochs(folder: str | Path) -> list[int]:
+    """The epochs of which a run folder keeps weights or masks, in order; [] where there are none."""
+    try:
+        names = os.listdir(Path(folder) / SNAPSHOTS)
+    except OSError:
+        return []
+    found = (re.fullmatch(r"epoch_([0-9]{4,9})(\.pt)?", name) for name in names)
+    return sorted({int(match[1]) for match in found if match})
 
 
 @dataclass(frozen=True)
@@ -44,17 +86,18 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a run trains, told by an argument that this kind alone records."""
+    """What a run trains: told by its script or, where none is recorded, by an argument of that one alone."""
 
     title: str
+    script: str
     mark: str
     score: str
 
 
 KINDS = (
-    Kind("Problem 1, pre-training", "target_schedule", "knn_accuracy"),
-    Kind("Problem 1, fine-tuning", "setting", "accuracy"),
-    Kind("Problem 2, land cover", "min_crop", "mean_iou"),
+    Kind("Problem 1, pre-training", "p1_ssl_pretrain.py", "target_schedule", "knn_accuracy"),
+    Kind("Problem 1, fine-tuning", "p1_finetune.py", "setting", "accuracy"),
+    Kind("Problem 2, land cover", "p2_train.py", "min_crop", "mean_iou"),
 )
 
 
@@ -62,15 +105,15 @@ def read_run(folder: str | Path) -> RunRecord:
     """The record of any folder, also of a missing, empty, foreign, killed or still growing one."""
     folder = Path(folder)
     try:
-        config = read_json(folder / "config.json")
+        config = read_json(folder / CONFIG)
         if not isinstance(config, dict) or not isinstance(config.get("arguments"), dict):
             raise ValueError("it has no arguments")
     except FileNotFoundError:
-        return RunRecord(folder, {}, [], False, "no run folder: it has no config.json")
+        return RunRecord(folder, {}, [], False, f"no run folder: it has no {CONFIG}")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no run's"
-        return RunRecord(folder, {}, [], False, f"its config.json cannot be used ({reason})")
-    metrics = _read_metrics(folder / "metrics.jsonl")
+        return RunRecord(folder, {}, [], False, f"its {CONFIG} cannot be used ({reason})")
+    metrics = _read_metrics(folder / METRICS)
     if not metrics:
         return RunRecord(folder, config, [], False, "no epoch is done yet")
     finished = _is_finished(config, metrics[-1])
@@ -79,7 +122,14 @@ def read_run(folder: str | Path) -> RunRecord:
 
 def kind_of(run: RunRecord) -> Kind | None:
     """None when its config.json is missing or of no script of ours."""
+    script = run.config.get("script")
+    if script is not None:
+        return next((kind for kind in KINDS if kind.script == script), None)
     return next((kind for kind in KINDS if kind.mark in run.arguments), None)
+
+
+def is_finished(folder: str | Path) -> bool:
+    return read_run(folder).is_finished
 
 
 def series(run: RunRecord, name: str) -> list[tuple[int, float]]:
@@ -118,14 +168,6 @@ def place_of(run: RunRecord, argument: str) -> Path | None:
         return None
     places = [Path(given), *(above / given for above in run.folder.resolve().parents)]
     return next((place for place in places if os.path.exists(place)), places[0])
-
-
-def class_names_of(run: RunRecord) -> dict[str, str]:
-    """Label → name from the classes.txt beside the run's folder of images; empty where there is none."""
-    data, images = place_of(run, "data"), place_of(run, "train_images")
-    if data is None and images is None:
-        return {}
-    return read_class_names((data or images.parent) / "classes.txt")
 
 
 def seconds_of(run: RunRecord) -> float | None:
@@ -170,11 +212,11 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_finished(config: dict[str, Any], last: dict[str, Any]) -> bool:
-    total, epochs = config.get("total_steps"), config["arguments"].get("epochs")
-    if _is_count(total):
-        return last["step"] >= total
-    # Early versions left total_steps empty unless --budget-minutes was given.
-    return config["arguments"].get("budget_minutes") is None and _is_count(epochs) and last["epoch"] >= epochs
+    if isinstance(config.get("finished"), bool):
+        return config["finished"]
+    # Not recorded: the last step of all is what can be known.
+    total = config.get("total_steps")
+    return _is_count(total) and last["step"] >= total
 
 
 def _how_far(config: dict[str, Any], last: dict[str, Any]) -> str:
@@ -201,3 +243,19 @@ def _clean(value: Any) -> Any:
     if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
         return None
     return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python3 -m engine.run_folder",
+        description="Exit status 0 when the run is finished, 1 when it is not, which is said in a line.",
+    )
+    parser.add_argument("run", metavar="RUN", help="a run folder")
+    run = read_run(parser.parse_args(argv).run)
+    if not run.is_finished:
+        say(f"{run.folder}: {run.gap}")
+    return 0 if run.is_finished else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
