@@ -131,7 +131,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from datasets.augment import PhotoCrops, jitter_colours, mix_images
+from datasets.augment import ImageCrops, jitter_colours, mix_images
 from datasets.editions import edition
 from datasets.labelled import TrainingData, load_training_data
 from datasets.sampling import epoch_loader
@@ -260,7 +260,7 @@ def what_is_trained(
     """The network, or the head of a frozen one; and what it is given to train on and to be scored on."""
     if args.is_augmented:
         changes = (args.min_area, args.shift, args.policy, args.jitter)
-        crops = PhotoCrops(data.photographs, args.crop_size, args.seed, *changes)
+        crops = ImageCrops(data.images, args.crop_size, args.seed, *changes)
         return network, crops, data.validation
     if not args.is_frozen:
         return network, data.as_inference_sees, data.validation

@@ -1,4 +1,4 @@
-"""Training's random changes to photographs: each sample's drawn from (seed, epoch, position), whoever cuts
+"""Training's random changes to images: each sample's drawn from (seed, epoch, position), whoever cuts
 it.
 
 Crop and mirror act on bytes, image by image, where the data are read; colours change on the device, a whole
@@ -18,11 +18,11 @@ from datasets.labelled import LabelledImages
 from datasets.trivial_augment import trivial_augment
 
 HOW_OFTEN_MIXED = 0.5  # share of the batches that are mixed: the rest keeps training close to inference
-ASPECTS = (3 / 4, 4 / 3)  # of a crop's width over its height, in the photograph
+ASPECTS = (3 / 4, 4 / 3)  # of a crop's width over its height, in the image
 
 
-class PhotoCrops(torch.utils.data.Dataset):
-    """Random crops, squeezed to a square, half of them mirrored: `min_area` to all of a photograph; or with a
+class ImageCrops(torch.utils.data.Dataset):
+    """Random crops, resized to a square, half of them mirrored: `min_area` to all of an image; or with a
     `shift` all of it, moved by up to so many of its pixels.
 
     `policy` is "colours", which change by up to `jitter`, or "trivial", TrivialAugment.
@@ -30,7 +30,7 @@ class PhotoCrops(torch.utils.data.Dataset):
 
     def __init__(
         self,
-        photographs: LabelledImages,
+        images: LabelledImages,
         crop_size: int,
         seed: int,
         min_area: float = 1.0,
@@ -38,18 +38,18 @@ class PhotoCrops(torch.utils.data.Dataset):
         policy: str = "colours",
         jitter: float = 0.0,
     ):
-        self.photographs, self.crop_size, self.seed = photographs, crop_size, seed
+        self.images, self.crop_size, self.seed = images, crop_size, seed
         self.min_area, self.shift, self.policy = min_area, shift, policy
         self.jitter = jitter if policy == "colours" else 0.0
 
     def __len__(self) -> int:
-        return len(self.photographs)
+        return len(self.images)
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int, Tensor]:
         """(epoch, position, sample) → image (3, S, S) uint8, label, three colour factors (float32)."""
         epoch, position, index = key
         generator = np.random.default_rng((self.seed, epoch, position, 1))
-        rgb = self.photographs.image(index)
+        rgb = self.images.image(index)
         if self.shift:
             x, y = (int(moved) for moved in generator.integers(2 * self.shift + 1, size=2))
             box = (x, y, x + rgb.shape[1], y + rgb.shape[0])
@@ -65,7 +65,7 @@ class PhotoCrops(torch.utils.data.Dataset):
         brightness, contrast, saturation = generator.uniform(-self.jitter, self.jitter, size=3)
         # Half as much added light as contrast: it moves every pixel.
         colours = torch.tensor([brightness / 2, 1 + contrast, 1 + saturation], dtype=torch.float32)
-        return image.contiguous(), int(self.photographs.labels[index]), colours
+        return image.contiguous(), int(self.images.labels[index]), colours
 
 
 def random_box(
@@ -82,7 +82,7 @@ def random_box(
             left = int(generator.integers(width - box_width + 1))
             top = int(generator.integers(height - box_height + 1))
             return left, top, left + box_width, top + box_height
-    return 0, 0, width, height  # a photograph too narrow for any such crop
+    return 0, 0, width, height  # an image too narrow for any such crop
 
 
 def jitter_colours(images: Tensor, colours: Tensor) -> Tensor:

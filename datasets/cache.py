@@ -61,7 +61,7 @@ def cached_images(
 ) -> ImageCache:
     """Read every path with `read` (→ uint8 array; may raise UserError), or map what an earlier call has read.
 
-    `name` says what `read` makes of a file ("tile", "photo160"); files are known by path, size and time of
+    `name` says what `read` makes of a file ("tile", "training160"); files are known by path, size and time of
     change. A broken cache is made anew. UserError when it cannot be written or read.
     """
     folder = Path(cache) if cache else default_cache_folder()

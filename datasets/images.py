@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from engine.base import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
-# What a file is counts, not its name. Others (EPS starts a program, for one) are no photographs and no tiles.
+# What a file is counts, not its name. Others (EPS starts a program, for one) are not opened.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 LARGEST_IMAGE = 89_478_485  # pixels; from here on Pillow itself speaks of a decompression bomb
 
@@ -25,7 +25,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class ImageError(UserError):
-    """One file that is no readable image; the rest can go on."""
+    """One file that is no readable image; the others can still be used."""
 
 
 def natural_key(name: str) -> tuple:
@@ -57,7 +57,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def read_rgb(path: str | Path, apply_exif: bool) -> np.ndarray:
-    """An image file as (H, W, 3) uint8; photographs want `apply_exif`, tiles do not.
+    """An image file as (H, W, 3) uint8; those to classify want `apply_exif`, tiles do not.
 
     Raises ImageError when the file is missing, empty, truncated, a decompression bomb or no image.
     """
@@ -102,7 +102,7 @@ def _pixels(image: Image.Image) -> np.ndarray:
 def evaluation_image(rgb: np.ndarray, image_size: int) -> np.ndarray:
     """What a classifier sees in evaluation and at inference, where nothing is drawn at random.
 
-    (H, W, 3) uint8 → (S, S, 3) uint8, squashed to a square as the course does; bilinear with antialiasing.
+    (H, W, 3) uint8 → (S, S, 3) uint8, resized to a square as the course does; bilinear with antialiasing.
     """
     return np.array(Image.fromarray(rgb).resize((image_size, image_size), Image.BILINEAR))
 

@@ -1,4 +1,4 @@
-"""Labelled photographs: a folder of images and its CSV (or names such as 7_123.png) → cached pixels, class
+"""Labelled images: a folder of images and its CSV (or names such as 7_123.png) → cached pixels, class
 numbers and the classes' names."""
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from datasets.images import ImageError, evaluation_image, path_inside, read_rgb
 from datasets.tables import NO_LABEL, labels_in_names, read_labels
 from engine.base import UserError
 
-HELD_OUT = 20  # without images to validate on, every 20th photograph of training is one
-MARGIN = 1.25  # kept photographs are that much larger than the network's input: crops of them stay sharp
+HELD_OUT = 20  # without images to validate on, every 20th image of training is one
+MARGIN = 1.25  # kept images are that much larger than the network's input: crops of them stay sharp
 
 
 class LabelledImages(torch.utils.data.Dataset):
-    """Photographs (H, W, 3) by index; `labels[index]` is the class's number, its name is `classes[number]`.
+    """Images (H, W, 3) by index; `labels[index]` is the class's number, its name is `classes[number]`.
 
     They lie in `folder`. `left_out` rows of the table have no usable image.
     """
@@ -57,7 +57,7 @@ class LabelledImages(torch.utils.data.Dataset):
         return image.contiguous(), int(self.labels[key[2]])
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(B, 3, S, S) uint8 and classes (B), in order, where all photographs have one square size."""
+        """(B, 3, S, S) uint8 and classes (B), in order, where all images have one square size."""
         for start in range(0, len(self), size):
             stop = min(start + size, len(self))
             images = np.stack([self.image(index) for index in range(start, stop)])
@@ -75,7 +75,7 @@ class LabelledImages(torch.utils.data.Dataset):
 def load_training(
     folder: str | Path, table: str | Path | None, image_size: int, cache: str | Path | None
 ) -> LabelledImages:
-    """The photographs of a CSV, kept a little larger than `image_size`; the classes are those that the CSV
+    """The images of a CSV, kept a little larger than `image_size`; the classes are those that the CSV
     names.
     """
     rows = _labelled_rows(folder, table)
@@ -85,7 +85,7 @@ def load_training(
     def read(path: Path) -> np.ndarray:
         return shrink(read_rgb(path, apply_exif=True), side)
 
-    return _load(folder, table, rows, classes, read, f"photo{side}", cache)
+    return _load(folder, table, rows, classes, read, f"training{side}", cache)
 
 
 def load_evaluation(
@@ -95,19 +95,17 @@ def load_evaluation(
     cache: str | Path | None,
     classes: list[str] | None = None,
 ) -> LabelledImages:
-    """The photographs of a CSV as inference sees them, (image_size, image_size, 3); `classes` are those of
+    """The images of a CSV as inference sees them, (image_size, image_size, 3); `classes` are those of
     training, or without them those that the CSV names. UserError for any other class."""
     rows = _labelled_rows(folder, table)
     classes = classes or classes_of([label for _, label in rows])
     return _load_as_inference(folder, table, rows, classes, image_size, cache)
 
 
-def as_inference_sees(
-    photographs: LabelledImages, image_size: int, cache: str | Path | None
-) -> LabelledImages:
-    """The same photographs, (image_size, image_size, 3)."""
-    rows = [(name, photographs.classes[label]) for name, label in zip(photographs.names, photographs.labels)]
-    return _load_as_inference(photographs.folder, None, rows, photographs.classes, image_size, cache)
+def as_inference_sees(images: LabelledImages, image_size: int, cache: str | Path | None) -> LabelledImages:
+    """The same images, (image_size, image_size, 3)."""
+    rows = [(name, images.classes[label]) for name, label in zip(images.names, images.labels)]
+    return _load_as_inference(images.folder, None, rows, images.classes, image_size, cache)
 
 
 def _load_as_inference(
@@ -136,7 +134,7 @@ def are_integers(labels: Sequence[str]) -> bool:
 
 
 def shrink(rgb: np.ndarray, shorter_side: int) -> np.ndarray:
-    """(H, W, 3) uint8 → the same picture with its shorter side at most `shorter_side`; never enlarged."""
+    """(H, W, 3) uint8 → the same image with its shorter side at most `shorter_side`; never upsampled."""
     height, width = rgb.shape[:2]
     if min(height, width) <= shorter_side:
         return rgb
@@ -209,38 +207,36 @@ def _load(
 
 
 class TrainingData:
-    """`photographs` to crop, a little larger than the network's input; the same `as_inference_sees` them, for
+    """`images` to crop, a little larger than the network's input; the same `as_inference_sees` them, for
     training without augmentation; and `validation`, as inference sees them."""
 
     def __init__(
         self,
-        photographs: LabelledImages,
+        images: LabelledImages,
         validation: LabelledImages,
         image_size: int,
         cache: str | Path | None,
     ):
-        self.photographs, self.validation, self.classes = photographs, validation, photographs.classes
-        self.left_out = photographs.left_out + validation.left_out
+        self.images, self.validation, self.classes = images, validation, images.classes
+        self.left_out = images.left_out + validation.left_out
         self._image_size, self._cache = image_size, cache
-        self.computed: dict[str, Any] = {}  # what scripts make of the photographs once, for all their runs
+        self.computed: dict[str, Any] = {}  # what scripts make of the images once, for all their runs
 
     def with_labels_of(self, share: float, seed: int) -> TrainingData:
-        """The same, but of each class only this share of the photographs to learn from, at least one, drawn
+        """The same, but of each class only this share of the images to learn from, at least one, drawn
         by `seed`.
 
         UserError when fewer than two are left.
         """
-        kept = draw_by_class(self.photographs.labels, share, seed)
+        kept = draw_by_class(self.images.labels, share, seed)
         if len(kept) < 2:  # batch norm needs two
-            folder = self.photographs.folder
-            raise UserError(
-                f"{folder}: --label-share {share:g} leaves {len(kept)} photographs; give a larger one"
-            )
-        return TrainingData(self.photographs.part(kept), self.validation, self._image_size, self._cache)
+            folder = self.images.folder
+            raise UserError(f"{folder}: --label-share {share:g} leaves {len(kept)} images; give a larger one")
+        return TrainingData(self.images.part(kept), self.validation, self._image_size, self._cache)
 
     @cached_property
     def as_inference_sees(self) -> LabelledImages:
-        return as_inference_sees(self.photographs, self._image_size, self._cache)
+        return as_inference_sees(self.images, self._image_size, self._cache)
 
 
 def load_training_data(
@@ -249,30 +245,30 @@ def load_training_data(
     image_size: int,
     cache: str | Path | None,
 ) -> TrainingData:
-    """Photographs to train on and to validate on, each given as a folder and a CSV (None: labels are in the
+    """Images to train on and to validate on, each given as a folder and a CSV (None: labels are in the
     names).
 
-    Without a folder to validate on every 20th usable photograph of training is held out.
+    Without a folder to validate on every 20th usable image of training is held out.
     """
-    photographs = load_training(*train, image_size, cache)
-    if len(photographs) < 2:  # batch norm needs two
-        raise UserError(f"{train[0]}: 1 of its photographs can be used; 2 at least are needed")
+    images = load_training(*train, image_size, cache)
+    if len(images) < 2:  # batch norm needs two
+        raise UserError(f"{train[0]}: 1 of its images can be used; 2 at least are needed")
     if validation[0]:
-        evaluation = load_evaluation(*validation, image_size, cache, photographs.classes)
-        return TrainingData(photographs, evaluation, image_size, cache)
-    held_out = range(HELD_OUT - 1, len(photographs), HELD_OUT)
+        evaluation = load_evaluation(*validation, image_size, cache, images.classes)
+        return TrainingData(images, evaluation, image_size, cache)
+    held_out = range(HELD_OUT - 1, len(images), HELD_OUT)
     if not held_out:
         raise UserError(
-            f"{train[0]}: of {len(photographs)} photographs none can be held out for validation, which takes "
+            f"{train[0]}: of {len(images)} images none can be held out for validation, which takes "
             f"every {HELD_OUT}th; give --val-images"
         )
     print(
-        f"no --val-images: {len(held_out)} of the {len(photographs)} photographs, every {HELD_OUT}th, are "
+        f"no --val-images: {len(held_out)} of the {len(images)} images, every {HELD_OUT}th, are "
         "held out for validation",
         file=sys.stderr,
     )
-    kept = photographs.part([index for index in range(len(photographs)) if index not in held_out])
-    evaluation = as_inference_sees(photographs.part(held_out), image_size, cache)
+    kept = images.part([index for index in range(len(images)) if index not in held_out])
+    evaluation = as_inference_sees(images.part(held_out), image_size, cache)
     return TrainingData(kept, evaluation, image_size, cache)
 
 

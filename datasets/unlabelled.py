@@ -1,4 +1,4 @@
-"""Photographs without labels for pre-training: a folder of images → one array of squares."""
+"""Images without labels for pre-training: a folder of images → one array of squares."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class UnlabelledImages:
 
 
 def load_unlabelled(folder: str | Path, image_size: int, cache: str | Path | None) -> UnlabelledImages:
-    """Every image of a folder in natural order, squeezed to a square as inference does it; no table is
+    """Every image of a folder in natural order, resized to a square as inference does it; no table is
     needed.
 
     UserError when there is no such folder, or fewer than two of its images can be used.

@@ -24,7 +24,7 @@ def nothing_from_the_environment(monkeypatch):
 
 @pytest.fixture(scope="session")
 def p1_model(tmp_path_factory) -> Path:
-    """A model.pt that classifies photographs, seen at 32 px, into the numbers 0 to 64."""
+    """A model.pt that classifies images, seen at 32 px, into the numbers 0 to 64."""
     return grader.save_classifier(tmp_path_factory.mktemp("p1") / "model.pt", seed=0)
 
 

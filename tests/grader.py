@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 COVER = ["urban", "agriculture", "rangeland", "forest", "water", "barren", "unknown"]
 
 
-def photograph(seed: int, height: int = 40, width: int = 48) -> np.ndarray:
+def random_image(seed: int, height: int = 40, width: int = 48) -> np.ndarray:
     """(H, W, 3) uint8: smooth coloured blobs, different for each seed."""
     generator = np.random.default_rng(seed)
     small = Image.fromarray(generator.integers(0, 256, (4, 5, 3), dtype=np.uint8))
@@ -37,7 +37,7 @@ def save(pixels: np.ndarray, path: Path, **options) -> Path:
 
 def _samples(count: int, size: int, name: str) -> torch.Tensor:
     mean, std = (torch.tensor(values)[:, None, None] for values in normalisation(name))
-    images = np.stack([photograph(1000 + number, size, size) for number in range(count)])
+    images = np.stack([random_image(1000 + number, size, size) for number in range(count)])
     return (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
 
 

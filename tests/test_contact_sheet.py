@@ -65,14 +65,14 @@ def test_what_cannot_be_read_is_named_and_left_out(folder, tmp_path, capfd):
     office, tiles = (
         tmp_path / "copy" / "hw1_data" / name for name in ("p1_data/office/val", "p2_data/validation")
     )
-    photograph = sorted(office.iterdir())[0]
-    for path in (photograph, tiles / "0001_sat.jpg", tmp_path / "copy" / "masks" / "0002_mask.png"):
+    picture = sorted(office.iterdir())[0]
+    for path in (picture, tiles / "0001_sat.jpg", tmp_path / "copy" / "masks" / "0002_mask.png"):
         path.write_bytes(path.read_bytes()[:100])
     assert draw(tmp_path / "copy", tmp_path / "sheet.png") == 1
     assert (tmp_path / "sheet.png").is_file()
     said = capfd.readouterr().err
     assert said.count("\n") == 3
-    assert all(name in said for name in (photograph.name, "0001_sat.jpg", "0002_mask.png"))
+    assert all(name in said for name in (picture.name, "0001_sat.jpg", "0002_mask.png"))
     for path in tiles.glob("*_sat.jpg"):
         path.write_bytes(b"")
     with pytest.raises(UserError, match="none of the tiles and masks can be read"):

@@ -27,7 +27,7 @@ from engine.publish import publish
 from models import builders
 from models.builders import describe_classifier, load_trained, normalisation
 from report import settings_table
-from tests.grader import call, photograph, save
+from tests.grader import call, random_image, save
 from tests.killing import TinyClassifier, assert_same_end, scores_of, train_until_killed
 
 LABELS = (3, 11, 0, 40)
@@ -155,7 +155,7 @@ def save_tiny(path: Path, seed: int, image_size: int = 32, **changes: object) ->
     torch.manual_seed(seed)
     network = TinyClassifier(num_classes=50).eval()
     with torch.no_grad():
-        pixels = torch.stack([pixels_of(photograph(i, 32, 32), image_size) for i in range(100, 132)])
+        pixels = torch.stack([pixels_of(random_image(i, 32, 32), image_size) for i in range(100, 132)])
         for layer in (network.layer1, network.layer2):
             layer[1].momentum = 1.0
         network.train()(pixels)
@@ -188,7 +188,7 @@ NAMES = [f"{label}_{number}.png" for number in (7, 8, 9, 10, 11, 100) for label 
 @pytest.fixture
 def folder(tmp_path) -> Path:
     for number, name in enumerate(NAMES):
-        save(photograph(number, 32, 32), tmp_path / "val_50" / name)
+        save(random_image(number, 32, 32), tmp_path / "val_50" / name)
     return tmp_path / "val_50"
 
 

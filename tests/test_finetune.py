@@ -427,7 +427,7 @@ def test_wrong_flags_are_refused_before_anything_is_read(flags, complaint, capsy
 # -- what it is given ----------------------------------------------------------------------------------------
 
 
-def test_an_unreadable_photograph_is_named_and_left_out(finetune, office, tmp_path, capsys):
+def test_an_unreadable_image_is_named_and_left_out(finetune, office, tmp_path, capsys):
     (office / "train" / "4.png").write_bytes(b"no image")
     assert finetune() == 1
     assert "left out: " + str(office / "train" / "4.png") in capsys.readouterr().err
@@ -441,11 +441,11 @@ def test_a_missing_table_is_one_line_and_leaves_nothing(finetune, office, tmp_pa
     assert not (tmp_path / "runs").exists()
 
 
-def test_one_photograph_is_too_few(finetune, office, capsys):
+def test_one_image_is_too_few(finetune, office, capsys):
     shutil.rmtree(office)
     write_office(office, train=1, val=1)
     assert finetune() == 2
-    assert "1 of its photographs can be used; 2 at least are needed" in capsys.readouterr().err
+    assert "1 of its images can be used; 2 at least are needed" in capsys.readouterr().err
 
 
 def test_half_precision_is_used_where_the_processor_is_made_for_it(monkeypatch):

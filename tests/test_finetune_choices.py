@@ -1,4 +1,4 @@
-"""What p1_finetune.py can be told: where photographs lie, recipes, heads; and what it loads of whose
+"""What p1_finetune.py can be told: where images lie, recipes, heads; and what it loads of whose
 backbone.
 """
 
@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import p1_finetune
-from datasets.augment import PhotoCrops
+from datasets.augment import ImageCrops
 from datasets.labelled import LabelledImages, load_training_data
 from engine.base import UserError, run_script
 from models.backbone import head_of, load_backbone, with_other_head
@@ -21,7 +21,7 @@ def parse(*flags):
     return p1_finetune.parse_arguments([str(flag) for flag in ("--output", "runs", *flags)])
 
 
-# -- photographs ---------------------------------------------------------------------------------------------
+# -- images ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -46,36 +46,34 @@ def load(tmp_path):
 
 def test_labels_are_in_the_names_where_no_csv_is_given(load, folder):
     split = load("--train-images", folder, "--val-images", folder)
-    assert split.classes == ["0", "1", "2"] and len(split.photographs) == len(split.validation) == 45
-    for photographs in (split.photographs, split.validation):
-        assert [name.split("_")[0] for name in photographs.names] == [
-            str(label) for label in photographs.labels
-        ]
+    assert split.classes == ["0", "1", "2"] and len(split.images) == len(split.validation) == 45
+    for images in (split.images, split.validation):
+        assert [name.split("_")[0] for name in images.names] == [str(label) for label in images.labels]
 
 
-def test_every_20th_usable_photograph_is_held_out_where_none_are_given_for_validation(load, folder, capsys):
-    everything = load("--train-images", folder, "--val-images", folder).photographs.names
+def test_every_20th_usable_image_is_held_out_where_none_are_given_for_validation(load, folder, capsys):
+    everything = load("--train-images", folder, "--val-images", folder).images.names
     (folder / everything[3]).write_bytes(b"no image")
     split = load("--train-images", folder)
     usable = [name for name in everything if name != everything[3]]
     assert split.validation.names == [usable[19], usable[39]]
-    assert split.photographs.names == [name for name in usable if name not in split.validation.names]
-    for photographs in (split.photographs, split.validation):
-        for index, name in enumerate(photographs.names):
+    assert split.images.names == [name for name in usable if name not in split.validation.names]
+    for images in (split.images, split.validation):
+        for index, name in enumerate(images.names):
             label, number = name[:-4].split("_")
-            assert photographs.labels[index] == int(label)
-            assert (photographs.image(index) == 5 * int(number)).all()
+            assert images.labels[index] == int(label)
+            assert (images.image(index) == 5 * int(number)).all()
     assert split.left_out == 1
-    assert "2 of the 44 photographs, every 20th, are held out" in capsys.readouterr().err
+    assert "2 of the 44 images, every 20th, are held out" in capsys.readouterr().err
 
 
 def test_a_share_of_the_labels_is_drawn_by_class_and_seed(load, folder):
     everything = load("--train-images", folder, "--val-images", folder)
     part, again, other = (everything.with_labels_of(0.2, seed) for seed in (0, 0, 1))
-    assert np.bincount(part.photographs.labels).tolist() == [3, 3, 3] and len(part.validation) == 45
-    assert part.photographs.names == again.photographs.names != other.photographs.names
+    assert np.bincount(part.images.labels).tolist() == [3, 3, 3] and len(part.validation) == 45
+    assert part.images.names == again.images.names != other.images.names
     few = everything.with_labels_of(0.01, 0)  # never a class without an image
-    assert np.bincount(few.photographs.labels).tolist() == [1, 1, 1]
+    assert np.bincount(few.images.labels).tolist() == [1, 1, 1]
 
 
 def test_a_table_names_the_labels_and_too_few_to_hold_one_out_are_refused(load, folder, tmp_path):
@@ -83,7 +81,7 @@ def test_a_table_names_the_labels_and_too_few_to_hold_one_out_are_refused(load, 
     split = load("--train-images", folder, "--train-csv", tmp_path / "train.csv", "--val-images", folder,
                  "--val-csv", tmp_path / "train.csv")  # fmt: skip
     assert split.classes == ["Bed", "Mug"] and split.validation.names == ["0_0.png", "1_1.png"]
-    with pytest.raises(UserError, match="of 2 photographs none can be held out .*give --val-images"):
+    with pytest.raises(UserError, match="of 2 images none can be held out .*give --val-images"):
         load("--train-images", folder, "--train-csv", tmp_path / "train.csv")
 
 
@@ -123,7 +121,7 @@ def test_augmentation_is_for_the_settings_that_it_is_asked_for(load, folder, tmp
     run = p1_finetune.arguments_of_run(args, "A", 0)
     assert isinstance(p1_finetune.what_is_trained(run, network, data, torch.device("cpu"))[1], LabelledImages)
     run.is_augmented = True
-    assert isinstance(p1_finetune.what_is_trained(run, network, data, torch.device("cpu"))[1], PhotoCrops)
+    assert isinstance(p1_finetune.what_is_trained(run, network, data, torch.device("cpu"))[1], ImageCrops)
 
 
 # -- recipes -------------------------------------------------------------------------------------------------

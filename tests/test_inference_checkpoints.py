@@ -16,7 +16,7 @@ import p1_inference
 import p2_inference
 from engine import inference, manifest
 from engine.base import UserError
-from tests.grader import call, photograph, save, save_segmenter
+from tests.grader import call, random_image, save, save_segmenter
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_run_folder_stands_for_its_model(tmp_path):
 
 
 def test_the_first_line_names_checkpoint_network_and_score(p1_model, p2_model, tmp_path, capfd):
-    save(photograph(1, 64, 64), tmp_path / "tiles" / "1_sat.png")
+    save(random_image(1, 64, 64), tmp_path / "tiles" / "1_sat.png")
     (tmp_path / "tiles" / "0_sat.png").write_text("broken")
     (tmp_path / "in.csv").write_text("id,filename\n0,0_sat.png\n1,1_sat.png\n")
     given = ("--images", tmp_path / "tiles", "--output", tmp_path / "out", "--device", "cpu", "--checkpoint")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from datasets.images import ImageError, evaluation_image, path_inside, read_rgb
 from datasets.tables import read_table, write_table
-from tests.grader import photograph
+from tests.grader import random_image
 
 PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by the number of channels: grey, grey + alpha, RGB, RGBA
 
@@ -51,19 +51,19 @@ def test_of_16_bit_samples_the_high_byte_is_read(tmp_path, channels):
     ],
 )
 def test_every_mode_is_read_as_pillow_converts_it(tmp_path, mode, name):
-    Image.fromarray(photograph(1)).convert(mode).save(tmp_path / name)
+    Image.fromarray(random_image(1)).convert(mode).save(tmp_path / name)
     found = read_rgb(tmp_path / name, apply_exif=False)
     assert found.dtype == np.uint8 and (found == np.array(Image.open(tmp_path / name).convert("RGB"))).all()
 
 
 def test_a_files_content_counts_and_not_its_name(tmp_path):
-    Image.fromarray(photograph(2)).save(tmp_path / "a.jpg", format="PNG")
-    assert (read_rgb(tmp_path / "a.jpg", apply_exif=True) == photograph(2)).all()
+    Image.fromarray(random_image(2)).save(tmp_path / "a.jpg", format="PNG")
+    assert (read_rgb(tmp_path / "a.jpg", apply_exif=True) == random_image(2)).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_each_exif_orientation_is_undone_for_photographs_alone(tmp_path, orientation):
-    upright = photograph(3)
+def test_each_exif_orientation_is_undone_where_it_is_asked_for(tmp_path, orientation):
+    upright = random_image(3)
     undo = {
         1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
         5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, -1),
@@ -78,8 +78,8 @@ def test_each_exif_orientation_is_undone_for_photographs_alone(tmp_path, orienta
 
 @pytest.mark.parametrize("exif", [b"garbage", b"II*\0\x08\0\0\0\xff\xff", b"MM\0*\xff\xff\xff\xff"])
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_broken_exif_data_leave_a_photograph_as_it_is(tmp_path, exif):
-    Image.fromarray(photograph(4)).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + exif)
+def test_broken_exif_data_leave_an_image_as_it_is(tmp_path, exif):
+    Image.fromarray(random_image(4)).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + exif)
     assert (
         read_rgb(tmp_path / "a.jpg", apply_exif=True) == read_rgb(tmp_path / "a.jpg", apply_exif=False)
     ).all()
@@ -90,7 +90,7 @@ def test_broken_exif_data_leave_a_photograph_as_it_is(tmp_path, exif):
 def test_a_damaged_file_is_read_or_refused_and_never_breaks_the_run(tmp_path_factory, cut, noise, place):
     folder = tmp_path_factory.mktemp("damaged")
     for name in ("a.jpg", "a.png"):
-        Image.fromarray(photograph(5)).save(folder / name)
+        Image.fromarray(random_image(5)).save(folder / name)
         data = bytearray((folder / name).read_bytes())
         data[place : place + len(noise)] = noise
         (folder / name).write_bytes(data[: len(data) - cut] if cut else data)
@@ -114,12 +114,12 @@ def test_bombs_are_refused_in_every_thread_and_nothing_else_is_said(tmp_path, ca
     assert capfd.readouterr().err == ""
 
 
-def test_evaluation_squashes_the_whole_photograph():
+def test_evaluation_resizes_the_whole_image_to_a_square():
     image = np.zeros((40, 80, 3), dtype=np.uint8)
     image[:, 40:] = 255
-    squashed = evaluation_image(image, 16)
-    assert squashed.shape == (16, 16, 3)
-    assert (squashed[:, :6] == 0).all() and (squashed[:, 10:] == 255).all()
+    resized = evaluation_image(image, 16)
+    assert resized.shape == (16, 16, 3)
+    assert (resized[:, :6] == 0).all() and (resized[:, 10:] == 255).all()
 
 
 @pytest.mark.parametrize("name", ["", "..", "../a", "a/../b", "a/..", "/etc/passwd", "a\0", "\0"])

@@ -17,7 +17,7 @@ from datasets.tiles import find_tiles
 from engine import checkpoint
 from models.builders import load_trained
 from models.predict import VIEWS, predict_tiles
-from tests.grader import call, photograph, save, save_segmenter
+from tests.grader import call, random_image, save, save_segmenter
 
 MEAN, STD = 127 / 255, 128 / 255
 
@@ -70,7 +70,7 @@ def classes_in(path: Path) -> np.ndarray:
 
 def test_a_mask_is_the_best_of_six_classes_in_the_tiles_own_size(segment, tiles, masks, network):
     shapes = [(64, 64), (64, 64), (50, 91), (128, 64), (7, 300), (1, 1)]
-    pictures = [photograph(seed, *shape) for seed, shape in enumerate(shapes)]
+    pictures = [random_image(seed, *shape) for seed, shape in enumerate(shapes)]
     for number, picture in enumerate(pictures):
         save(picture, tiles / f"{number:04d}_sat.png")
     assert segment() == 0
@@ -93,7 +93,7 @@ def test_a_mask_is_the_best_of_six_classes_in_the_tiles_own_size(segment, tiles,
 
 def test_masks_do_not_depend_on_the_batch(segment, tiles, masks, tmp_path):
     for number in range(5):
-        save(photograph(number, 64, 64 + 32 * (number == 3)), tiles / f"{number}_sat.png")
+        save(random_image(number, 64, 64 + 32 * (number == 3)), tiles / f"{number}_sat.png")
     assert segment() == 0
     assert segment("--batch-size", 4, "--workers", 3, "--output", tmp_path / "others") == 0
     for path in masks.iterdir():
@@ -101,7 +101,7 @@ def test_masks_do_not_depend_on_the_batch(segment, tiles, masks, tmp_path):
 
 
 def test_validation_in_training_and_inference_give_the_same_classes(segment, tiles, masks, network):
-    picture = photograph(3, 72, 100)
+    picture = random_image(3, 72, 100)
     save(picture, tiles / "3_sat.png")
     assert segment() == 0
     tile = torch.from_numpy(picture).permute(2, 0, 1)[None]
@@ -139,7 +139,7 @@ def test_two_tiles_that_would_give_one_mask_stop_the_run_before_it_writes(
     segment, tiles, masks, names, capfd
 ):
     for name in names:
-        save(photograph(1), tiles / name)
+        save(random_image(1), tiles / name)
     assert segment() == 2
     said = capfd.readouterr().err
     assert all(name in said for name in names) and said.count("\n") == 1
@@ -149,8 +149,8 @@ def test_two_tiles_that_would_give_one_mask_stop_the_run_before_it_writes(
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_tile_that_cannot_be_read_gets_no_mask_and_all_others_do(segment, tiles, masks, capfd):
     for number in (0, 9):
-        save(photograph(number, 64, 64), tiles / f"{number}_sat.png")
-    whole = save(photograph(1, 200, 200), tiles / "1_sat.jpg").read_bytes()
+        save(random_image(number, 64, 64), tiles / f"{number}_sat.png")
+    whole = save(random_image(1, 200, 200), tiles / "1_sat.jpg").read_bytes()
     (tiles / "1_sat.jpg").write_bytes(whole[: len(whole) // 2])
     (tiles / "2_sat.jpg").write_bytes(b"")
     (tiles / "3_sat.jpg").write_text("<html>")
@@ -175,7 +175,7 @@ def test_nothing_is_written_when_no_tile_can_be_read(segment, tiles, masks, capf
 
 def test_a_folder_that_is_missing_or_without_a_tile_is_named(segment, tiles, masks, tmp_path, capfd):
     (tmp_path / "empty").mkdir()
-    save(photograph(1), tmp_path / "masks only" / "1_mask.png")
+    save(random_image(1), tmp_path / "masks only" / "1_mask.png")
     (tmp_path / "file").touch()
     for name in ("no", "empty", "masks only", "file"):
         assert segment("--images", tmp_path / name) == 2
@@ -187,14 +187,14 @@ def test_a_folder_that_is_missing_or_without_a_tile_is_named(segment, tiles, mas
 def test_exif_orientation_is_not_applied_to_tiles(segment, tiles, masks):
     exif = Image.Exif()
     exif[0x0112] = 6
-    save(photograph(4, 64, 96), tiles / "1_sat.png", exif=exif)
-    save(photograph(4, 64, 96), tiles / "2_sat.png")
+    save(random_image(4, 64, 96), tiles / "1_sat.png", exif=exif)
+    save(random_image(4, 64, 96), tiles / "2_sat.png")
     assert segment() == 0
     assert (masks / "1_mask.png").read_bytes() == (masks / "2_mask.png").read_bytes()
 
 
 def test_an_older_mask_is_replaced_whole(segment, tiles, masks):
-    save(photograph(1, 64, 64), tiles / "1_sat.png")
+    save(random_image(1, 64, 64), tiles / "1_sat.png")
     masks.mkdir()
     (masks / "1_mask.png").write_bytes(b"old" * 10_000)
     assert segment() == 0
@@ -203,18 +203,18 @@ def test_an_older_mask_is_replaced_whole(segment, tiles, masks):
 
 
 def test_masks_may_go_beside_the_tiles_unless_one_would_replace_a_file_there(segment, tiles, capfd):
-    save(photograph(1, 64, 64), tiles / "1_sat.png")
+    save(random_image(1, 64, 64), tiles / "1_sat.png")
     assert segment("--output", tiles) == 0
     assert classes_in(tiles / "1_mask.png").shape == (64, 64)
     before = (tiles / "1_mask.png").read_bytes()
-    save(photograph(2, 64, 64), tiles / "2_sat.png")
+    save(random_image(2, 64, 64), tiles / "2_sat.png")
     assert segment("--output", f"{tiles}/../tiles/", "--checkpoint", "none.pt") == 2
     assert "1_mask.png" in capfd.readouterr().err
     assert (tiles / "1_mask.png").read_bytes() == before and not (tiles / "2_mask.png").exists()
 
 
 def test_a_tile_is_never_replaced_by_its_mask(segment, tiles):
-    before = save(photograph(1, 64, 64), tiles / "1.png").read_bytes()
+    before = save(random_image(1, 64, 64), tiles / "1.png").read_bytes()
     assert segment("--output", tiles) == 2
     assert (tiles / "1.png").read_bytes() == before
 
@@ -222,7 +222,7 @@ def test_a_tile_is_never_replaced_by_its_mask(segment, tiles):
 def test_an_output_that_cannot_be_written_is_refused_before_the_network_is_read(
     segment, tiles, tmp_path, capfd
 ):
-    save(photograph(1, 64, 64), tiles / "1_sat.png")
+    save(random_image(1, 64, 64), tiles / "1_sat.png")
     (tmp_path / "file").touch()
     (tmp_path / "taken" / "1_mask.png").mkdir(parents=True)
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
@@ -236,7 +236,7 @@ def test_a_disk_that_fails_half_way_is_told_and_leaves_no_half_mask(
     segment, tiles, masks, monkeypatch, capfd
 ):
     for number in range(6):
-        save(photograph(number, 64, 64), tiles / f"{number}_sat.png")
+        save(random_image(number, 64, 64), tiles / f"{number}_sat.png")
     save_mask = p2_inference.save_mask
 
     def fail_at_the_third(classes, file):
@@ -256,7 +256,7 @@ def test_a_disk_that_fails_half_way_is_told_and_leaves_no_half_mask(
 
 
 def test_several_checkpoints_average_their_probabilities(segment, tiles, masks, tmp_path):
-    picture = photograph(5, 64, 64)
+    picture = random_image(5, 64, 64)
     save(picture, tiles / "5_sat.png")
     paths = [
         save_segmenter(tmp_path / f"{seed}.pt", seed=seed, scale=scale)
@@ -274,7 +274,7 @@ def test_several_checkpoints_average_their_probabilities(segment, tiles, masks, 
 
 
 def test_a_scale_given_by_hand_overrides_the_trained_one(segment, tiles, masks, network):
-    picture = photograph(6, 64, 64)
+    picture = random_image(6, 64, 64)
     save(picture, tiles / "6_sat.png")
     assert segment("--scale", 1) == 0
     logits = logits_by_hand(network, picture, 1.0)[0, :6]
@@ -283,7 +283,7 @@ def test_a_scale_given_by_hand_overrides_the_trained_one(segment, tiles, masks, 
 
 
 def test_several_scales_are_averaged_in_probability(segment, tiles, masks, network):
-    picture = photograph(9, 64, 64)
+    picture = random_image(9, 64, 64)
     save(picture, tiles / "9_sat.png")
     assert segment("--scale", 0.5, 1) == 0
     told = [logits_by_hand(network, picture, scale)[:, :6].softmax(1) for scale in (0.5, 1.0)]
@@ -294,7 +294,7 @@ def test_several_scales_are_averaged_in_probability(segment, tiles, masks, netwo
 def test_published_test_time_augmentation_is_used_unless_another_is_asked_for(
     segment, tiles, masks, p2_model, capsys
 ):
-    save(photograph(9, 64, 64), tiles / "9_sat.png")
+    save(random_image(9, 64, 64), tiles / "9_sat.png")
     published = {**checkpoint.read(p2_model), "tta": "d4"}
     checkpoint.save(tiles / "model.pt", published)
     found = []
@@ -309,7 +309,7 @@ def test_published_test_time_augmentation_is_used_unless_another_is_asked_for(
 
 @pytest.mark.parametrize("tta", ["flip", "d4"])
 def test_test_time_augmentation_is_the_mean_over_its_views(network, tta):
-    tile = torch.from_numpy(photograph(7, 64, 96)).permute(2, 0, 1)[None]
+    tile = torch.from_numpy(random_image(7, 64, 96)).permute(2, 0, 1)[None]
     arguments = (1.0, [MEAN] * 3, [STD] * 3)
     found = predict_tiles([network], tile, *arguments, tta).softmax(1)
     total = 0
@@ -322,7 +322,7 @@ def test_test_time_augmentation_is_the_mean_over_its_views(network, tta):
 
 
 def test_four_fold_and_eight_fold_views_are_all_there(network):
-    tile = torch.from_numpy(photograph(8, 64, 64)).permute(2, 0, 1)[None]
+    tile = torch.from_numpy(random_image(8, 64, 64)).permute(2, 0, 1)[None]
     arguments = (1.0, [MEAN] * 3, [STD] * 3)
     for tta, moves in (("flip", [(0, True), (2, False)]), ("d4", [(1, False), (0, True)])):
         straight = predict_tiles([network], tile, *arguments, tta)

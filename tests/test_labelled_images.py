@@ -1,4 +1,4 @@
-"""Labelled photographs: classes come from the CSV alone, broken rows are named, crops follow from numbers
+"""Labelled images: classes come from the CSV alone, broken rows are named, crops follow from numbers
 alone.
 """
 
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from datasets.augment import PhotoCrops, random_box
+from datasets.augment import ImageCrops, random_box
 from datasets.images import evaluation_image, path_inside, read_rgb
 from datasets.labelled import are_integers, classes_of, load_evaluation, load_training, shrink
 from datasets.sampling import epoch_loader
@@ -30,7 +30,7 @@ def write_table(path, rows):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Nine photographs of different sizes: 0.jpg to 8.jpg, every third of one colour."""
+    """Nine images of different sizes: 0.jpg to 8.jpg, every third of one colour."""
     (tmp_path / "images").mkdir()
     for number in range(9):
         image = Image.new("RGB", (60 + number, 50), COLOURS[number % 3])
@@ -142,12 +142,12 @@ def test_a_missing_folder_is_named(tmp_path):
         load_training(tmp_path / "nowhere", table, 32, tmp_path / "cache")
 
 
-def test_photographs_are_kept_a_quarter_larger_than_the_network_sees_them_and_never_enlarged(load):
+def test_images_are_kept_a_quarter_larger_than_the_network_sees_them_and_never_upsampled(load):
     assert load(("0.jpg", "0"), image_size=32).image(0).shape == (40, 48, 3)
     assert load(("0.jpg", "0"), image_size=64).image(0).shape == (50, 60, 3)
 
 
-def test_photographs_stand_upright(load, folder):
+def test_images_stand_upright(load, folder):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
     Image.new("RGB", (40, 20)).save(folder / "0.jpg", exif=exif)
@@ -164,7 +164,7 @@ def test_validation_sees_the_pixels_that_inference_sees(folder, tmp_path):
     assert labels.tolist() == [0, 1]
 
 
-def test_batches_hold_every_photograph_once(folder, tmp_path):
+def test_batches_hold_every_image_once(folder, tmp_path):
     table = write_table(tmp_path / "val.csv", [(f"{i}.jpg", str(i % 3)) for i in range(9)])
     data = load_evaluation(folder, table, 16, tmp_path / "cache", ["0", "1", "2"])
     sizes = [(len(images), len(labels)) for images, labels in data.batches(4)]
@@ -183,31 +183,31 @@ def test_the_same_numbers_give_the_same_crop_and_others_another(folder, load):
     noise = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "0.png")
     data = load(("0.png", "0"))
-    first, again = (PhotoCrops(data, 24, seed=3, min_area=0.3, jitter=0.3)[1, 2, 0] for _ in range(2))
+    first, again = (ImageCrops(data, 24, seed=3, min_area=0.3, jitter=0.3)[1, 2, 0] for _ in range(2))
     assert torch.equal(first[0], again[0]) and torch.equal(first[2], again[2])
     for seed, key in ((4, (1, 2, 0)), (3, (2, 2, 0)), (3, (1, 3, 0))):
-        image, _, colours = PhotoCrops(data, 24, seed, min_area=0.3, jitter=0.3)[key]
+        image, _, colours = ImageCrops(data, 24, seed, min_area=0.3, jitter=0.3)[key]
         assert not torch.equal(image, first[0]) and not torch.equal(colours, first[2])
 
 
 def test_workers_change_nothing_in_the_batches(load):
     data = load(*((f"{i}.jpg", str(i % 3)) for i in range(9)))
-    crops = PhotoCrops(data, 16, seed=0, min_area=0.3, jitter=0.3)
+    crops = ImageCrops(data, 16, seed=0, min_area=0.3, jitter=0.3)
     alone, helped = (list(epoch_loader(crops, 0, 5, 1, 2, workers)) for workers in (0, 2))
-    assert len(alone) == len(helped) == 3  # four batches of two, the first is done, the ninth photograph left
+    assert len(alone) == len(helped) == 3  # four batches of two, the first is done, the ninth image left
     for ours, theirs in zip(alone, helped):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
 
 
-def test_a_crop_brings_its_photograph_and_label(load):
+def test_a_crop_brings_its_image_and_label(load):
     data = load(*((f"{i}.jpg", str(i % 3)) for i in range(9)))
-    image, label, colours = PhotoCrops(data, 16, seed=0, min_area=0.3, jitter=0.3)[0, 0, 5]
+    image, label, colours = ImageCrops(data, 16, seed=0, min_area=0.3, jitter=0.3)[0, 0, 5]
     assert image.shape == (3, 16, 16) and image.dtype == torch.uint8 and colours.shape == (3,)
     assert label == 2
     assert np.abs(image.numpy().mean(axis=(1, 2)) - COLOURS[2]).max() < 12
 
 
 @given(height=st.integers(1, 300), width=st.integers(1, 300), seed=st.integers(0, 2**32))
-def test_a_crop_lies_inside_its_photograph(height, width, seed):
+def test_a_crop_lies_inside_its_image(height, width, seed):
     left, top, right, bottom = random_box(np.random.default_rng(seed), height, width, 0.1)
     assert 0 <= left < right <= width and 0 <= top < bottom <= height

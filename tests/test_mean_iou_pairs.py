@@ -73,7 +73,7 @@ def test_other_names_that_are_equal_on_both_sides_need_no_word(tmp_path):
     assert run_script(tmp_path).stderr == ""
 
 
-def test_photographs_and_text_beside_the_masks_are_ignored(two_pairs):
+def test_images_and_text_beside_the_masks_are_ignored(two_pairs):
     (two_pairs / "labels" / "0000_sat.jpg").write_bytes(b"no image")
     (two_pairs / "labels" / "0002_mask.PNG").write_bytes(b"no image")
     write_mask(two_pairs / "pred" / "deeper" / "0002_mask.png", [0])

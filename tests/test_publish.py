@@ -142,7 +142,7 @@ def test_the_measured_test_time_augmentation_goes_with_the_weights(model, folder
         publish(model, "turned", "p2", tta="flip")
 
 
-def test_the_test_time_augmentation_of_photographs_is_measured_as_accuracy(folder, tmp_path):
+def test_the_test_time_augmentation_of_classifiers_is_measured_as_accuracy(folder, tmp_path):
     entry = publish(a_model(tmp_path, problem="p1"), "mirrored", "p1", tta="flip", score=0.6)
     published = torch.load(manifest.entry_path(entry), weights_only=True)
     assert published["tta"] == "flip"

@@ -26,7 +26,7 @@ from engine.base import write_json
 from models.sam import load_sam
 from models.sam_masks import MaskGenerator, SamMemoryError
 from report.sam_pictures import ROWS, Sheet, draw_masks
-from tests.grader import REPOSITORY, call, photograph, save
+from tests.grader import REPOSITORY, call, random_image, save
 
 SIDE = 96  # pixels of a tile
 GRID = ("--points-per-side", 4, "--stability-score-thresh", 0.9, "--box-nms-thresh", 1.0)
@@ -188,7 +188,7 @@ def test_the_network_can_be_shown_without_a_vote_and_nothing_need_be_known(segme
 def test_a_long_sheet_goes_on_in_a_second_file(tmp_path):
     sheet = Sheet(tmp_path / "sheet", ["image", "SAM"])
     for number in range(ROWS + 1):
-        sheet.add(str(number), {"image": photograph(number)})
+        sheet.add(str(number), {"image": random_image(number)})
     sheet.write()
     assert [Path(path).name for path in sheet.written] == ["sheet.png", "sheet_2.png"]
     assert pixels_of(tmp_path / "sheet.png").shape[0] > 3 * pixels_of(tmp_path / "sheet_2.png").shape[0]
@@ -198,7 +198,7 @@ def test_a_long_sheet_goes_on_in_a_second_file(tmp_path):
 
 
 def test_files_and_folders_may_be_mixed_and_none_is_done_twice(segment, out, tiles, tmp_path):
-    other = save(photograph(3, 50, 91), tmp_path / "more" / "photo.png")
+    other = save(random_image(3, 50, 91), tmp_path / "more" / "photo.png")
     assert segment("--images", tiles / "0001_sat.jpg", tiles, other) == 0
     assert [name for name in files_in(out) if name.endswith(".json")] == [
         "0000_sam.json",
@@ -235,7 +235,7 @@ def test_nothing_is_written_where_no_image_can_be_used(segment, out, tiles, tmp_
 
 
 def test_two_images_of_one_name_stop_the_run_before_it_writes(segment, out, tiles, tmp_path, capfd):
-    twin = save(photograph(1), tmp_path / "twin" / "0001.png")
+    twin = save(random_image(1), tmp_path / "twin" / "0001.png")
     assert segment("--images", tiles, twin) == 2
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and str(twin) in said and "0001_sat.jpg" in said
@@ -243,7 +243,7 @@ def test_two_images_of_one_name_stop_the_run_before_it_writes(segment, out, tile
 
 
 def test_no_file_beside_the_images_is_replaced_and_no_folder_taken_for_one(segment, out, tiles, capfd):
-    before = save(photograph(2), tiles / "0001_sam.png").read_bytes()
+    before = save(random_image(2), tiles / "0001_sam.png").read_bytes()
     assert segment("--output", tiles, "--checkpoint", "none.pth") == 2
     assert (tiles / "0001_sam.png").read_bytes() == before
     (out / "0000_sam.json").mkdir(parents=True)

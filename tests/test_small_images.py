@@ -16,7 +16,7 @@ from PIL import Image
 from torch.nn import functional
 
 import p1_finetune
-from datasets.augment import PhotoCrops, jitter_colours, mix_images
+from datasets.augment import ImageCrops, jitter_colours, mix_images
 from datasets.sampling import epoch_loader
 from datasets.trivial_augment import GREY, NAMES, trivial_augment
 from models.builders import normalisation
@@ -28,8 +28,8 @@ def noise(height: int = 32, width: int = 32, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-class Photographs:
-    """What PhotoCrops needs of LabelledImages."""
+class Images:
+    """What ImageCrops needs of LabelledImages."""
 
     def __init__(self, *images: np.ndarray):
         self.images, self.labels = images, np.arange(len(images))
@@ -69,36 +69,36 @@ def as_bytes(image: torch.Tensor) -> bytes:
 
 def test_a_shifted_crop_is_a_window_of_the_reflected_image_and_every_window_comes():
     rgb = noise()
-    crops, known = PhotoCrops(Photographs(rgb), 32, seed=0, shift=SHIFT), windows(rgb, SHIFT)
+    crops, known = ImageCrops(Images(rgb), 32, seed=0, shift=SHIFT), windows(rgb, SHIFT)
     # No resampling: every value is one of the image's own.
     seen = [known[as_bytes(crops[0, position, 0][0])] for position in range(1000)]
     assert {(x, y) for x, y, _ in seen} == {(x, y) for x, y, _ in known.values()}
     assert 0.45 < np.mean([is_mirrored for *_, is_mirrored in seen]) < 0.55
 
 
-def test_a_shift_moves_a_larger_photograph_by_its_own_pixels_and_then_shrinks_it():
+def test_a_shift_moves_a_larger_image_by_its_own_pixels_and_then_shrinks_it():
     rgb = np.zeros((48, 64, 3), np.uint8)
     rgb[:, :32] = 255  # its middle, column 32, lies between -4 and 4 columns from there
     for position in range(50):
-        image = PhotoCrops(Photographs(rgb), 32, seed=0, shift=SHIFT)[0, position, 0][0].numpy()
+        image = ImageCrops(Images(rgb), 32, seed=0, shift=SHIFT)[0, position, 0][0].numpy()
         assert image.shape == (3, 32, 32)
         assert 14 * 32 <= (image > 127).sum() / 3 <= 18 * 32
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (2, 3), (4, 1)])
 def test_an_image_smaller_than_the_shift_is_reflected_again_and_again(height, width):
-    crops = PhotoCrops(Photographs(np.full((height, width, 3), 77, np.uint8)), 32, seed=0, shift=SHIFT)
+    crops = ImageCrops(Images(np.full((height, width, 3), 77, np.uint8)), 32, seed=0, shift=SHIFT)
     for position in range(10):
         assert (crops[0, position, 0][0] == torch.full((3, 32, 32), 77)).all()
 
 
 @pytest.mark.parametrize("policy", ["colours", "trivial"])
 def test_seed_epoch_and_position_decide_alone(policy):
-    crops = PhotoCrops(Photographs(noise(), 255 - noise()), 32, seed=3, shift=SHIFT, policy=policy)
+    crops = ImageCrops(Images(noise(), 255 - noise()), 32, seed=3, shift=SHIFT, policy=policy)
     first = [crops[1, position, 0][0] for position in range(8)]
     again = [crops[1, position, 0][0] for position in reversed(range(8))][::-1]
     assert all(torch.equal(one, other) for one, other in zip(first, again))
-    others = PhotoCrops(crops.photographs, 32, seed=4, shift=SHIFT, policy=policy)
+    others = ImageCrops(crops.images, 32, seed=4, shift=SHIFT, policy=policy)
     for changed in (
         [others[1, position, 0][0] for position in range(8)],
         [crops[2, position, 0][0] for position in range(8)],
@@ -107,26 +107,24 @@ def test_seed_epoch_and_position_decide_alone(policy):
         assert sum(torch.equal(one, other) for one, other in zip(first, changed)) < 2
 
 
-def test_the_photograph_does_not_change_what_is_drawn():
-    crops = PhotoCrops(Photographs(noise(), 255 - noise()), 32, seed=3, shift=SHIFT)
+def test_the_image_does_not_change_what_is_drawn():
+    crops = ImageCrops(Images(noise(), 255 - noise()), 32, seed=3, shift=SHIFT)
     for position in range(20):
         assert torch.equal(255 - crops[0, position, 0][0], crops[0, position, 1][0])
 
 
 def test_workers_change_nothing():
-    crops = PhotoCrops(
-        Photographs(*(noise(seed=i) for i in range(8))), 32, seed=0, shift=SHIFT, policy="trivial"
-    )
+    crops = ImageCrops(Images(*(noise(seed=i) for i in range(8))), 32, seed=0, shift=SHIFT, policy="trivial")
     alone, helped = (list(epoch_loader(crops, 0, 1, 0, 4, workers)) for workers in (0, 2))
     assert len(alone) == len(helped) == 2
     assert all(torch.equal(a, b) for ours, theirs in zip(alone, helped) for a, b in zip(ours, theirs))
 
 
 def test_trivial_augment_takes_the_place_of_colours():
-    photographs = Photographs(noise())
-    trivial = PhotoCrops(photographs, 32, seed=0, shift=SHIFT, policy="trivial", jitter=0.3)
-    colours = PhotoCrops(photographs, 32, seed=0, shift=SHIFT, policy="colours", jitter=0.3)
-    known = windows(photographs.image(0), SHIFT)
+    images = Images(noise())
+    trivial = ImageCrops(images, 32, seed=0, shift=SHIFT, policy="trivial", jitter=0.3)
+    colours = ImageCrops(images, 32, seed=0, shift=SHIFT, policy="colours", jitter=0.3)
+    known = windows(images.image(0), SHIFT)
     for position in range(20):
         assert trivial[0, position, 0][2].tolist() == [0, 1, 1] != colours[0, position, 0][2].tolist()
         assert as_bytes(colours[0, position, 0][0]) in known

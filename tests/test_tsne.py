@@ -24,7 +24,7 @@ from models.builders import build_network, load_trained, normalisation
 from models.features import second_last
 from models.predict import normalise
 from report.embedding_figure import TEN_COLOURS, TEN_MARKERS
-from tests.grader import photograph, save
+from tests.grader import random_image, save
 from tests.killing import TinyClassifier
 
 CLASSES = [str(label) for label in range(12)]
@@ -44,7 +44,7 @@ def write_images(folder: Path, name: str = "{label}_{number}.png") -> list[tuple
     for label in CLASSES:
         for number in range(EACH):
             seed = int(label) * EACH + number
-            pixels = photograph(seed, 32, 32) // 3 + photograph(500 + int(label), 1, 1) // 2
+            pixels = random_image(seed, 32, 32) // 3 + random_image(500 + int(label), 1, 1) // 2
             rows.append((name.format(label=label, number=number), label))
             save(pixels.astype(np.uint8), folder / rows[-1][0])
     return rows
@@ -143,7 +143,7 @@ def plane(output: Path, key: str) -> tuple[np.ndarray, list[str]]:
 
 
 def some_images() -> torch.Tensor:
-    return torch.from_numpy(np.stack([photograph(n, 32, 32) for n in range(3)])).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.stack([random_image(n, 32, 32) for n in range(3)])).permute(0, 3, 1, 2)
 
 
 @torch.no_grad()

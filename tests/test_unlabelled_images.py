@@ -1,4 +1,4 @@
-"""Photographs without labels: a folder becomes one array of squares, and what can't be used is named."""
+"""Images without labels: a folder becomes one array of squares, and what can't be used is named."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_squares_of_the_common_size_keep_every_byte_in_natural_order(folder, loa
     assert len(data) == 12 and data.left_out == 0
 
 
-def test_images_of_another_size_are_squeezed_as_inference_squeezes_them(folder, load):
+def test_images_of_another_size_are_resized_as_inference_resizes_them(folder, load):
     for number in range(3):
         save_noise(folder / f"{number}.png", 30, 30)
     save_noise(folder / "a.png", 50, 20)
@@ -65,7 +65,7 @@ def test_the_side_is_that_of_most_images_counted_up_to_the_largest(folder):
     assert common_side(paths, 1000) == 30  # of equally common ones the longest
 
 
-def test_photographs_stand_upright(folder, load):
+def test_images_stand_upright(folder, load):
     pixels = save_noise(folder / "0.png", 24, 24)
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down

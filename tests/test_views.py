@@ -110,7 +110,7 @@ def test_views_are_floats_from_0_to_1_of_the_size_asked_for(side, size):
 def test_views_do_not_depend_on_how_the_bytes_lie_in_memory_nor_change_them():
     rows, numbers = noise(4, 20), epoch_numbers(4, 0, 0)
     kept = rows.clone()
-    pixels = rows.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # as an array of photographs has them
+    pixels = rows.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # as an array of images has them
     for ours, theirs in zip(two_views(pixels, numbers, 16, 0.3), two_views(rows, numbers, 16, 0.3)):
         assert torch.equal(ours, theirs)
     assert torch.equal(rows, kept)

@@ -11,24 +11,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.grader import REPOSITORY, photograph, save, wrapper, wrappers
+from tests.grader import REPOSITORY, random_image, save, wrapper, wrappers
 
 CLASSIFY, SEGMENT = REPOSITORY / "hw1_1.sh", REPOSITORY / "hw1_2.sh"
 
 
 @pytest.fixture
 def images(tmp_path) -> Path:
-    save(photograph(1), tmp_path / "images" / "good.png")
+    save(random_image(1), tmp_path / "images" / "good.png")
     return tmp_path / "images"
 
 
 def forms(folder: Path, ending: str) -> list[str]:
     """One picture in every form that is read as RGB; the names."""
-    picture = Image.fromarray(photograph(2, 64, 64))
+    picture = Image.fromarray(random_image(2, 64, 64))
     for mode in ("L", "1", "P", "RGBA", "LA"):
         picture.convert(mode).save(folder / f"{mode}{ending}.png")
     picture.convert("CMYK").save(folder / f"CMYK{ending}.jpg")
-    Image.fromarray(photograph(3, 64, 64)[:, :, 0].astype(np.uint16) << 8).save(folder / f"deep{ending}.png")
+    deep = random_image(3, 64, 64)[:, :, 0].astype(np.uint16) << 8
+    Image.fromarray(deep).save(folder / f"deep{ending}.png")
     exif = Image.Exif()
     exif[0x0112] = 6
     picture.save(folder / f"turned{ending}.jpg", exif=exif)
@@ -37,7 +38,7 @@ def forms(folder: Path, ending: str) -> list[str]:
 
 def spoiled(folder: Path, ending: str) -> list[str]:
     """Images that can't be read, one of each kind; the names."""
-    cut = save(photograph(4, 200, 200), folder / f"cut{ending}.jpg")
+    cut = save(random_image(4, 200, 200), folder / f"cut{ending}.jpg")
     cut.write_bytes(cut.read_bytes()[:2000])
     (folder / f"empty{ending}.png").write_bytes(b"")
     (folder / f"page{ending}.png").write_text("<html></html>")
@@ -66,7 +67,7 @@ def test_whatever_can_be_read_as_it_was_meant_is_no_failure(images, tmp_path, p1
     (tmp_path / "empty.csv").write_text("id,filename,label\n")
     (tmp_path / "tiles").mkdir()
     tiles = forms(tmp_path / "tiles", "_sat")
-    save(photograph(5, 40, 90), tmp_path / "tiles" / "small_sat.png")
+    save(random_image(5, 40, 90), tmp_path / "tiles" / "small_sat.png")
     done = wrappers(
         [
             (CLASSIFY, tmp_path / "in.csv", images, tmp_path / "out.csv"),
@@ -91,7 +92,7 @@ def test_what_cannot_be_read_is_named_and_all_else_is_done(images, tmp_path, p1_
     (tmp_path / "in.csv").write_text(
         "id,filename\n" + "".join(f"{i},{name}\n" for i, name in enumerate(names))
     )
-    save(photograph(5, 64, 64), tmp_path / "tiles" / "good_sat.png")
+    save(random_image(5, 64, 64), tmp_path / "tiles" / "good_sat.png")
     bad_tiles = spoiled(tmp_path / "tiles", "_sat")
     classified, segmented = wrappers(
         [
@@ -146,8 +147,8 @@ def test_a_call_of_hw1_2_that_cannot_succeed_says_so_in_one_line_and_writes_noth
     spoiled(tmp_path / "bad", "_sat")
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "1_mask.png").touch()
-    save(photograph(1), tmp_path / "twice" / "1.png")
-    save(photograph(1), tmp_path / "twice" / "1.jpg")
+    save(random_image(1), tmp_path / "twice" / "1.png")
+    save(random_image(1), tmp_path / "twice" / "1.jpg")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     cases = [
         (("no folder", "masks"), "no folder"),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.grader import REPOSITORY, photograph, save, wrapper, wrapper_environment, wrappers
+from tests.grader import REPOSITORY, random_image, save, wrapper, wrapper_environment, wrappers
 
 WRAPPERS = ("hw1_1.sh", "hw1_2.sh")
 # Ends the process at the first attempt to open a socket or to look up a host, from Python or from a C
@@ -66,11 +66,11 @@ def site(folder: Path, code: str) -> Path:
 
 @pytest.fixture
 def data(tmp_path) -> Path:
-    """A folder with odd characters, in it a CSV, two photographs and two tiles."""
+    """A folder with odd characters, in it a CSV, two images and two tiles."""
     folder = tmp_path / "Jürgen's $HOME “家” 100% & * [a]"
     for number in range(2):
-        save(photograph(number), folder / "my images" / f"ä {number}.png")
-        save(photograph(number, 64, 64), folder / "tiles ü" / f"000{number}_sat.png")
+        save(random_image(number), folder / "my images" / f"ä {number}.png")
+        save(random_image(number, 64, 64), folder / "tiles ü" / f"000{number}_sat.png")
     (folder / "in put.csv").write_text(
         "id,filename,label\n0,ä 1.png,None\n1,ä 0.png,None\n", encoding="utf-8"
     )
@@ -206,7 +206,7 @@ def killed(script: Path, *arguments: object, when, **environment: object) -> int
 
 def test_killed_half_way_no_half_mask_has_a_final_name(tmp_path, p2_model):
     for number in range(60):
-        save(photograph(number, 256, 256), tmp_path / "tiles" / f"{number:04d}_sat.png", compress_level=0)
+        save(random_image(number, 256, 256), tmp_path / "tiles" / f"{number:04d}_sat.png", compress_level=0)
     masks = tmp_path / "masks"
     status = killed(
         REPOSITORY / "hw1_2.sh",
@@ -225,7 +225,7 @@ def test_killed_half_way_no_half_mask_has_a_final_name(tmp_path, p2_model):
 
 def test_killed_half_way_no_half_csv_has_a_final_name(tmp_path, p1_model):
     for number in range(8):
-        save(photograph(number), tmp_path / "images" / f"{number}.png")
+        save(random_image(number), tmp_path / "images" / f"{number}.png")
     rows = "".join(f"{i},{i % 8}.png,\n" for i in range(100_000))
     (tmp_path / "in.csv").write_text("id,filename,label\n" + rows)
     output = tmp_path / "out"

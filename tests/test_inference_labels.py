@@ -17,7 +17,7 @@ import p1_inference
 from datasets.tables import read_table
 from engine import checkpoint
 from models.builders import load_trained
-from tests.grader import call, photograph, save, save_classifier
+from tests.grader import call, random_image, save, save_classifier
 
 HEADER = "id,filename,label\n"
 
@@ -29,13 +29,13 @@ def loaded(model_path: Path) -> tuple[dict, torch.nn.Module]:
 
 
 def answer(model_path: Path, image: Image.Image | None) -> int:
-    """The class by hand: squash, scale to 0..1, normalise, argmax. None is the mean image."""
+    """The class by hand: resize, scale to 0..1, normalise, argmax. None is the mean image."""
     model, network = loaded(model_path)
     mean, std = (torch.tensor(model[name])[:, None, None] for name in ("mean", "std"))
     pixels = torch.zeros(3, 32, 32)
     if image is not None:
-        squashed = np.array(image.convert("RGB").resize((32, 32), Image.BILINEAR))
-        pixels = (torch.from_numpy(squashed).permute(2, 0, 1) / 255 - mean) / std
+        resized = np.array(image.convert("RGB").resize((32, 32), Image.BILINEAR))
+        pixels = (torch.from_numpy(resized).permute(2, 0, 1) / 255 - mean) / std
     with torch.no_grad():
         return int(network(pixels[None]).argmax())
 
@@ -48,9 +48,9 @@ def rows_of(path: Path) -> list[list[str]]:
 
 @pytest.fixture
 def images(tmp_path) -> Path:
-    """Six photographs, 0.png to 5.png."""
+    """Six images, 0.png to 5.png."""
     for number in range(6):
-        save(photograph(number), tmp_path / "images" / f"{number}.png")
+        save(random_image(number), tmp_path / "images" / f"{number}.png")
     return tmp_path / "images"
 
 
@@ -104,7 +104,7 @@ def test_a_csv_is_read_as_it_was_meant(classify, images, p1_model, tmp_path, tex
 
 def test_ids_and_names_are_copied_as_they_stand(classify, images, tmp_path):
     for name in ("ü 家.png", "a,b.png", " lead.png"):
-        save(photograph(9), images / name)
+        save(random_image(9), images / name)
     assert classify('id,filename,label\n007,ü 家.png,\nx y,"a,b.png",\n1e3, lead.png,\n') == 0
     kept = [row[:2] for row in rows_of(tmp_path / "out.csv")]
     assert kept == [["007", "ü 家.png"], ["x y", "a,b.png"], ["1e3", " lead.png"]]
@@ -128,9 +128,9 @@ def test_names_of_classes_come_back_as_such(classify, tmp_path):
 
 def spoil(folder: Path) -> list[str]:
     """Images that can't be read, one of each kind; their names."""
-    good = save(photograph(1, 200, 200), folder / "cut.jpg").read_bytes()
+    good = save(random_image(1, 200, 200), folder / "cut.jpg").read_bytes()
     (folder / "cut.jpg").write_bytes(good[: len(good) // 2])
-    png = save(photograph(1, 200, 200), folder / "cut.png").read_bytes()
+    png = save(random_image(1, 200, 200), folder / "cut.png").read_bytes()
     (folder / "cut.png").write_bytes(png[: len(png) // 2])
     (folder / "empty.png").write_bytes(b"")
     (folder / "text.png").write_text("no image\n")
@@ -163,9 +163,9 @@ def test_an_unreadable_image_keeps_its_row_with_the_class_of_a_mean_image(
 
 
 def test_a_name_that_leads_out_of_the_folder_is_not_read(classify, images, p1_model, tmp_path):
-    outside = save(photograph(2), tmp_path / "outside.png")
+    outside = save(random_image(2), tmp_path / "outside.png")
     names = ["../outside.png", "sub/../../outside.png", str(outside), "0.png\0", "\0", "0.png/../0.png"]
-    save(photograph(3), images / "sub" / "inside.png")
+    save(random_image(3), images / "sub" / "inside.png")
     text = HEADER + "".join(f"{i},{name},\n" for i, name in enumerate([*names, "sub/inside.png"]))
     assert classify(text) == 1
     rows = rows_of(tmp_path / "out.csv")
@@ -176,7 +176,7 @@ def test_a_name_that_leads_out_of_the_folder_is_not_read(classify, images, p1_mo
 
 
 def test_exif_orientation_is_applied(classify, images, p1_model, tmp_path):
-    turned = Image.fromarray(photograph(4))
+    turned = Image.fromarray(random_image(4))
     exif = Image.Exif()
     exif[0x0112] = 6
     turned.save(images / "turned.png", exif=exif)
@@ -287,15 +287,13 @@ def by_hand_with_its_mirror(model_path: Path, image: Image.Image) -> int:
         return int(network(torch.stack([pixels, pixels.flip(2)])).softmax(dim=1).mean(dim=0).argmax())
 
 
-def test_with_flip_the_answer_is_the_mean_over_the_mirrored_photograph_too(
-    classify, images, p1_model, tmp_path
-):
+def test_with_flip_the_answer_is_the_mean_over_the_mirrored_image_too(classify, images, p1_model, tmp_path):
     text = HEADER + "".join(f"{i},{i}.png,\n" for i in range(6))
-    photographs = [Image.open(images / f"{number}.png") for number in range(6)]
-    mirrored = [str(by_hand_with_its_mirror(p1_model, photograph)) for photograph in photographs]
+    pictures = [Image.open(images / f"{number}.png") for number in range(6)]
+    mirrored = [str(by_hand_with_its_mirror(p1_model, picture)) for picture in pictures]
     assert classify(text, "--tta", "flip") == 0
     assert [row[2] for row in rows_of(tmp_path / "out.csv")] == mirrored
-    assert mirrored != [str(answer(p1_model, photograph)) for photograph in photographs]
+    assert mirrored != [str(answer(p1_model, picture)) for picture in pictures]
 
 
 def test_a_checkpoint_says_which_test_time_augmentation_it_wants_and_a_flag_overrides_it(
@@ -324,7 +322,7 @@ def test_checkpoints_of_different_classes_are_refused(classify, p1_model, tmp_pa
     assert "different classes" in capfd.readouterr().err
 
 
-def test_a_photographs_probabilities_do_not_depend_on_what_else_is_asked(images, p1_model):
+def test_an_images_probabilities_do_not_depend_on_what_else_is_asked(images, p1_model):
     args = p1_inference.parse_arguments(["--images", str(images), "--output", "x", "--batch-size", "4"])
     model, cpu = checkpoint.read_model(p1_model), torch.device("cpu")
     together, _ = p1_inference.probabilities_of(model, [f"{n}.png" for n in range(6)], cpu, args)
@@ -339,7 +337,7 @@ def test_a_photographs_probabilities_do_not_depend_on_what_else_is_asked(images,
 def test_a_folder_without_a_csv_is_classified_whole_in_the_form_of_its_edition(
     images, p1_model, tmp_path, monkeypatch, year, header
 ):
-    save(photograph(10), images / "10.png")
+    save(random_image(10), images / "10.png")
     (images / "notes.txt").write_text("no image")
     monkeypatch.setenv("EDITION", year)
     output = tmp_path / "out.csv"
