@@ -99,12 +99,14 @@ def write_predictions(
         raise cannot_write(str(path), error) from None
 
 
-def read_predictions(path: str | Path) -> list[tuple[str, str]]:
-    """(true, predicted) label of each row of a run's predictions, at least one; UserError otherwise."""
+def read_predictions(path: str | Path) -> list[tuple[str, str, str]]:
+    """(filename, true label, predicted label) of each row of a run's predictions, at least one; UserError
+    otherwise.
+    """
     rows = read_table(path, PREDICTIONS)
     if not rows:
         raise UserError(f"{path}: has no row below its header; train the run again in a new folder")
-    return [(row["truth"].strip(), row["label"].strip()) for row in rows]
+    return [(row["filename"], row["truth"].strip(), row["label"].strip()) for row in rows]
 
 
 def read_class_names(path: str | Path) -> dict[str, str]:

@@ -4,10 +4,13 @@
     python3 -m report.compare runs
 
 A folder that is no run stands for the runs below it; files are passed over, so runs/* will do. Scores are
-compared within a kind of run: the neighbours' accuracy of pre-training, the accuracy of fine-tuning, the mean
-IoU of land cover; higher is better. The best epoch was chosen on the images that it is measured on. In a pipe
-there is nothing but text, and each run stays on one line. Exit status: 0 all runs are finished; 1 some are
-not, or are no runs (named on stderr); 2 there is no run at all, one line on stderr says so.
+compared within a kind of run: the kNN accuracy of pre-training, the accuracy of fine-tuning, the mean IoU of
+land cover; higher is better. The best epoch was chosen on the images that it is measured on. Each finished
+run is tested against the best of its kind: p is how often the choice of images, or of tiles, alone parts two
+that are alike as far as these; it is not corrected for the number of runs, and knows nothing of other seeds
+(report/paired_tests.py). In a pipe there is nothing but text, and each run stays on one line. Exit status:
+0 all runs are finished; 1 some are not, or are no runs (named on stderr); 2 there is no run at all, one line
+on stderr says so.
 """
 
 from __future__ import annotations
@@ -41,12 +44,14 @@ from engine.run_folder import (
     scores,
     series,
 )
+from report.paired_tests import TESTED, compare_runs, in_short
 from report.text import one_line
 
 DEEPEST = 3  # folders below the one given
 NARROWEST = 80  # columns; in a narrower terminal lines go on in the next, and no figure is cut
 PIPE_WIDTH = 10_000  # columns: no line of a table is that long
 NAME_WIDTH = VALUE_WIDTH = 60
+REASON_WIDTH = 200
 IN_COLUMNS = ("model", "recipe")
 OF_NO_INTEREST = ("backbone_sha256",)  # its file differs then too, and 64 digits tell nobody more
 
@@ -164,6 +169,9 @@ def print_tables(runs: Sequence[RunRecord]) -> None:
             those = [(name, run) for name, run in named if kind_of(run) == kind]
             if those:
                 console.print(results(kind, those), "", settings(those), "", sep="\n")
+            tested = tests_against_the_best(kind, those)
+            if tested:
+                console.print(tested, "", sep="\n")
         strangers = [(name, gap_of(run)) for name, run in named if kind_of(run) is None]
         if strangers:
             console.print(
@@ -190,6 +198,33 @@ def results(kind: Kind, named: Sequence[tuple[str, RunRecord]]) -> Table:
         Column("state"),
     ]
     return table(f"{kind.title}: {kind.score}", columns, rows)
+
+
+def tests_against_the_best(kind: Kind, named: Sequence[tuple[str, RunRecord]]) -> Table | None:
+    """A row for each scored run: how far below or above the best it lies, at the best and the last epoch.
+
+    None where nothing can be tested: one run alone, none finished, or of pre-training.
+    """
+    scored = [(name, run) for name, run in named if best(run, kind.score)]
+    finished = [run for _, run in scored if not run.gap]
+    if len(scored) < 2 or not finished or kind.score not in TESTED:
+        return None
+    top = max(finished, key=lambda run: best(run, kind.score)[1])
+    rows = []
+    for name, run in scored:
+        if run is top:
+            rows.append((name, "the others are tested against it", ""))
+        else:
+            rows.append((name, *(_tested(run, top, kind.score, is_last) for is_last in (False, True))))
+    columns = [Column(title) for title in ("run", "best epoch", "last epoch")]
+    return table(f"{kind.title}: paired tests", columns, rows)
+
+
+def _tested(run: RunRecord, top: RunRecord, score: str, is_last: bool) -> str:
+    try:
+        return in_short(compare_runs([run], [top], score, is_last))
+    except UserError as error:
+        return one_line(f"no test: {error}", REASON_WIDTH)
 
 
 def settings(named: Sequence[tuple[str, RunRecord]]) -> Table:

@@ -2,8 +2,8 @@
 
 Accuracies are compared by sign flips over the images, mean IoUs by a bootstrap over the tiles:
 
-    test = compare_accuracy([answers_of_c_seed0, answers_of_c_seed1], [answers_of_a_seed0])
-    test = compare_mean_iou(read_confusions("runs/b/confusions.npz"), confusions_of_a, is_last=False)
+    test = compare_runs([c_seed0, c_seed1], [a_seed0, a_seed1], "accuracy", is_last=False)
+    test = compare_runs([b], [a], "mean_iou", is_last=True)  # records of runs, from read_run
     in_words(test)  # '0.5550 lies 0.0500 above 0.5050 on the same 100 images (p = 0.063), so ...'
 
 Both ask how far the choice of validation images moves a difference. Neither knows how far another seed or
@@ -22,7 +22,9 @@ from typing import Iterable, Sequence
 import numpy as np
 
 from datasets.palette import NUM_CLASSES, SCORED_CLASSES
+from datasets.tables import read_predictions
 from engine.base import UserError
+from engine.run_folder import CONFUSIONS, PREDICTIONS, PREDICTIONS_LAST, RunRecord, best, scores
 
 SEED = 0
 SIGN_FLIPS = 10_000
@@ -32,6 +34,8 @@ FEWEST_TILES = 10  # of fewer, the draws are nearly all alike, and any differenc
 A_HINT, CLEAR = 0.05, 0.01  # below these p a difference is called a hint, and more than chance
 LARGEST_FILE = 64 * 2**20  # bytes, unpacked too; 2,000 tiles take 1.6 MB
 EXACT = 2**53  # pixels; above, float64 skips whole numbers
+ROUNDING = 1e-6  # between a score in metrics.jsonl and the same one from counts
+TESTED = ("accuracy", "mean_iou")  # the scores of runs that leave what a test needs
 
 Answers = Sequence["tuple[str, str, str]"]  # (filename, true label, predicted label) of each image
 
@@ -62,6 +66,64 @@ class Confusions:
     names: tuple[str, ...]  # of the tiles, each once
     best: np.ndarray  # at the best epoch, which was chosen on these tiles
     last: np.ndarray  # at the last epoch
+
+
+# -- of runs -------------------------------------------------------------------------------------------------
+
+
+def compare_runs(
+    one: Sequence[RunRecord], other: Sequence[RunRecord], score: str, is_last: bool
+) -> PairedTest:
+    """The test of two sides' finished runs by what they wrote of their best, or their last, epochs.
+
+    `score` is "accuracy", of one or more seeds a side, or "mean_iou", of one run a side. UserError where a
+    file is missing or of another epoch than the score, or the images or tiles are others.
+    """
+    for run in (*one, *other):
+        if run.gap:
+            raise UserError(f"{run.folder}: {run.gap}")
+    if score == "accuracy":
+        sides = [[answers_of(run, is_last) for run in side] for side in (one, other)]
+        return compare_accuracy(*sides)
+    (run,), (other_run,) = one, other
+    return compare_mean_iou(confusions_of(run, is_last), confusions_of(other_run, is_last), is_last)
+
+
+def answers_of(run: RunRecord, is_last: bool) -> Answers:
+    """What a run of fine-tuning answered at its best or its last epoch."""
+    file = run.folder / (PREDICTIONS_LAST if is_last else PREDICTIONS)
+    answers = read_predictions(file)
+    right = sum(truth == label for _, truth, label in answers)
+    _check_epoch(file, right / len(answers), _score_of(run, "accuracy", is_last))
+    return answers
+
+
+def confusions_of(run: RunRecord, is_last: bool) -> Confusions:
+    """What a run of segmentation predicted; the epoch that is asked for is the one that was scored."""
+    file = run.folder / CONFUSIONS
+    confusions = read_confusions(file)
+    total = (confusions.last if is_last else confusions.best).sum(axis=0).reshape(1, -1).astype(np.float64)
+    reached = _mean_ious(np.concatenate([total, total], axis=1))[0, 0]
+    _check_epoch(file, reached, _score_of(run, "mean_iou", is_last))
+    return confusions
+
+
+def _score_of(run: RunRecord, score: str, is_last: bool) -> float | None:
+    if not is_last:
+        return (best(run, score) or (None, None))[1]
+    scored = scores(run, score)
+    return scored[-1][1] if scored and scored[-1][0] == run.metrics[-1]["epoch"] else None
+
+
+def _check_epoch(file: Path, reached: float, expected: float | None) -> None:
+    """Text and test must speak of the same epoch."""
+    if expected is None:
+        raise UserError(f"{file}: its epoch was not scored; train the run to its end")
+    if abs(reached - expected) > ROUNDING:
+        raise UserError(
+            f"{file}: is of another epoch, of {reached:.4f} where the run's score is {expected:.4f}; "
+            "train the run again in a new folder"
+        )
 
 
 # -- accuracy ------------------------------------------------------------------------------------------------
@@ -243,6 +305,12 @@ def in_words(test: PairedTest) -> str:
     side = "above" if test.difference > 0 else "below"
     distance = f"{test.first:.4f} lies {abs(test.difference):.4f} {side} {test.second:.4f}"
     return f"{distance} {basis}, {verdict(test)}"
+
+
+def in_short(test: PairedTest) -> str:
+    """'+0.0500, p = 0.063', with the interval where there is one: for tables."""
+    between = " ({:+.4f} to {:+.4f})".format(*test.interval) if test.interval else ""
+    return f"{test.difference:+.4f}{between}, {p_in_words(test.p)}"
 
 
 def verdict(test: PairedTest) -> str:

@@ -134,7 +134,8 @@ def _read_scored(folder: Path, setting: str, seed: int) -> Scored:
     predictions = []
     if highest is not None:
         with suppress(UserError):  # a note beneath the table names it
-            predictions = read_predictions(run.folder / PREDICTIONS)
+            answers = read_predictions(run.folder / PREDICTIONS)
+            predictions = [(truth, label) for _, truth, label in answers]
     return Scored(setting, seed, run, highest, best_epoch, last, predictions, gap)
 
 

@@ -15,6 +15,7 @@ import sys
 import termios
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from engine.base import UserError
@@ -113,6 +114,64 @@ def test_an_argument_that_early_runs_did_not_record_is_no_difference(tmp_path, c
     make_run(tmp_path / "early", "segmentation", [0.5])
     make_run(tmp_path / "late", "segmentation", [0.5], augment="all")
     assert "augment" not in "\n".join(compared(capsys, tmp_path)[1])
+
+
+# -- paired tests --------------------------------------------------------------------------------------------
+
+
+def answer(run: Path, right: int, last: int) -> Path:
+    """Predictions for a hundred images, of which the first so many are right at the best and last epoch."""
+    for name, count in (("predictions.csv", right), ("predictions_last.csv", last)):
+        rows = [f"{k}.jpg,{int(k >= count)},0" for k in range(100)]
+        (run / name).write_text("\n".join(["filename,label,truth", *rows]))
+    return run
+
+
+def test_runs_are_tested_against_the_best_of_their_kind_at_both_epochs(tmp_path, capsys):
+    answer(make_run(tmp_path / "top", "finetuning", [0.75, 0.5]), 75, 50)
+    answer(make_run(tmp_path / "near", "finetuning", [0.74, 0.5]), 74, 50)
+    answer(make_run(tmp_path / "far", "finetuning", [0.65, 0.55]), 65, 55)
+    make_run(tmp_path / "other", "segmentation", [0.9])
+    _, lines, _ = compared(capsys, tmp_path)
+    start = lines.index("Problem 1, fine-tuning: paired tests")
+    assert row_of(lines[start + 1 :], "near") == ["near", "-0.0100, p = 1.000", "+0.0000, p = 1.000"]
+    assert row_of(lines[start + 1 :], "top") == ["top", "the others are tested against it"]
+    assert row_of(lines[start + 1 :], "far") == ["far", "-0.1000, p = 0.002", "+0.0500, p = 0.062"]
+    assert not any("land cover: paired" in line for line in lines)  # one run alone
+
+
+def test_networks_are_tested_over_their_tiles(tmp_path, capsys):
+    right = np.zeros((12, 7, 7), dtype=np.int64)
+    right[:, range(6), range(6)] = 100
+    half = right.copy()
+    half[:, range(6), range(6)], half[:, range(6), 6] = 50, 50
+    for name, pixels, score in (("top", right, 1.0), ("half", half, 0.5)):
+        run = make_run(tmp_path / name, "segmentation", [score])
+        np.savez(run / "confusions.npz", names=np.array(list("abcdefghijkl")), best=pixels, last=pixels)
+    _, lines, _ = compared(capsys, tmp_path)
+    start = lines.index("Problem 2, land cover: paired tests")
+    tested = "-0.5000 (-0.5000 to -0.5000), p < 0.001"
+    assert row_of(lines[start + 1 :], "half") == ["half", tested, tested]
+
+
+def test_a_run_without_what_a_test_needs_says_so(tmp_path, capsys):
+    answer(make_run(tmp_path / "top", "finetuning", [0.75]), 75, 75)
+    make_run(tmp_path / "without", "finetuning", [0.5])
+    answer(make_run(tmp_path / "stale", "finetuning", [0.5]), 40, 50)
+    answer(make_run(tmp_path / "short", "finetuning", [0.8], total_epochs=2), 80, 80)
+    wrong = answer(make_run(tmp_path / "wrong", "finetuning", [0.5]), 50, 50) / "predictions.csv"
+    wrong.write_text(wrong.read_text().replace("0.jpg", "x.jpg"))
+    _, lines, _ = compared(capsys, tmp_path)
+    lines = lines[lines.index("Problem 1, fine-tuning: paired tests") + 1 :]
+    assert (
+        row_of(lines, "without")[1].startswith("no test: ")
+        and "predictions.csv" in row_of(lines, "without")[1]
+    )
+    assert "is of another epoch" in row_of(lines, "stale")[1] and row_of(lines, "stale")[2].startswith(
+        "-0.2500"
+    )
+    assert "unfinished: epoch 1" in row_of(lines, "short")[1]
+    assert "for other images" in row_of(lines, "wrong")[1]
 
 
 # -- what is given -------------------------------------------------------------------------------------------
@@ -227,7 +286,11 @@ def test_a_pipe_gets_the_same_plain_lines_whatever_the_environment_says(hostile,
         assert "\x1b" not in outputs[-1].out + outputs[-1].err
     assert outputs[0] == outputs[1]
     lines = outputs[0].out.splitlines()
-    assert sum(line.startswith("plain ") for line in lines) == 2 and len(lines) == 2 * (3 + 5) + 1
+    # Results and settings of five runs, paired tests; two empty lines between.
+    assert (
+        sum(line.startswith("plain ") for line in lines) == 3
+        and len(lines) == (4 + 5) + (2 + 5) + (3 + 5) + 2
+    )
     assert any(line.startswith("[bold]x[ ") for line in lines) and "[red]m[/red]" in outputs[0].out
     assert ":smile: " in outputs[0].out and all(line == line.rstrip() for line in lines)
 
