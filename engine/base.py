@@ -97,7 +97,9 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-    """Counts steps on stderr: tqdm's bar on a terminal, otherwise a line at most every `interval` seconds."""
+    """Counts steps (or bytes: unit "B") on stderr: tqdm's bar on a terminal, otherwise a line at most every
+    `interval` seconds.
+    """
 
     def __init__(
         self,
@@ -106,8 +108,10 @@ class Progress:
         total: int | None = None,
         interval: float = 30.0,
         is_shown: bool = True,
+        unit: str = "step",
     ):
         self.label, self.done, self.first, self.total, self.interval = label, done, done, total, interval
+        self.unit = unit
         self.started = self.said = time.monotonic()
         self.bar = None
         if not is_shown:
@@ -116,26 +120,34 @@ class Progress:
             try:
                 from tqdm import tqdm
 
-                self.bar = tqdm(desc=label, initial=done, total=total, unit="step", dynamic_ncols=True)
+                scaled = {"unit": unit, "unit_scale": unit == "B"}  # 3.2 MB instead of 3200000 B
+                self.bar = tqdm(desc=label, initial=done, total=total, dynamic_ncols=True, **scaled)
             except ImportError:
                 pass
 
-    def advance(self, note: str, total: int | None = None) -> None:
-        """One step more. `note` says how it goes (loss, rate)."""
-        self.done += 1
+    def advance(self, note: str = "", total: int | None = None, count: int = 1) -> None:
+        """`count` steps more. `note` says how it goes (loss, rate)."""
+        self.done += count
         self.total = total or self.total
         if self.bar is not None:
             self.bar.total = self.total
             self.bar.set_postfix_str(note, refresh=False)
-            self.bar.update()
+            self.bar.update(count)
             return
         now = time.monotonic()
         if now - self.said >= self.interval:
             self.said = now
             pace = (now - self.started) / (self.done - self.first)
             left = f", {clock(pace * (self.total - self.done))} left" if self.total else ""
-            of = f"/{self.total}" if self.total else ""
-            print(f"{self.label}: step {self.done}{of}, {note}{left}", file=sys.stderr, flush=True)
+            note = f", {note}" if note else ""
+            print(f"{self.label}: {self._place()}{note}{left}", file=sys.stderr, flush=True)
+
+    def _place(self) -> str:
+        if self.unit == "B":
+            of = f" of {self.total / 1e6:.1f}" if self.total else ""
+            return f"{self.done / 1e6:.1f}{of} MB"
+        of = f"/{self.total}" if self.total else ""
+        return f"{self.unit} {self.done}{of}"
 
     def close(self) -> None:
         if self.bar is not None:

@@ -15,8 +15,8 @@ from typing import Any
 
 from engine import manifest
 from engine.base import UserError, run_script, write_atomically
+from engine.download import direct_url
 from engine.inference import KINDS, VIEWS
-from engine.links import direct_url
 
 SCORES = {"p1": "accuracy", "p2": "mean_iou"}
 GIT_SIZE = 25e6  # bytes of weights that a repository carries well; the course takes files up to 50 MB

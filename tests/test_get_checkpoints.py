@@ -16,8 +16,8 @@ from urllib.request import Request
 
 import pytest
 
-from engine import download, manifest, transfer
-from engine.base import UserError
+from engine import download, manifest
+from engine.base import Progress, UserError
 from tests.entries import CONTENT, an_entry, write_manifest
 from tests.loopback import Loopback, serve, unused_port
 
@@ -34,8 +34,8 @@ def folder(tmp_path, monkeypatch):
     """An empty checkpoints/, and patience for tests."""
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(manifest, "FOLDER", tmp_path)
-    monkeypatch.setattr(transfer, "TIMEOUT", 0.2)
-    monkeypatch.setattr(transfer, "PAUSE", 0.01)
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    monkeypatch.setattr(download, "PAUSE", 0.01)
     return tmp_path
 
 
@@ -52,7 +52,7 @@ def only_the_file_is_there(folder: Path) -> bool:
      "cuts-once-then-ignores-range", "corrupts-once", "fails-once", "creeps"],
 )  # fmt: skip
 def test_a_url_that_gives_the_file_in_the_end_gives_it(path, server, folder, monkeypatch):
-    monkeypatch.setattr(transfer, "GAIN", 1000)  # what counts as getting further, for a small file
+    monkeypatch.setattr(download, "GAIN", 1000)  # what counts as getting further, for a small file
     assert download.fetch(an_entry(server.url(path))) == folder / "net.pt"
     assert only_the_file_is_there(folder)
 
@@ -87,6 +87,12 @@ def test_a_file_url_is_read_from_the_disk(folder, tmp_path_factory):
     source.write_bytes(CONTENT)
     download.fetch(an_entry(source.as_uri()))
     assert only_the_file_is_there(folder)
+
+
+def test_a_long_download_says_how_far_it_is(capsys):
+    progress = Progress("net.pt", 0, 4_000_000, interval=0, unit="B")
+    progress.advance(count=1_000_000)
+    assert capsys.readouterr().err.startswith("net.pt: 1.0 of 4.0 MB, 0:")
 
 
 # ---- what does not arrive
@@ -161,13 +167,13 @@ def test_what_cannot_change_is_not_asked_twice_and_what_can_is(server, folder):
     with pytest.raises(download.NotAvailable):
         download.fetch(an_entry(server.url("status/404"), server.url("status/500"), server.url("corrupts")))
     asked = [server.count(path) for path in ("status/404", "status/500", "corrupts")]
-    assert asked == [1, transfer.ATTEMPTS, 2]
+    assert asked == [1, download.ATTEMPTS, 2]
 
 
 def test_a_redirect_from_https_to_http_is_refused():
     secure = Request("https://127.0.0.1/x")
-    redirects = transfer._Redirects()
-    with pytest.raises(transfer.Refused, match="not safe"):
+    redirects = download._Redirects()
+    with pytest.raises(download.Refused, match="not safe"):
         redirects.redirect_request(secure, open(os.devnull), 302, "", {}, "http://127.0.0.1/x")
     followed = redirects.redirect_request(secure, open(os.devnull), 302, "", {}, "https://127.0.0.1/y")
     assert followed.full_url == "https://127.0.0.1/y"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine import download, manifest
-from engine.links import direct_url
+from engine.download import direct_url
 from tests.entries import an_entry
 
 DRIVE = "https://drive.usercontent.google.com/download?id=1a-B_c&export=download&confirm=t"
