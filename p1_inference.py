@@ -1,7 +1,7 @@
 """Classify images: a CSV of their names and their folder in, a CSV with a label for each row out.
 
     python3 p1_inference.py --csv hw1_data/p1_data/office/val.csv --images hw1_data/p1_data/office/val \\
-        --output predictions.csv --checkpoint runs/p1/A-seed0/model.pt
+        --output predictions.csv --checkpoint runs/p1/C-seed0/model.pt
 
 Without --csv every image of the folder is classified (the editions with 50 classes: --edition 2020 to 2023):
 
@@ -22,8 +22,9 @@ import argparse
 import os
 from typing import Any, Iterator, Sequence
 
-from engine import inference
 from engine.arguments import nonempty_path, positive_count, positive_number
+from engine.base import default_workers, require_packages
+from engine.checkpoint_choice import read_models, with_state
 
 BATCH_SIZE = 32
 
@@ -67,9 +68,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--batch-size", type=positive_count, default=BATCH_SIZE, help="images at a time (default %(default)s)"
     )
-    add(
-        "--workers", type=positive_count, default=inference.default_workers(), help="threads that read images"
-    )
+    add("--workers", type=positive_count, default=default_workers(), help="threads that read images")
     args = parser.parse_args(argv)
     if not args.print_architecture and not (args.images and args.output):
         parser.error("the following arguments are required: --images, --output")
@@ -80,7 +79,7 @@ if __name__ == "__main__":
     ARGUMENTS = (
         parse_arguments()
     )  # before torch, which takes two seconds to import: --help and mistakes don't wait
-    inference.require_packages()
+    require_packages()
 
 import torch
 from torch import Tensor
@@ -113,7 +112,7 @@ def main(args: argparse.Namespace) -> int:
     names = list(dict.fromkeys(row["filename"] for row in rows))
     output = check_paths(args, names)
 
-    models = inference.read_models("p1_50" if args.csv is None else "p1", args.checkpoint, with_states=False)
+    models = read_models("p1_50" if args.csv is None else "p1", args.checkpoint, with_states=False)
     classes = models[0]["classes"]
     if any(model["classes"] != classes for model in models):
         raise UserError("the checkpoints know different classes; give those of one training set")
@@ -123,7 +122,7 @@ def main(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     probabilities, unreadable = {}, {}
     for model, weight in zip(models, weights) if names else ():  # one network in memory at a time
-        found, failed = probabilities_of(inference.with_state(model), names, device, args)
+        found, failed = probabilities_of(with_state(model), names, device, args)
         share = weight / max(weights)  # equal weights leave the probabilities as they are, to the last bit
         probabilities = {name: probabilities.get(name, 0) + share * found[name] for name in names}
         for name, reason in failed.items():
@@ -148,8 +147,8 @@ def main(args: argparse.Namespace) -> int:
 
 def print_architecture(args: argparse.Namespace) -> int:
     of_folder = args.csv is None and (args.images or edition(args.edition).table_header is None)
-    for model in inference.read_models("p1_50" if of_folder else "p1", args.checkpoint, with_states=False):
-        network = load_trained(inference.with_state(model))
+    for model in read_models("p1_50" if of_folder else "p1", args.checkpoint, with_states=False):
+        network = load_trained(with_state(model))
         parameters = sum(parameter.numel() for parameter in network.parameters())
         print(
             f"{model['network']}, {parameters:,} parameters, for images of {model['image_size']} "

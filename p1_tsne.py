@@ -28,8 +28,8 @@ import re
 from pathlib import Path
 from typing import Any, Sequence
 
-from engine import inference
 from engine.arguments import nonempty_path, positive_count
+from engine.checkpoint_choice import read_models
 
 LEAST_IMAGES = 10  # fewer points are no picture
 COMPONENTS = 50  # what is left of the features before t-SNE
@@ -108,7 +108,7 @@ def main(args: argparse.Namespace) -> int:
     paths = snapshots_of(Path(args.run)) if args.run else args.checkpoint
     keys, titles = names_of(args, paths)
     check_writable(args.output, args.output)
-    models = inference.read_models("p1", paths)
+    models = read_models("p1", paths)
     classes = models[0]["classes"]
     if any(model["classes"] != classes for model in models):
         raise UserError("the checkpoints know different classes; give those of one training set")

@@ -16,8 +16,9 @@ import os
 from functools import partial
 from typing import Any, Iterator, Sequence
 
-from engine import inference
 from engine.arguments import nonempty_path, positive_count, positive_number
+from engine.base import default_workers, require_packages
+from engine.checkpoint_choice import read_models
 
 BATCH_SIZE = 8  # beside a GPU; a CPU is no faster with more than one tile at a time
 
@@ -54,7 +55,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--workers",
         type=positive_count,
-        default=inference.default_workers(),
+        default=default_workers(),
         help="threads that read and write",
     )
     return parser.parse_args(argv)
@@ -64,7 +65,7 @@ if __name__ == "__main__":
     ARGUMENTS = (
         parse_arguments()
     )  # before torch, which takes two seconds to import: --help and mistakes don't wait
-    inference.require_packages()
+    require_packages()
 
 import torch
 from torch import Tensor
@@ -84,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
     mask_of_tile = dict(find_tiles(args.images))
     check_output(args, mask_of_tile)
 
-    models = inference.read_models("p2", args.checkpoint)
+    models = read_models("p2", args.checkpoint)
     device = choose_device(args.device)
     batch_size = args.batch_size or (1 if device.type == "cpu" else BATCH_SIZE)
     runner = segmenter(models, device, batch_size, args)

@@ -27,9 +27,10 @@ import sys
 from functools import partial
 from typing import Any, Callable, Sequence
 
-from engine import inference, manifest
+from engine import manifest
 from engine.arguments import nonempty_path, positive_count, positive_number
-from engine.base import UserError, run_script, say
+from engine.base import UserError, install_command, require_packages, run_script, say
+from engine.checkpoint_choice import read_models
 
 POINTS_PER_SIDE, POINTS_PER_BATCH = {"cpu": 16}, {"cpu": 16}  # by device; any other has 32 and 64
 # Flags that MaskGenerator takes as they are; beside the points they alone decide which masks there are.
@@ -125,10 +126,7 @@ def require_more(*packages: str) -> None:
     """Leave with one line and status 2 where a package is missing that only this script needs."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
-        say(
-            f"error: {sys.executable} lacks {' and '.join(missing)}; install it: "
-            f"{inference.install_command()}"
-        )
+        say(f"error: {sys.executable} lacks {' and '.join(missing)}; install it: {install_command()}")
         sys.exit(UserError.exit_status)
 
 
@@ -136,7 +134,7 @@ if __name__ == "__main__":
     ARGUMENTS = (
         parse_arguments()
     )  # before torch, which takes two seconds to import: --help and mistakes don't wait
-    inference.require_packages()
+    require_packages()
     require_more("segment_anything", "matplotlib")
 
 import numpy as np
@@ -247,7 +245,7 @@ def weights_of(checkpoint: str) -> str:
 
 def segmenter(paths: Sequence[str], device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
     """Makes (H, W) uint8 classes of (H, W, 3) uint8 pixels as p2_inference.py does with these model.pt."""
-    models = inference.read_models("p2", paths)
+    models = read_models("p2", paths)
     networks = [load_trained(model) for model in models]
     runner = Runner(networks, partial(land_cover, networks, models), device, 1)
     return lambda pixels: runner(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0].numpy()

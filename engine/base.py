@@ -7,6 +7,7 @@ It imports nothing of ours and no package (tqdm alone, and only where somebody w
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -73,6 +74,29 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def default_workers() -> int:
+    """Threads or processes that read: as many as this process has cores, 8 at most."""
+    return min(8, available_cores())
+
+
+def require_packages() -> None:
+    """Import the packages that inference needs; leave with one line and status 2 where one is missing or
+    broken.
+    """
+    try:
+        for package in ("numpy", "PIL", "torch", "torchvision"):
+            importlib.import_module(package)
+    except (ImportError, OSError, RuntimeError) as error:
+        say(f"error: {sys.executable} lacks a package ({error}); install what is needed: {install_command()}")
+        sys.exit(UserError.exit_status)
+
+
+def install_command() -> str:
+    if sys.version_info < (3, 9):  # requirements.txt knows no versions for them
+        return "python3 -m pip install torch torchvision numpy pillow"
+    return f"python3 -m pip install -r '{Path(__file__).resolve().parent.parent / 'requirements.txt'}'"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

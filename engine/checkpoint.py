@@ -1,4 +1,8 @@
-"""Checkpoints: dicts of tensors and plain values, written whole, loaded without running anybody's code."""
+"""Checkpoints: dicts of tensors and plain values, written whole, loaded without running anybody's code.
+
+Importing this imports no torch, which takes two seconds: what the commands ask of their arguments is known
+before it.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from engine.base import UserError, write_atomically
-from engine.inference import VIEWS
 
+KINDS = {"p1": "p1", "p1_50": "p1", "p2": "p2"}  # what the model.pt for each problem says it was trained for
+TTA_CHOICES = {"p1": ("none", "flip"), "p2": ("none", "flip", "d4")}  # of --tta, by that kind
 MODEL_FORMAT = 1
 _MODEL_KEYS = {
     "problem": str,
@@ -34,6 +37,8 @@ def save(path: str | Path, values: dict[str, Any]) -> None:
 
     UserError when the disk is full.
     """
+    import torch
+
     try:
         with write_atomically(path) as temporary, open(temporary, "wb") as file:
             torch.save(values, file)
@@ -51,6 +56,8 @@ def read(path: str | Path) -> dict[str, Any]:
 
     UserError when it is missing, broken or no dict.
     """
+    import torch
+
     if not Path(path).is_file():
         raise UserError(f"{path}: no such checkpoint file")
     try:
@@ -99,11 +106,13 @@ def _rules(model: dict[str, Any]) -> dict[str, tuple[bool, str]]:
     """What must hold of each part of a model.pt, and how it is said: inference relies on it without a
     look.
     """
+    import torch
+
     classes, scale, size = model["classes"], model.get("scale"), model.get("image_size")
     is_named = all(isinstance(name, str) for name in classes)
-    views = VIEWS.get(model["problem"], ())
+    tta_choices = TTA_CHOICES.get(model["problem"], ())
     return {
-        "problem": (bool(views), f"is none of {', '.join(VIEWS)}"),
+        "problem": (bool(tta_choices), f"is none of {', '.join(TTA_CHOICES)}"),
         "state": (
             all(
                 isinstance(name, str) and isinstance(value, torch.Tensor)
@@ -122,7 +131,7 @@ def _rules(model: dict[str, Any]) -> dict[str, tuple[bool, str]]:
         ),
         "mean": (_are_three(model["mean"], -math.inf), "is not three finite numbers"),
         "std": (_are_three(model["std"], 0), "is not three numbers above 0"),
-        "tta": (model.get("tta", "none") in views, f"is none of {', '.join(views)}"),
+        "tta": (model.get("tta", "none") in tta_choices, f"is none of {', '.join(tta_choices)}"),
         "scale": (
             model["problem"] != "p2" or (_is_number(scale) and 0 < scale <= 4),
             "is no number from 0 to 4",

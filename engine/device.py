@@ -10,7 +10,7 @@ import random
 import numpy as np
 import torch
 
-from engine.base import UserError, available_cores
+from engine.base import UserError, default_workers
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -66,7 +66,7 @@ def choose_workers(wanted: int | None, device: torch.device) -> int:
     """
     if wanted is not None:
         return wanted
-    return min(8, available_cores()) if device.type == "cuda" else 0
+    return default_workers() if device.type == "cuda" else 0
 
 
 def tune_allocator() -> None:

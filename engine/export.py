@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from engine import checkpoint
 from engine.base import UserError, run_script
 
 NETWORKS = ("resnet50", "resnet18")  # those whose keys are torchvision's
@@ -24,8 +25,6 @@ def export(source: Path, output: Path) -> dict[str, Any]:
 
     UserError, and nothing is written, when it is another network's or the file cannot be written.
     """
-    from engine import checkpoint  # imports torch: two seconds, which --help does without
-
     source = source / "model.pt" if source.is_dir() else source
     if output.is_dir() or (output.exists() and source.exists() and os.path.samefile(source, output)):
         raise UserError(f"{output}: is a folder or the model itself; give another file to write")

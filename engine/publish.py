@@ -15,8 +15,8 @@ from typing import Any
 
 from engine import manifest
 from engine.base import UserError, run_script, write_atomically
+from engine.checkpoint import KINDS, TTA_CHOICES, read_model
 from engine.download import direct_url
-from engine.inference import KINDS, VIEWS
 
 SCORES = {"p1": "accuracy", "p2": "mean_iou"}
 GIT_SIZE = 25e6  # bytes of weights that a repository carries well; the course takes files up to 50 MB
@@ -43,8 +43,8 @@ def publish(
         manifest.check_url(url)
         direct_url(url)  # refuses a link to a folder
     kind = KINDS[problem]
-    if tta not in (None, *VIEWS[kind]):
-        raise UserError(f"--tta {tta} is not for {problem}; choose one of {', '.join(VIEWS[kind])}")
+    if tta not in (None, *TTA_CHOICES[kind]):
+        raise UserError(f"--tta {tta} is not for {problem}; choose one of {', '.join(TTA_CHOICES[kind])}")
     if (tta is None) != (score is None):
         raise UserError(
             f"--tta and --score go together: measure the {SCORES[kind]} of {kind}_inference.py --tta"
@@ -53,10 +53,6 @@ def publish(
     old = next((entry for entry in entries if entry["name"].lower() == name.lower()), None)
     if old is not None and old["problem"] != problem:
         raise UserError(f"the name {name} is taken by a checkpoint of {old['problem']}; choose another")
-
-    from engine.checkpoint import (
-        read_model,
-    )  # imports torch: two seconds, which --help and the checks do without
 
     source = source / "model.pt" if source.is_dir() else source
     model = read_model(source)
@@ -155,7 +151,7 @@ def main() -> None:
     parser.add_argument("--default", action="store_true", help="what the problem's wrapper uses from now on")
     parser.add_argument("--fp16", action="store_true", help="half the size: weights in half precision")
     parser.add_argument(
-        "--tta", choices=VIEWS["p2"], help="test-time augmentation to use at inference (p1: no d4)"
+        "--tta", choices=TTA_CHOICES["p2"], help="test-time augmentation to use at inference (p1: no d4)"
     )
     parser.add_argument("--score", type=float, help="the accuracy (p1) or mIoU (p2) measured with --tta")
     parser.add_argument(

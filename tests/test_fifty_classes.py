@@ -20,8 +20,9 @@ import p1_finetune
 import p1_inference
 from datasets.images import natural_key
 from datasets.tables import read_table
-from engine import checkpoint, inference, manifest
+from engine import checkpoint, manifest
 from engine.base import UserError
+from engine.checkpoint_choice import read_models
 from engine.publish import main as publish_main
 from engine.publish import publish
 from models import builders
@@ -358,7 +359,7 @@ def checkpoints(tmp_path, monkeypatch) -> Path:
 
 
 def sources(problem: str) -> list[str]:
-    return [model["source"] for model in inference.read_models(problem, [])]
+    return [model["source"] for model in read_models(problem, [])]
 
 
 def test_folders_have_a_default_of_their_own_beside_that_of_tables(
@@ -389,7 +390,7 @@ def test_folders_have_a_default_of_their_own_beside_that_of_tables(
 def test_a_folders_default_answers_no_table(checkpoints, tmp_path):
     publish(save_tiny(tmp_path / "fifty.pt", seed=1), "fifty", "p1_50", default=True)
     with pytest.raises(UserError, match="no checkpoint for p1;"):
-        inference.read_models("p1", [])
+        read_models("p1", [])
 
 
 def test_the_variables_go_before_both_defaults_and_that_of_folders_before_the_other(
@@ -410,7 +411,7 @@ def test_a_tile_network_is_published_and_used_for_neither(checkpoints, tmp_path,
     with pytest.raises(UserError, match="was trained for p2, not for p1_50"):
         publish(p2_model, "fifty", "p1_50")
     with pytest.raises(UserError, match="for p2, not for p1"):
-        inference.read_models("p1_50", [str(p2_model)])
+        read_models("p1_50", [str(p2_model)])
 
 
 def test_without_any_checkpoint_each_is_told_how_to_train_its_own(
@@ -421,15 +422,13 @@ def test_without_any_checkpoint_each_is_told_how_to_train_its_own(
     (tmp_path / "in.csv").write_text(f"filename\n{NAMES[0]}\n")
     assert predict("--csv", tmp_path / "in.csv", "--edition", 2024) == 2
     of_tables = capfd.readouterr().err
-    for said, flags, problem in (
-        (of_folders, "--train-images train_50 --val-images val_50", "p1_50"),
-        (of_tables, "--data hw1_data/p1_data/office", "p1"),
+    for said, flags, problem, run in (
+        (of_folders, "--train-images train_50 --val-images val_50", "p1_50", "A-seed0"),
+        (of_tables, "--data hw1_data/p1_data/office --settings C", "p1", "C-seed0"),
     ):
-        assert said.count("\n") == 1
-        assert (
-            f"train one: python3 p1_finetune.py {flags}" in said and f"--problem {problem} --default" in said
-        )
-        assert "P1_CHECKPOINT=runs/p1/A-seed0/model.pt" in said.replace("P1_50_", "P1_")
+        assert said.count("\n") == 1 and "train one: python3 " in said
+        assert f"python3 p1_finetune.py {flags}" in said and f"--problem {problem} --default" in said
+        assert f"{problem.upper()}_CHECKPOINT=runs/p1/{run}/model.pt" in said
     assert not (tmp_path / "out.csv").exists() and not checkpoints.exists()
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -14,8 +15,9 @@ import pytest
 
 import p1_inference
 import p2_inference
-from engine import inference, manifest
+from engine import manifest
 from engine.base import UserError
+from engine.checkpoint_choice import read_models
 from tests.grader import call, random_image, save, save_segmenter
 
 
@@ -38,7 +40,7 @@ def publish(folder: Path, model: Path, problem: str, **changes) -> None:
 
 
 def sources(problem: str, *given: object) -> list[str]:
-    return [model["source"] for model in inference.read_models(problem, [str(path) for path in given])]
+    return [model["source"] for model in read_models(problem, [str(path) for path in given])]
 
 
 def test_the_flag_goes_before_the_variable_and_that_before_the_default(folder, tmp_path, monkeypatch):
@@ -50,7 +52,7 @@ def test_the_flag_goes_before_the_variable_and_that_before_the_default(folder, t
     assert sources("p2") == ["default"]
     monkeypatch.setenv("P2_CHECKPOINT", "")
     assert sources("p2") == ["default"]
-    monkeypatch.setenv("P2_CHECKPOINT", f"{paths['variable']}:{paths['second']}")
+    monkeypatch.setenv("P2_CHECKPOINT", f"{paths['variable']}{os.pathsep}{paths['second']}")
     monkeypatch.setenv("P1_CHECKPOINT", "another problem's")
     assert sources("p2") == ["variable", "second"]
     assert sources("p2", paths["flag"]) == ["flag"]
@@ -77,15 +79,34 @@ def test_the_first_line_names_checkpoint_network_and_score(p1_model, p2_model, t
 
 @pytest.mark.parametrize(
     ("problem", "script", "model"),
-    [("p1", "p1_finetune.py", "runs/p1/A-seed0/model.pt"), ("p2", "p2_train.py", "runs/p2/model.pt")],
+    [
+        ("p1", "p1_finetune.py", "runs/p1/C-seed0/model.pt"),
+        ("p1_50", "p1_finetune.py", "runs/p1/A-seed0/model.pt"),
+        ("p2", "p2_train.py", "runs/p2/model.pt"),
+    ],
 )
 def test_no_checkpoint_gives_the_command_that_trains_one_and_what_it_writes(folder, problem, script, model):
     with pytest.raises(UserError) as error:
-        inference.read_models(problem, [])
+        read_models(problem, [])
     assert f"python3 {script} " in str(error.value) and f"{problem.upper()}_CHECKPOINT={model}" in str(
         error.value
     )
     assert error.value.exit_status == 2
+
+
+def test_problem_1_s_hint_is_the_setting_that_the_course_grades(folder):
+    with pytest.raises(UserError) as error:
+        read_models("p1", [])
+    pretraining, finetuning = str(error.value).split(", then ", 1)
+    assert "p1_ssl_pretrain.py" in pretraining and "p1_finetune.py" in finetuning
+    assert "--settings C --ssl-backbone runs/ssl/backbone.pt " in finetuning
+
+
+def test_several_checkpoints_are_separated_as_the_machine_separates_paths(tmp_path, monkeypatch):
+    paths = [save_segmenter(tmp_path / name, seed=0, source=name) for name in ("one:1.pt", "two.pt")]
+    monkeypatch.setattr(os, "pathsep", ";")
+    monkeypatch.setenv("P2_CHECKPOINT", ";".join(map(str, paths)))
+    assert sources("p2") == ["one:1.pt", "two.pt"]
 
 
 def test_a_default_whose_file_is_missing_is_fetched_where_a_url_is_known(folder, p2_model, capfd):
@@ -98,7 +119,7 @@ def test_a_default_whose_file_is_missing_is_fetched_where_a_url_is_known(folder,
 def test_a_default_whose_file_is_missing_without_a_url_is_named(folder, p2_model):
     publish(folder, p2_model, "p2")
     with pytest.raises(UserError, match=re.escape(str(folder / "p2.pt"))):
-        inference.read_models("p2", [])
+        read_models("p2", [])
 
 
 def test_a_checkpoint_that_is_missing_broken_or_for_the_other_problem_is_named(p1_model, tmp_path):
@@ -113,4 +134,4 @@ def test_a_checkpoint_that_is_missing_broken_or_for_the_other_problem_is_named(p
         (save_segmenter(tmp_path / "no scale.pt", seed=0, scale=None), "p2"),
     ):
         with pytest.raises(UserError, match=re.escape(str(path))):
-            inference.read_models(problem, [str(path)])
+            read_models(problem, [str(path)])

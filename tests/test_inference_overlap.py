@@ -10,9 +10,8 @@ import threading
 import pytest
 import torch
 
-from engine.base import write_atomically
+from engine.base import default_workers, write_atomically
 from engine.device import choose_workers
-from engine.inference import default_workers
 from engine.pipeline import OutOfMemoryError, Runner, batches_of_one_shape, read_ahead, run_each, write_behind
 
 CPU = torch.device("cpu")
