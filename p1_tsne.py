@@ -1,4 +1,4 @@
-"""Draw what a classifier sees: t-SNE of the second last layer's output, after the first and the last epoch.
+"""Draw what a classifier sees: t-SNE of the penultimate layer's output, after the first and the last epoch.
 
     python3 p1_tsne.py --run runs/p1/C-seed0 --data hw1_data/p1_data/office --output runs/p1/tsne
 
@@ -10,8 +10,8 @@ names:
 
 Into --output go tsne.png and .pdf with all classes, tsne_classes_00-09.png and so on with ten classes each
 (their names from classes.txt, if it lies beside the folder of images), coordinates.csv, and scores.json,
-whose figures are printed as a table: silhouettes, the accuracy of the nearest neighbours, the classes most
-scattered and most mixed up.
+whose figures are printed as a table: silhouettes, the kNN accuracy, the classes most scattered and most mixed
+up.
 
 The same command gives the same points on the same machine. 4,000 images of 64 px take two minutes on one
 core.
@@ -59,7 +59,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     # the machine
     add("--device", help="cuda, mps or cpu (default: the best there is)")
     add("--batch-size", type=positive_count, default=64, help="images at a time (default %(default)s)")
-    add("--cache", help="folder for decoded photographs (default: the user's cache folder)")
+    add("--cache", help="folder for decoded images (default: the user's cache folder)")
     args = parser.parse_args(argv)
     if args.checkpoint and len(args.checkpoint) > 3:
         parser.error("--checkpoint takes three at most")
@@ -71,9 +71,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    ARGUMENTS = (
-        parse_arguments()
-    )  # before torch, which takes two seconds to import: --help and mistakes don't wait
+    # Before torch, which takes two seconds to import: --help and mistakes don't wait.
+    ARGUMENTS = parse_arguments()
 
 import numpy as np
 import torch
@@ -105,46 +104,55 @@ from report.text import one_line
 
 def main(args: argparse.Namespace) -> int:
     tune_allocator()
-    paths = snapshots_of(Path(args.run)) if args.run else args.checkpoint
-    keys, titles = names_of(args, paths)
+    folder = args.images or f"{args.data}/{args.split}"
+    table = f"{folder}.csv" if args.data else args.csv
+    if os.path.realpath(args.output) == os.path.realpath(folder):
+        raise UserError(f"{args.output}: is the folder of images; give --output another one")
+    paths = first_and_last(Path(args.run)) if args.run else args.checkpoint
+    keys = keys_of(paths)
+    titles = [title_of(key) for key in keys]
+    if args.run and is_last_epoch(args.run, paths[-1]):
+        titles[-1] += " (last)"
     check_writable(args.output, args.output)
+
     models = read_models("p1", paths)
     classes = models[0]["classes"]
     if any(model["classes"] != classes for model in models):
         raise UserError("the checkpoints know different classes; give those of one training set")
-    device, entries = choose_device(args.device), legend_entries(args, classes)
-    seen = {
-        size: load_images(args, size, classes)
-        for size in dict.fromkeys(model["image_size"] for model in models)
-    }
+    legend = legend_of(classes, Path(folder).parent / "classes.txt")
+    device = choose_device(args.device)
+    sizes = dict.fromkeys(model["image_size"] for model in models)
+    images_of = {size: load_images(folder, table, size, args.cache, classes) for size in sizes}
 
-    planes, scores, rows = [], [], []
+    planes, scores, coordinates = [], [], []
     for path, key, title, model in zip(paths, keys, titles, models):
-        images = seen[model["image_size"]]
-        features = features_of(model, images, device, args, path)
+        images = images_of[model["image_size"]]
+        features = penultimate_features(model, images, device, args.batch_size, path)
         say(f"{key}: {args.method} of {len(features)} images with {features.shape[1]} features each")
-        plane = plane_of(features, args)
+        plane = project(features, args.method, args.seed)
         planes.append(plane)
         score = measure(features, plane, images.labels, classes)
-        scores.append(named({"checkpoint": str(path), "title": title, **score}, entries))
-        rows += [
-            (name, classes[label], key, f"{x:.6f}", f"{y:.6f}")
-            for name, label, (x, y) in zip(images.names, images.labels, plane)
-        ]
-    write_tables(args.output, rows, scores)
-    draw(args, planes, images.labels, list(entries.values()), scores)
+        scores.append(named({"checkpoint": str(path), "title": title, **score}, legend))
+        for name, label, (x, y) in zip(images.names, images.labels, plane):
+            coordinates.append((name, classes[label], key, f"{x:.6f}", f"{y:.6f}"))
+
+    write_tables(args.output, coordinates, scores)
+    method = {"tsne": "t-SNE", "pca": "PCA"}[args.method]
+    whose = Path(args.run).resolve().name if args.run else "the checkpoints"
+    heading = f"{method} of {whose}, {len(images)} images of {Path(folder).name}"
+    draw(f"{args.output}/{args.method}", heading, planes, images.labels, list(legend.values()), scores)
     print(as_text(scores))
-    lonely = [
-        label
-        for label, count in zip(classes, np.bincount(images.labels, minlength=len(classes)))
-        if count == 1
-    ]
+    images_of_class = np.bincount(images.labels, minlength=len(classes))
+    lonely = [name for name, count in zip(classes, images_of_class) if count == 1]
     if lonely:
         say(f"drawn, but left out of the scores, since it has one image alone: class {', '.join(lonely)}")
     return 1 if lonely or images.left_out else 0
 
 
-def snapshots_of(run: Path) -> list[Path]:
+# -- which checkpoints, and what they are called -----
+
+
+def first_and_last(run: Path) -> list[Path]:
     """The first and the last snapshot of a run folder; one, where there is one only.
 
     UserError where there is none.
@@ -156,44 +164,50 @@ def snapshots_of(run: Path) -> list[Path]:
     return found[:1] + found[1:][-1:]
 
 
-def epoch_of(path: Path) -> int:
-    return int(path.stem[len("epoch_") :])
+def keys_of(paths: Sequence[str | Path]) -> list[str]:
+    """What each checkpoint is called in the CSV: its stem, or its path where two have one stem.
 
-
-def names_of(args: argparse.Namespace, paths: Sequence[str | Path]) -> tuple[list[str], list[str]]:
-    """For each checkpoint its name in the CSV and its title in the pictures, all different."""
+    UserError when one is there twice.
+    """
     keys = [Path(path).stem for path in paths]
     if len(set(keys)) < len(keys):
         keys = [str(path) for path in paths]
     if len(set(keys)) < len(keys):
         raise UserError("--checkpoint names a file twice; give different ones")
-    titles = [re.sub("^epoch_0*([0-9]+)$", r"after epoch \1", "/".join(Path(key).parts[-3:])) for key in keys]
-    if args.run:
-        run, epoch = read_run(args.run), epoch_of(paths[-1])
-        if run.is_finished and run.metrics[-1]["epoch"] == epoch:
-            titles[-1] += " (last)"
-        else:
-            say(f"{args.run}: {run.gap or 'its last epoch has no snapshot'}; shown is epoch {epoch}")
-    return keys, titles
+    return keys
 
 
-def legend_entries(args: argparse.Namespace, classes: list[str]) -> dict[str, str]:
-    """Label → what the pictures call it: "7 Camera" with a classes.txt beside the folder of images, else
-    "7".
-    """
-    names = read_class_names((Path(args.images).parent if args.images else Path(args.data)) / "classes.txt")
+def title_of(key: str) -> str:
+    """What a checkpoint is called in the pictures: "after epoch 5", or the end of its path."""
+    return re.sub("^epoch_0*([0-9]+)$", r"after epoch \1", "/".join(Path(key).parts[-3:]))
+
+
+def is_last_epoch(folder: str, snapshot: Path) -> bool:
+    """Whether a snapshot is of the last epoch of a finished run; where it is not, the user is told."""
+    run, epoch = read_run(folder), int(snapshot.stem[len("epoch_") :])
+    if run.is_finished and run.metrics[-1]["epoch"] == epoch:
+        return True
+    say(f"{folder}: {run.gap or 'its last epoch has no snapshot'}; shown is epoch {epoch}")
+    return False
+
+
+# -- images, features and the plane -----
+
+
+def legend_of(classes: Sequence[str], names_file: Path) -> dict[str, str]:
+    """Label → what the pictures call it: "7 Camera" where `names_file` (classes.txt) names it, else "7"."""
+    names = read_class_names(names_file)
     return {label: f"{label} {names[label]}" if label in names else label for label in classes}
 
 
-def load_images(args: argparse.Namespace, size: int, classes: list[str]) -> LabelledImages:
+def load_images(
+    folder: str, table: str | None, size: int, cache: str | None, classes: list[str]
+) -> LabelledImages:
     """The images as inference sees them, (size, size, 3), with their labels.
 
-    UserError when they are no picture.
+    UserError when they are too few for a picture.
     """
-    folder = args.images or f"{args.data}/{args.split}"
-    if os.path.realpath(args.output) == os.path.realpath(folder):
-        raise UserError(f"{args.output}: is the folder of images; give --output another one")
-    images = load_evaluation(folder, f"{folder}.csv" if args.data else args.csv, size, args.cache, classes)
+    images = load_evaluation(folder, table, size, cache, classes)
     counts = np.bincount(images.labels)
     if len(images) < LEAST_IMAGES or (counts > 1).sum() < 2:
         raise UserError(
@@ -203,22 +217,19 @@ def load_images(args: argparse.Namespace, size: int, classes: list[str]) -> Labe
     return images
 
 
-def features_of(
-    model: dict[str, Any],
-    images: LabelledImages,
-    device: torch.device,
-    args: argparse.Namespace,
-    path: str | Path,
+def penultimate_features(
+    model: dict[str, Any], images: LabelledImages, device: torch.device, batch_size: int, path: str | Path
 ) -> np.ndarray:
-    """Output of the second last layer for every image, (N, features) float32.
+    """Output of the penultimate layer for every image, (N, features) float32.
 
-    UserError when it is of no use.
+    UserError, which names the checkpoint's `path`, when it is of no use.
     """
     network = load_trained(model).to(device, memory_format=torch.channels_last)
-    progress = Progress(Path(path).name, total=-(-len(images) // args.batch_size))
+    progress = Progress(Path(path).name, total=-(-len(images) // batch_size))
     parts = []
-    for batch, _ in images.batches(args.batch_size):
-        parts.append(second_last(network, batch.to(device), model["mean"], model["std"]).flatten(1).cpu())
+    for batch, _ in images.batches(batch_size):
+        features = second_last(network, batch.to(device), model["mean"], model["std"])
+        parts.append(features.flatten(1).cpu())
         progress.advance(f"{len(batch)} images each")
     progress.close()
     features = torch.cat(parts).numpy()
@@ -229,59 +240,61 @@ def features_of(
     return features
 
 
-def plane_of(features: np.ndarray, args: argparse.Namespace) -> np.ndarray:
-    """(N, features) → (N, 2), of mean square distance 1 from the centre: several of them fit into the same
-    limits.
+def project(features: np.ndarray, method: str, seed: int) -> np.ndarray:
+    """(N, features) → (N, 2) by "tsne" or "pca".
+
+    Of mean square distance 1 from the centre: the planes of several checkpoints fit into the same limits.
     """
-    count = 2 if args.method == "pca" else COMPONENTS
+    components = 2 if method == "pca" else COMPONENTS
     # On one thread: several would add up in another order each time, and t-SNE makes much of the last bit.
     with threadpool_limits(limits=1):
-        pca = PCA(min(count, *features.shape), svd_solver="randomized", random_state=args.seed)
+        pca = PCA(min(components, *features.shape), svd_solver="randomized", random_state=seed)
         points = pca.fit_transform(features.astype(np.float64))
-        if args.method == "tsne":
+        if method == "tsne":
             perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
-            points = TSNE(init="pca", perplexity=perplexity, random_state=args.seed).fit_transform(points)
+            points = TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(points)
     points = points.astype(np.float64) - points.mean(axis=0)
     return points / np.sqrt((points**2).sum(axis=1).mean())
 
 
-def write_tables(output: str, rows: list[tuple[str, ...]], scores: list[dict[str, Any]]) -> None:
+# -- what is written -----
+
+
+def write_tables(output: str, coordinates: list[tuple[str, ...]], scores: list[dict[str, Any]]) -> None:
+    """coordinates.csv, a row for each image and checkpoint, and scores.json."""
     try:
         os.makedirs(output, exist_ok=True)
         with write_atomically(f"{output}/coordinates.csv") as temporary:
-            write_table(temporary, ("filename", "label", "checkpoint", "x", "y"), rows)
+            write_table(temporary, ("filename", "label", "checkpoint", "x", "y"), coordinates)
         write_json(f"{output}/scores.json", scores)
     except OSError as error:
         raise cannot_write(output, error) from None
 
 
 def draw(
-    args: argparse.Namespace,
+    stem: str,
+    heading: str,
     planes: list[np.ndarray],
     labels: np.ndarray,
-    entries: list[str],
+    legend: list[str],
     scores: list[dict[str, Any]],
 ) -> None:
-    """All classes in one picture, then ten of them in each."""
-    titles = [
-        f"{one_line(score['title'], 45)}\n"
-        f"silhouette {score['silhouette_features']:.2f}, kNN accuracy {score['knn_accuracy']:.1%}"
-        for score in scores
-    ]
-    panels = list(zip(titles, planes))
-    method = {"tsne": "t-SNE", "pca": "PCA"}[args.method]
-    whose = Path(args.run).resolve().name if args.run else "the checkpoints"
-    what = f"{method} of {whose}, {len(labels)} images of {Path(args.images or args.split).name}"
-    digits = max(2, len(str(len(entries) - 1)))
+    """All classes in one picture, `stem`.png and .pdf, then ten of them in each; a panel a checkpoint."""
+    panels = []
+    for score, plane in zip(scores, planes):
+        silhouette, accuracy = score["silhouette_features"], score["knn_accuracy"]
+        title = f"{one_line(score['title'], 45)}\nsilhouette {silhouette:.2f}, kNN accuracy {accuracy:.1%}"
+        panels.append((title, plane))
+    digits = max(2, len(str(len(legend) - 1)))
     try:
-        save_figure(draw_all_classes(panels, labels, entries, what), f"{args.output}/{args.method}")
-        for chosen in tens(np.unique(labels).tolist(), len(entries)):
+        save_figure(draw_all_classes(panels, labels, legend, heading), stem)
+        for chosen in tens(np.unique(labels).tolist(), len(legend)):
             first = chosen[0] // 10 * 10
-            last = min(first + 9, len(entries) - 1)
-            name = f"{args.method}_classes_{first:0{digits}d}-{last:0{digits}d}"
-            save_figure(draw_ten_classes(panels, labels, chosen, entries, what), f"{args.output}/{name}")
+            last = min(first + 9, len(legend) - 1)
+            figure = draw_ten_classes(panels, labels, chosen, legend, heading)
+            save_figure(figure, f"{stem}_classes_{first:0{digits}d}-{last:0{digits}d}")
     except OSError as error:
-        raise cannot_write(args.output, error) from None
+        raise cannot_write(os.path.dirname(stem), error) from None
 
 
 if __name__ == "__main__":

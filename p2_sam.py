@@ -61,8 +61,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=nonempty_path,
         default="vit_b",
         help="an official file of weights, or vit_b (default, 0.4 GB), vit_l, vit_h (2.6 GB, the best): "
-        "then it is "
-        "fetched if it is not there",
+        "then it is fetched if it is not there",
     )
     network = parser.add_mutually_exclusive_group()
     about = "a model.pt of problem 2, several are averaged; none named: P2_CHECKPOINT, else the published one"
@@ -131,9 +130,8 @@ def require_more(*packages: str) -> None:
 
 
 if __name__ == "__main__":
-    ARGUMENTS = (
-        parse_arguments()
-    )  # before torch, which takes two seconds to import: --help and mistakes don't wait
+    # Before torch, which takes two seconds to import: --help and mistakes don't wait.
+    ARGUMENTS = parse_arguments()
     require_packages()
     require_more("segment_anything", "matplotlib")
 

@@ -1,4 +1,4 @@
-"""p1_tsne.py draws what the second last layer gives, the same points each time, in panels that can be
+"""p1_tsne.py draws what the penultimate layer gives, the same points each time, in panels that can be
 compared.
 """
 
@@ -139,7 +139,7 @@ def plane(output: Path, key: str) -> tuple[np.ndarray, list[str]]:
     return np.array([(float(row["x"]), float(row["y"])) for row in rows]), [row["label"] for row in rows]
 
 
-# -- the second last layer -----------------------------------------------------------------------------------
+# -- the penultimate layer -----------------------------------------------------------------------------------
 
 
 def some_images() -> torch.Tensor:
@@ -222,12 +222,7 @@ def test_the_validation_images_can_be_shown_instead(made, figures, tmp_path):
 
 def test_the_points_depend_on_the_features_and_the_seed_alone():
     features = np.random.default_rng(0).normal(size=(80, 300)).astype(np.float32)
-    first, again, other = (
-        p1_tsne.plane_of(
-            features, p1_tsne.parse_arguments(f"--run r --images i --output o --seed {seed}".split())
-        )
-        for seed in (0, 0, 1)
-    )
+    first, again, other = (p1_tsne.project(features, "tsne", seed) for seed in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     assert (first**2).sum(axis=1).mean() == pytest.approx(1)
 
