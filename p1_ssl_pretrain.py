@@ -100,7 +100,7 @@ from models.builders import CLASSIFIERS, build_network, normalisation
 from models.byol import BYOL
 from models.predict import normalise, predict_images
 from models.small_maps import use_matrix_products
-from models.weights import load_ready_made
+from models.weights import load_pretrained
 
 
 def main(args: argparse.Namespace) -> int:
@@ -111,7 +111,7 @@ def main(args: argparse.Namespace) -> int:
     )  # however many: the head is dropped at once
     if head_name(backbone) != "fc":
         raise UserError(f"--model {args.model} is no plain ResNet, whose features BYOL trains; give resnet50")
-    origin = load_ready_made(backbone, args.model, args.weights)
+    origin = load_pretrained(backbone, args.model, args.weights)
     backbone.fc = nn.Identity()  # what comes out are the pooled features
     byol = BYOL(backbone, args.image_size)  # before the processes join, see there
     device = distributed.join(args.device)

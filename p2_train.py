@@ -129,7 +129,7 @@ from models.builders import SEGMENTERS, build_network, describe_segmenter, norma
 from models.describe import keep_architecture
 from models.losses import pixel_loss, soft_iou_loss
 from models.predict import normalise, predict_tiles
-from models.weights import load_ready_made
+from models.weights import load_pretrained
 
 
 def main(args: argparse.Namespace) -> int:
@@ -139,7 +139,7 @@ def main(args: argparse.Namespace) -> int:
     device = distributed.join(args.device)
     network = build_network(args.model, SEGMENTERS, num_classes=NUM_CLASSES)
     with distributed.main_first():
-        origin = load_ready_made(network, args.model, args.weights)
+        origin = load_pretrained(network, args.model, args.weights)
         train = load_pairs(f"{args.data}/train", args.cache, least=2)  # as batch norm needs
         if args.holdout:
             train, validation = train.split(args.holdout, args.seed)

@@ -9,7 +9,7 @@ from typing import Mapping
 from torch import Tensor, nn
 
 from engine.base import UserError
-from models.weights import load_ready_made, state_of_file
+from models.weights import load_pretrained, state_of_file
 
 # The last layer of a file's own network; report001's classifier has a place for it, the others have not.
 FC = "fc."
@@ -22,7 +22,7 @@ def start_from(network: nn.Module, name: str, weights: str, backbone: str | None
     Returns a line that says where it starts. A frozen backbone is left out of the training.
     """
     if backbone is None:
-        return load_ready_made(network, name, weights)
+        return load_pretrained(network, name, weights)
     origin = load_backbone(network, backbone)
     if is_frozen:
         freeze_backbone(network)

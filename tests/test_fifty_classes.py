@@ -40,7 +40,11 @@ QUICK = ("--model", "tiny_classifier", "--batch-size", 4, "--epochs", 3, "--poli
 
 @pytest.fixture(autouse=True)
 def tiny_network(monkeypatch):
-    monkeypatch.setitem(builders.CLASSIFIERS, "tiny_classifier", TinyClassifier)
+    monkeypatch.setitem(
+        builders.CLASSIFIERS,
+        "tiny_classifier",
+        builders.Network(builders.with_stem(TinyClassifier), arguments=builders.STEM_3X3),
+    )
 
 
 @pytest.fixture(autouse=True)

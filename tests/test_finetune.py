@@ -46,7 +46,7 @@ QUICK = (
 
 @pytest.fixture(autouse=True)
 def tiny_network(monkeypatch):
-    monkeypatch.setitem(builders.CLASSIFIERS, "tiny_classifier", TinyClassifier)
+    monkeypatch.setitem(builders.CLASSIFIERS, "tiny_classifier", builders.Network(TinyClassifier))
 
 
 @pytest.fixture(autouse=True)

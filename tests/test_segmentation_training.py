@@ -26,7 +26,7 @@ QUICK = ("--model", "tiny_segmenter", "--scale", 0.5, "--crop-size", 32, "--batc
 
 @pytest.fixture(autouse=True)
 def tiny_network(monkeypatch):
-    monkeypatch.setitem(builders.SEGMENTERS, "tiny_segmenter", TinySegmenter)
+    monkeypatch.setitem(builders.SEGMENTERS, "tiny_segmenter", builders.Network(TinySegmenter))
 
 
 @pytest.fixture

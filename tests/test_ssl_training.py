@@ -28,7 +28,7 @@ COLOURS = ((220, 40, 40), (40, 220, 40), (40, 40, 220))
 
 @pytest.fixture(autouse=True)
 def tiny_network(monkeypatch):
-    monkeypatch.setitem(builders.CLASSIFIERS, "tiny_classifier", TinyClassifier)
+    monkeypatch.setitem(builders.CLASSIFIERS, "tiny_classifier", builders.Network(TinyClassifier))
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ PICTURES = ["tsne", "tsne_classes_00-09", "tsne_classes_10-11"]
 
 @pytest.fixture(autouse=True)
 def tiny_network(monkeypatch):
-    monkeypatch.setitem(builders.CLASSIFIERS, "tiny_classifier", TinyClassifier)
+    monkeypatch.setitem(builders.CLASSIFIERS, "tiny_classifier", builders.Network(TinyClassifier))
 
 
 def write_images(folder: Path, name: str = "{label}_{number}.png") -> list[tuple[str, str]]:
@@ -88,7 +88,7 @@ def made(tmp_path_factory) -> Path:
     )
     (folder / "office" / "classes.txt").write_text("".join(f"Thing_{label}\n" for label in CLASSES))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(builders.CLASSIFIERS, "tiny_classifier", TinyClassifier)
+        patch.setitem(builders.CLASSIFIERS, "tiny_classifier", builders.Network(TinyClassifier))
         for epoch in EPOCHS:
             save_snapshot(folder / "run" / "snapshots" / f"epoch_{epoch:04d}.pt", seed=epoch)
     (folder / "run" / "config.json").write_text(json.dumps({"arguments": {"epochs": 10}, "total_steps": 100}))
@@ -116,7 +116,7 @@ def into(folder: Path) -> list[object]:
 def drawn(made) -> Path:
     """The output folder of the usual command."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(builders.CLASSIFIERS, "tiny_classifier", TinyClassifier)
+        patch.setitem(builders.CLASSIFIERS, "tiny_classifier", builders.Network(TinyClassifier))
         assert call(*usual(made, made / "out")) == 0
     return made / "out"
 

@@ -71,10 +71,12 @@ class TinySegmenterWithoutDropout(TinySegmenter):
 
 
 def train_precisely(script: str, argv: list[str]) -> None:
-    builders.CLASSIFIERS["tiny_classifier"] = TinyClassifierWithoutDropout
+    builders.CLASSIFIERS["tiny_classifier"] = builders.Network(
+        builders.with_stem(TinyClassifierWithoutDropout), arguments=builders.STEM_3X3
+    )
     distributed.synchronise_batch_norm = gather_batch_norm
     module = importlib.import_module(Path(script).stem)
-    builders.SEGMENTERS["tiny_segmenter"] = TinySegmenterWithoutDropout
+    builders.SEGMENTERS["tiny_segmenter"] = builders.Network(TinySegmenterWithoutDropout)
     if hasattr(module, "BYOL"):
         build_byol = module.BYOL
         module.BYOL = lambda *arguments: build_byol(*arguments).double()

