@@ -96,10 +96,9 @@ from engine.device import choose_device, tune_allocator
 from engine.run_folder import SNAPSHOTS, read_run, snapshot_epochs, snapshot_weights
 from models.builders import load_trained
 from models.features import second_last
-from report.embedding_figure import draw_all_classes, draw_ten_classes, tens
-from report.embedding_scores import as_text, measure, named
 from report.style import save_figure
 from report.text import one_line
+from report.tsne_figure import as_text, draw_all_classes, draw_ten_classes, measure, named, tens
 
 
 def main(args: argparse.Namespace) -> int:

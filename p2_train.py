@@ -282,7 +282,7 @@ def keep_masks(loop: Loop, validation: TilePairs, args: argparse.Namespace, devi
 
 
 def draw_stages(run: Run, tiles: str) -> None:
-    from report.stages import write_stages  # imports matplotlib, which takes a second
+    from report.tile_figures import write_stages  # imports matplotlib, which takes a second
 
     try:
         write_stages(run.folder, tiles)

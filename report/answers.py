@@ -9,25 +9,21 @@ question's heading is left out of the report, and a line on stderr says so.
 
 from __future__ import annotations
 
-import codecs
 import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Sequence
 
 from engine.base import UserError, cannot_write, say
-from report.content import line
-from report.document import Question
-from report.markdown_text import cleaned, parser
+from report.document import Question, line
+from report.text import cleaned, parser
 
 TITLE = "Answers"
-OUR_LEVEL = (
-    "##"  # of a question's heading; lower ones are the student's, unless they begin with a question's number
-)
+# Of a question's heading; lower ones are the student's, unless they begin with a question's number.
+OUR_LEVEL = "##"
 NUMBER = re.compile(r"\d+(?:\.\d+)+")
 # One that was never closed is no comment: it must not swallow the headings up to the next one's end.
 COMMENT = re.compile(r"<!--(?:(?!<!--).)*?-->", re.DOTALL)
-UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_answers(path: Path, questions: Sequence[Question]) -> dict[str, str]:
@@ -89,18 +85,11 @@ def _read(path: Path) -> str:
         raise UserError(
             f"{path}: cannot be read ({error.strerror or error}); it holds the report's answers"
         ) from None
-    if data.startswith(UTF_16):
-        raise UserError(f"{path}: is in UTF-16, not UTF-8; save it as UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = data[: error.start].count(b"\n") + 1
-    try:
-        data.decode("cp950")  # Big5 as Windows writes it
-        guess = "it looks like Big5"
-    except UnicodeDecodeError:
-        guess = "its encoding is unknown"
-    raise UserError(f"{path}: is not UTF-8 from line {number} on ({guess}); save it as UTF-8")
+        raise UserError(f"{path}: is not UTF-8 from line {number} on; save it as UTF-8") from None
 
 
 def _without_comments(text: str) -> str:

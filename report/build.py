@@ -26,8 +26,8 @@ from typing import Sequence
 from datasets.images import natural_key
 from engine.base import UserError, run_script, say
 from engine.run_folder import is_number
+from report.collect import Found, find, runs_of_settings, settings_folder
 from report.document import Gap, Report
-from report.found import Found, find, runs_of_settings, settings_folder
 from report.text import one_line
 
 OURS = re.compile(
@@ -70,11 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
 
     from report.answers import read_answers  # these import matplotlib, for which --help does not wait
+    from report.document import QUESTIONS
     from report.page import write_page
     from report.pdf import write_pdf
     from report.problem1 import problem_1
     from report.problem2 import problem_2
-    from report.questions import QUESTIONS
 
     figures = made(args.output / "figures")
     answers = read_answers(

@@ -13,9 +13,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from engine.base import cannot_write, write_atomically
-from report.chinese import woff_of
-from report.content import content_of
-from report.document import Report
+from report.document import Report, content_of
+from report.style import woff_of
 
 CSS_DOTS_AN_INCH = 96
 SMALLEST = 0.55  # of its own size: a figure's letters can still be read on a phone

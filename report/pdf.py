@@ -22,9 +22,8 @@ from typing import Any
 import typst
 
 from engine.base import UserError, cannot_write, say, write_atomically
-from report.chinese import font_folder
-from report.content import content_of
-from report.document import Report
+from report.document import Report, content_of
+from report.style import font_folder
 from report.text import one_line
 
 TEMPLATE = Path(__file__).with_name("page.typ")
@@ -32,23 +31,19 @@ STUDENT_ID = re.compile(r"[^\W_][\w.-]{0,63}")
 # The widest and the highest that a picture gets, in inches, on an A4 page and on one laid across: there is
 # room for its question and its caption too.
 UPRIGHT, ACROSS = (6.53, 8.0), (9.9, 4.6)
-HALF_A_PAGE = (
-    4.4  # inches high: two pictures of this height share a page, so a higher one is made smaller for it,
-)
-READABLE = 0.7  # but not smaller than this, of its own size
-SMALLEST = (
-    0.58  # of its own size: text of 10 points is still read. A picture that must be smaller is laid across.
-)
+# Two pictures of this height in inches share a page, so a higher one is made smaller for it, but not smaller
+# than READABLE, of its own size. SMALLEST: text of 10 points is still read, and a picture that would have to
+# be smaller is laid across.
+HALF_A_PAGE, READABLE, SMALLEST = 4.4, 0.7, 0.58
 LONG_WORD = 24  # letters; a longer one may be broken anywhere, or it would run off the page
 BREAK = "\u200b"
-MOST_NAMED = 5  # characters that no font has
 
 
 def write_pdf(report: Report, folder: Path) -> Path:
     """Write `folder`/hw1_<student id>.pdf with the pictures of `folder`/figures. UserError where it can't be
     made.
 
-    A line on stderr names characters that no font of the PDF has, such as emoji.
+    A line on stderr names the first character that no font of the PDF has, such as an emoji.
     """
     if not STUDENT_ID.fullmatch(report.student_id):
         raise UserError(
@@ -59,7 +54,7 @@ def write_pdf(report: Report, folder: Path) -> Path:
     fonts = _fonts()
     missing = _without_font(content, fonts)
     if missing:
-        say(f"note: {path}: none of its fonts has {' '.join(missing)}; the page report.html may show it")
+        say(f"note: {path}: none of its fonts has {missing}; the page report.html may show it")
     try:
         try:
             data = _draw(content, folder, "pdf", fonts)
@@ -119,34 +114,17 @@ def _place(picture: dict[str, Any], folder: Path, suffix: str) -> None:
     picture["width"] *= across if is_landscape else upright
 
 
-def _without_font(content: dict[str, Any], fonts: typst.Fonts) -> list[str]:
-    """Characters of the content that no font has, MOST_NAMED at most. Typst draws empty boxes for them
-    without a word, but where a PDF/A is asked for it names the first of them."""
-    every = set("".join(_texts(content)))
+def _without_font(content: dict[str, Any], fonts: typst.Fonts) -> str:
+    """The first character of the content that no font has, "" where all have one. Typst draws an empty box
+    for it without a word, but where a PDF/A is asked for it names it."""
+    every = set(json.dumps(content, ensure_ascii=False, default=lambda picture: ""))
     marks = sorted(mark for mark in every if mark > "\xff" and unicodedata.category(mark)[0] in "LNPS")
-    missing: list[str] = []
-    while len(missing) < MOST_NAMED:
-        compiler = typst.Compiler(b"#sys.inputs.text", font_paths=fonts, sys_inputs={"text": " ".join(marks)})
-        try:
-            compiler.compile(format="pdf", pdf_standards=["a-2b"])
-        except typst.TypstError as error:
-            named = [mark for mark in marks if f'"{mark}"' in str(error)]
-            if not named:
-                break  # another complaint, which says nothing of the fonts
-            missing += named
-            marks = [mark for mark in marks if mark not in named]
-        else:
-            break
-    return missing
-
-
-def _texts(value: Any) -> list[str]:
-    """Every string in it."""
-    if isinstance(value, (dict, list)):
-        return [
-            text for part in (value.values() if isinstance(value, dict) else value) for text in _texts(part)
-        ]
-    return [value] if isinstance(value, str) else []
+    compiler = typst.Compiler(b"#sys.inputs.text", font_paths=fonts, sys_inputs={"text": " ".join(marks)})
+    try:
+        compiler.compile(format="pdf", pdf_standards=["a-2b"])
+    except typst.TypstError as error:
+        return next((mark for mark in marks if f'"{mark}"' in str(error)), "")
+    return ""
 
 
 def _day(text: str) -> tuple[int, int, int] | None:

@@ -20,14 +20,19 @@ from report.blocks import (
     value_of,
     words,
 )
-from report.document import Block, Gap, Picture, Problem, Table, Text
-from report.found import Found, pretraining_of, settings_folder
-from report.questions import answered
+from report.collect import (
+    MOST_CLASSES,
+    Found,
+    Row,
+    class_names_of,
+    pretraining_of,
+    read_rows,
+    settings_folder,
+)
+from report.document import Block, Gap, Picture, Problem, Table, Text, answered
 from report.run_figures import draw_pretraining
-from report.settings_analysis import analyse
 from report.settings_figures import confusion_figure, curves_figure
-from report.settings_notes import remarks_on
-from report.settings_runs import MOST_CLASSES, Row, class_names_of, read_rows
+from report.settings_notes import analyse, remarks_on
 from report.settings_table import cells_of
 from report.text import one_line
 

@@ -8,7 +8,6 @@ from typing import Sequence
 
 from datasets.palette import CLASS_NAMES, COLOURS, SCORED_CLASSES
 from engine.run_folder import ARCHITECTURE, CONFIG, MODEL, STAGES, RunRecord, best, is_number, place_of
-from report.architecture import read_architecture
 from report.blocks import (
     OUTSIDE,
     command_of,
@@ -23,14 +22,12 @@ from report.blocks import (
     value_of,
     words,
 )
-from report.document import Block, Gap, Picture, Problem, Table, Text
-from report.found import Found, model_a_and_b
-from report.questions import answered
+from report.collect import Found, model_a_and_b, read_architecture
+from report.document import Block, Gap, Picture, Problem, Table, Text, answered
 from report.run_figures import draw_ious, draw_learning
 from report.sam_section import sam_blocks
-from report.stages import write_stages
 from report.text import one_line
-from report.worst_tiles import compare_masks, draw_land_cover_confusion, draw_worst
+from report.tile_figures import compare_masks, draw_land_cover_confusion, draw_worst, write_stages
 
 TRAIN_A = (
     "python3 p2_train.py --data hw1_data/p2_data --model fcn32s --weights imagenet "

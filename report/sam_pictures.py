@@ -8,13 +8,12 @@ from typing import Any, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from PIL import Image
 
-from datasets.palette import CLASS_NAMES, COLOURS, UNKNOWN, mask_image
+from datasets.palette import UNKNOWN, mask_image
 from datasets.sam_files import largest_first, mask_of_runs
 from engine.base import cannot_write
-from report.style import GREY, save_figure, styled
+from report.style import GREY, class_patches, save_figure, styled, without_axes
 
 OPACITY = 0.45  # of the colour of a mask over the image
 GOLDEN = (
@@ -90,11 +89,7 @@ class Sheet:
         axes = figure.subplots(len(self._rows), len(self.columns), squeeze=False)
         for across, (label, pictures) in zip(axes, self._rows):
             for place, column in zip(across, self.columns):
-                place.set(xticks=[], yticks=[])
-                place.grid(False)
-                place.spines[:].set(
-                    visible=True, color=GREY, linewidth=0.6
-                )  # white is a class, not the paper
+                without_axes(place)
                 if column in pictures:
                     place.imshow(pictures[column])
                 else:
@@ -106,11 +101,6 @@ class Sheet:
         for place, column in zip(axes[0], self.columns):
             place.set_title(column)
         if len(self.columns) > 2:  # classes are shown
-            patches = [
-                Patch(facecolor=colour / 255, edgecolor=GREY, linewidth=0.6, label=name)
-                for name, colour in zip(CLASS_NAMES, COLOURS)
-            ]
-            figure.legend(
-                handles=patches, loc="outside lower center", ncols=7 if len(self.columns) > 3 else 4
-            )
+            columns = 7 if len(self.columns) > 3 else 4
+            figure.legend(handles=class_patches(), loc="outside lower center", ncols=columns)
         return figure

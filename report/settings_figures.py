@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from engine.run_folder import scores, series
-from report.settings_runs import MOST_CLASSES, STARTS, Row, Scored
+from report.collect import MOST_CLASSES, STARTS, Row, Scored
 from report.style import BLACK, BLUE, GREY, SEQUENTIAL, VERMILION, save_figure, styled
 from report.text import one_line
 

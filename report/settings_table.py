@@ -22,8 +22,8 @@ from typing import Any, Sequence
 from datasets.images import natural_key
 from datasets.tables import write_table
 from engine.base import UserError, run_script, write_atomically, write_json
+from report.collect import STARTS, Row, Scored, class_names_of, read_rows
 from report.settings_notes import notes_on
-from report.settings_runs import STARTS, Row, Scored, class_names_of, read_rows
 from report.text import markdown, one_line
 
 MAIN_ARGUMENTS = (

@@ -1,5 +1,5 @@
 """How every figure looks and is saved: one style, colours that colour-blind eyes tell apart, the same bytes
-each time.
+each time. And Chinese in figures, page and PDF, on any machine.
 
 with styled():
     figure = Figure(figsize=(6, 4))
@@ -7,10 +7,16 @@ with styled():
 save_figure(figure, "out/curves")  # out/curves.png and out/curves.pdf
 
 Figures are made without pyplot, so no window system is needed and nothing global changes.
+
+Noto TC comes out of the package pylopdf-fonts-zh-tw, under the SIL Open Font License 1.1, which allows
+embedding and binds no document that is made with it. The package is not made for Python 3.9: there the
+machine's own fonts have to do.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,10 +26,13 @@ from typing import Iterator
 
 import matplotlib
 from matplotlib import font_manager
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
+from datasets.palette import CLASS_NAMES
+from datasets.palette import COLOURS as CLASS_COLOURS
 from engine.base import write_atomically
-from report.chinese import font_folder
 
 # Okabe and Ito, "Color Universal Design" (2008), without the yellow that white paper swallows.
 BLACK, BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE = (
@@ -108,3 +117,55 @@ def save_figure(figure: Figure, path_without_suffix: str | Path) -> None:
                 figure.savefig(
                     temporary, format=suffix, dpi=150, metadata=metadata, bbox_inches="tight", pad_inches=0.08
                 )
+
+
+def without_axes(axes: Axes) -> None:
+    """For pictures: no ticks, and an edge, since white is a class and would else be the paper."""
+    axes.grid(False)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(visible=True, color=GREY, linewidth=0.6)
+
+
+def class_patches() -> list[Patch]:
+    """The land-cover classes in their colours, for a legend."""
+    return [
+        Patch(facecolor=colour / 255, edgecolor=GREY, linewidth=0.6, label=name)
+        for name, colour in zip(CLASS_NAMES, CLASS_COLOURS)
+    ]
+
+
+# -- the font for Chinese ------------------------------------------------------------------------------------
+
+FIRST_WIDE = "\u2e80"  # from here on Latin fonts have nothing: radicals, kana, ideographs, full-width forms
+
+
+def font_folder() -> Path | None:
+    """Where NotoSansTC-Regular.otf and NotoSerifTC-Regular.otf lie; None where the package isn't
+    installed.
+    """
+    package = importlib.util.find_spec("pylopdf_fonts_zh_tw")
+    return Path(package.origin).parent if package and package.origin else None
+
+
+def woff_of(text: str) -> bytes:
+    """A WOFF of Noto Sans TC with just the characters of `text` that a Latin font lacks; empty where it needs
+    none.
+
+    The same characters give the same bytes.
+    """
+    folder, wide = font_folder(), sorted({mark for mark in text if mark >= FIRST_WIDE})
+    if folder is None or not wide:
+        return b""
+    from fontTools import subset  # half a second, and most pages need none
+
+    options = subset.Options(
+        flavor="woff", layout_features=[], name_IDs=[0, 1, 2, 13, 14], notdef_outline=True
+    )
+    options.recalc_timestamp = False
+    with subset.load_font(str(folder / "NotoSansTC-Regular.otf"), options) as font:
+        subsetter = subset.Subsetter(options)
+        subsetter.populate(text="".join(wide))
+        subsetter.subset(font)
+        file = io.BytesIO()
+        subset.save_font(font, file, options)
+    return file.getvalue()

@@ -12,8 +12,8 @@ import pytest
 
 from engine.base import UserError
 from engine.run_folder import place_of, read_run
-from report import blocks, build, stages
-from report.found import find
+from report import blocks, build, tile_figures
+from report.collect import find
 from report.problem2 import _verdict
 from tests import report_runs
 
@@ -64,7 +64,7 @@ def quick_figures(monkeypatch, built):
         for suffix in ("png", "pdf"):
             shutil.copyfile(built / "figures" / f"ious.{suffix}", f"{path}.{suffix}")
 
-    for module in (blocks, stages):
+    for module in (blocks, tile_figures):
         monkeypatch.setattr(module, "save_figure", copy)
 
 

@@ -17,11 +17,10 @@ from datasets import sample
 from datasets.palette import COLOURS, save_mask
 from engine.base import UserError
 from engine.run_folder import RunRecord, read_run
-from report import stages
+from report import tile_figures
 from report.run_figures import draw_ious, draw_learning, draw_pretraining, steps_per_epoch
-from report.stages import write_stages
 from report.style import save_figure, styled
-from report.worst_tiles import compare_masks, draw_land_cover_confusion, draw_worst
+from report.tile_figures import compare_masks, draw_land_cover_confusion, draw_worst, write_stages
 
 IOUS = {"mean_iou": 0.5, "urban": 0.75, "agriculture": 1.0, "rangeland": 0.0, "forest": 0.25, "water": 0.5}
 PAPER_WIDTH = 17 / 2.54  # inches of a printed page between its margins
@@ -269,7 +268,7 @@ def trained(tiles, masks, tmp_path) -> Path:
 
 def test_the_stages_that_are_drawn_are_told(trained, tiles, monkeypatch):
     drawn = []
-    monkeypatch.setattr(stages, "save_figure", lambda figure, path: drawn.append((figure, path)))
+    monkeypatch.setattr(tile_figures, "save_figure", lambda figure, path: drawn.append((figure, path)))
     assert write_stages(trained, tiles) == ["epoch 1", "epoch 17"]
     ((figure, path),) = drawn
     assert (

@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.run_folder import best, best_and_last, is_number, read_json, read_run, scores, series
-from report.architecture import read_architecture
+from report.collect import class_names_of, read_architecture
 from report.document import Gap, Table, Text
 from report.sam_section import sam_blocks
-from report.settings_runs import class_names_of
 from report.text import columns, one_line
 
 # -- text ----------------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ import warnings
 
 import pytest
 
-from report.chinese import font_folder
 from report.page import write_page
+from report.style import font_folder
 from tests.made_up_report import made_up_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -17,10 +17,9 @@ import pytest
 from PIL import Image
 
 from engine.base import UserError
-from report import chinese
 from report import page as page_module
-from report.content import content_of
-from report.document import Picture, Problem, Question, Report, Table, Text
+from report import style
+from report.document import Picture, Problem, Question, Report, Table, Text, content_of
 from report.page import write_page
 from tests.made_up_report import HOSTILE, made_up_report, save_picture
 
@@ -199,12 +198,12 @@ def test_chinese_brings_its_own_letters_and_latin_brings_none(tmp_path):
     assert "font/woff" not in (tmp_path / "report.html").read_text(encoding="utf-8")
     write_page(one_question(Text("王小明")), tmp_path)
     assert ("font/woff" in (tmp_path / "report.html").read_text(encoding="utf-8")) == (
-        chinese.font_folder() is not None
+        style.font_folder() is not None
     )
 
 
 def test_without_the_font_package_the_page_is_written_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(chinese, "font_folder", lambda: None)
+    monkeypatch.setattr(style, "font_folder", lambda: None)
     assert "王小明" in Read(write_page(one_question(name="王小明"), tmp_path)).text
 
 

@@ -19,8 +19,7 @@ from matplotlib.figure import Figure
 
 from engine.base import UserError
 from report import pdf
-from report.content import content_of
-from report.document import Gap, Picture, Problem, Question, Report, Table, Text
+from report.document import Gap, Picture, Problem, Question, Report, Table, Text, content_of
 from report.pdf import write_pdf
 from report.style import save_figure, styled
 from tests.made_up_report import HOSTILE, made_up_report, save_picture

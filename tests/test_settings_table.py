@@ -16,8 +16,8 @@ from engine.base import UserError
 from engine.run_folder import read_run
 from engine.settings import SETTINGS
 from report import settings_figures, settings_table
+from report.collect import STARTS, class_names_of
 from report.settings_figures import spread
-from report.settings_runs import STARTS, class_names_of
 from report.settings_table import write_settings_table
 from report.text import columns, markdown, one_line
 

@@ -23,7 +23,7 @@ from models import builders
 from models.builders import build_network, load_trained, normalisation
 from models.features import second_last
 from models.predict import normalise
-from report.embedding_figure import TEN_COLOURS, TEN_MARKERS
+from report.tsne_figure import TEN_COLOURS, TEN_MARKERS
 from tests.grader import random_image, save
 from tests.killing import TinyClassifier
 

@@ -1,6 +1,7 @@
-"""Predicted masks of land cover against the true ones: agreement of each tile, confusion of the classes,
-worst tiles.
+"""Figures of land-cover tiles: named tiles at the stages of a training, and predicted masks against the true
+ones, with the confusion of the classes and the worst tiles.
 
+write_stages("runs/p2", "hw1_data/p2_data/validation")  # runs/p2/stages.png and .pdf
 comparison = compare_masks("masks", "hw1_data/p2_data/validation")
 save_figure(draw_worst(comparison), "figures/worst_tiles")
 save_figure(draw_land_cover_confusion(comparison), "figures/land_cover_confusion")
@@ -13,6 +14,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,17 +24,89 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from datasets.images import ImageError, list_images, natural_key, read_rgb
-from datasets.palette import CLASS_NAMES, COLOURS, NUM_CLASSES, UNCLAIMED, mask_image
+from datasets.palette import CLASS_NAMES, NUM_CLASSES, UNCLAIMED, classes_of_colours, mask_image
 from datasets.tile_pairs import read_mask
 from datasets.tiles import satellite_masks
 from engine.base import UserError, available_cores
+from engine.run_folder import SNAPSHOTS, STAGES, snapshot_epochs, snapshot_masks
 from report.settings_figures import draw_confusion
-from report.style import GREY, VERMILION, styled
+from report.style import GREY, VERMILION, class_patches, save_figure, styled, without_axes
 from report.text import one_line
 
-CELL = 1.75  # inches across a picture
+STAGE_CELL, WORST_CELL = 1.6, 1.75  # inches across a picture
+OPACITY = 0.45  # of the mask over the image
 MOST_PIXELS = 400  # a side of a drawn picture: 230 dots an inch on paper, and a PDF that can be mailed
 HEADINGS = ("image", "truth", "prediction", "where they disagree")
+
+
+# -- stages of training --------------------------------------------------------------------------------------
+
+
+def write_stages(run: str | Path, tiles: str | Path, path: str | Path | None = None) -> list[str]:
+    """Draw the masks beside the run's snapshots as PATH.png and .pdf (default: RUN/stages); `tiles` are
+    validation's.
+
+    Returns the stages' headings, such as ["epoch 1", "epoch 17"]. UserError when the run has no such masks,
+    or a picture cannot be read or is not as large as its tile.
+    """
+    masks = {epoch: Path(run) / snapshot_masks(epoch) for epoch in snapshot_epochs(run)}
+    masks = {epoch: folder for epoch, folder in masks.items() if any(folder.glob("*.png"))}
+    if not masks:
+        raise UserError(
+            f"{run}: no masks in its {SNAPSHOTS}/; "
+            "give the run folder of a p2_train.py that has ended an epoch"
+        )
+    tile_of_mask = {mask: name for name, mask in satellite_masks(list_images(tiles))}
+    last = masks[max(masks)]
+    names = sorted(path.name for path in last.glob("*_mask.png") if path.name in tile_of_mask)
+    if not names:
+        raise UserError(f"{tiles}: none of the tiles pictured in {last} is there; give the run's own data")
+    stages = {
+        epoch: folder for epoch, folder in masks.items() if all((folder / name).is_file() for name in names)
+    }
+    rows = [
+        _row(Path(tiles) / tile_of_mask[name], [folder / name for folder in (Path(tiles), *stages.values())])
+        for name in names
+    ]
+    titles = [f"epoch {epoch}" for epoch in stages]
+    save_figure(draw_stages(rows, titles), path or Path(run) / STAGES)
+    return titles
+
+
+def _row(image: Path, masks: Sequence[Path]) -> tuple[str, np.ndarray, np.ndarray, list[np.ndarray]]:
+    """What `draw_stages` takes of one tile; its true mask is the first of `masks`."""
+    tile, truth, *predicted = (read_rgb(path, apply_exif=False) for path in (image, *masks))
+    for path, mask in zip(masks, (truth, *predicted)):
+        if mask.shape != tile.shape:
+            own, its = (f"{array.shape[1]}x{array.shape[0]}" for array in (mask, tile))
+            raise UserError(f"{path}: {own} pixels, but its tile {image} has {its}; give the run's own data")
+    return masks[0].name[: -len("_mask.png")], tile, truth, predicted
+
+
+def draw_stages(
+    rows: Sequence[tuple[str, np.ndarray, np.ndarray, list[np.ndarray]]], stages: Sequence[str]
+) -> Figure:
+    """Rows of (name, tile, truth, masks at each stage), all (H, W, 3) uint8."""
+    headings = ["image", "truth", *stages, f"{stages[-1]} over the image"]
+    with styled():
+        figure = Figure(figsize=(STAGE_CELL * len(headings), STAGE_CELL * len(rows) + 0.7))
+        axes = figure.subplots(len(rows), len(headings), squeeze=False)
+        for line, (name, tile, truth, masks) in zip(axes, rows):
+            over = (tile * (1 - OPACITY) + masks[-1] * OPACITY).astype(np.uint8)
+            for axis, picture in zip(line, (tile, truth, *masks, over)):
+                axis.imshow(picture, interpolation="nearest")
+                without_axes(axis)
+            line[0].set_ylabel(name, fontweight="bold")
+            for axis, mask in zip(line[2:-1], masks):
+                agreeing = (classes_of_colours(mask) == classes_of_colours(truth)).mean()
+                axis.set_xlabel(f"{agreeing:.1%} agree", fontsize=8)
+        for axis, heading in zip(axes[0], headings):
+            axis.set_title(heading, loc="center", fontsize=9)
+        figure.legend(handles=class_patches(), loc="outside lower center", ncols=len(CLASS_NAMES), fontsize=8)
+    return figure
+
+
+# -- masks against the truth ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -115,9 +189,6 @@ def _classes(path: Path) -> np.ndarray:
     return classes
 
 
-# -- figures -------------------------------------------------------------------------------------------------
-
-
 def draw_land_cover_confusion(comparison: MaskComparison) -> Figure:
     """The confusion of the seven classes in pixels, each row as shares of the true class."""
     count = len(comparison.tiles)
@@ -130,18 +201,14 @@ def draw_worst(comparison: MaskComparison, count: int = 4) -> Figure:
     in red over the image in grey. UserError when a mask is gone since it was compared."""
     tiles = comparison.worst(count)
     with styled():
-        figure = Figure(figsize=(CELL * len(HEADINGS) + 0.3, CELL * len(tiles) + 1.0))
+        figure = Figure(figsize=(WORST_CELL * len(HEADINGS) + 0.3, WORST_CELL * len(tiles) + 1.0))
         grid = figure.subplots(len(tiles), len(HEADINGS), squeeze=False)
         for tile, line in zip(tiles, grid):
             _draw_tile(line, tile)
         for axes, heading in zip(grid[0], HEADINGS):
             axes.set_title(heading, loc="center", fontsize=9)
-        patches = [
-            Patch(facecolor=colour / 255, edgecolor=GREY, label=name)
-            for name, colour in zip(CLASS_NAMES, COLOURS)
-        ]
-        patches.append(Patch(facecolor=VERMILION, edgecolor=GREY, label="wrong"))
-        figure.legend(handles=patches, loc="outside lower center", ncols=4, fontsize=9)
+        wrong = Patch(facecolor=VERMILION, edgecolor=GREY, linewidth=0.6, label="wrong")
+        figure.legend(handles=[*class_patches(), wrong], loc="outside lower center", ncols=4, fontsize=9)
     return figure
 
 
@@ -168,6 +235,4 @@ def _draw_tile(line: np.ndarray, tile: Tile) -> None:
 def _show(axes: Axes, picture: Image.Image) -> None:
     picture.thumbnail((MOST_PIXELS, MOST_PIXELS), Image.Resampling.NEAREST)
     axes.imshow(np.asarray(picture), interpolation="nearest")
-    axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():  # white is a class: without an edge it would be the paper
-        spine.set(visible=True, color=GREY, linewidth=0.6)
+    without_axes(axes)

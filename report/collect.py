@@ -1,0 +1,374 @@
+"""What the report is made of: which runs and results lie below some folders, nothing taken twice; the runs of
+settings A to E, averaged; and what a training left about its network.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import statistics
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Iterator, Sequence
+
+from datasets.images import natural_key
+from datasets.tables import read_class_names, read_predictions
+from engine.base import UserError
+from engine.run_folder import (
+    ARCHITECTURE,
+    CONFIG,
+    PREDICTIONS,
+    SNAPSHOTS,
+    TENSORBOARD,
+    RunRecord,
+    best,
+    is_number,
+    kind_of,
+    place_of,
+    read_json,
+    read_run,
+    scores,
+    seconds_of,
+)
+from report.text import one_line
+
+DEEPEST = 4  # folders below the one given
+MOST_FOLDERS = 2000  # looked into; a folder of data given by mistake must not take minutes
+INSIDE_A_RUN = (SNAPSHOTS, TENSORBOARD)
+STARTS = {"A": "random", "B": "labels", "C": "own SSL", "D": "labels", "E": "own SSL"}
+A_SETTING = re.compile(r"([A-E])-seed(0|[1-9][0-9]{0,8})")  # the name of a run's folder
+MOST_CLASSES = 150  # of a confusion matrix; more can't be read on any page
+MOST = 1e15  # parameters or operations; far more than any network has
+
+
+@dataclass
+class Found:
+    """What there is, each in natural order of its path."""
+
+    pretraining: list[RunRecord] = field(default_factory=list)  # p1_ssl_pretrain.py's
+    segmentation: list[RunRecord] = field(default_factory=list)  # p2_train.py's
+    settings: list[Path] = field(default_factory=list)  # folders with A-seed0 and so on in them
+    tsne: list[Path] = field(default_factory=list)  # outputs of p1_tsne.py
+    masks: list[Path] = field(default_factory=list)  # folders of NNNN_mask.png that a network wrote
+    remarks: list[str] = field(default_factory=list)  # what was given and could not be used
+
+
+def find(roots: Sequence[str | Path]) -> Found:
+    """Look through `roots` and what lies below them.
+
+    What is missing or no run's is a remark, never an error.
+    """
+    found, seen = Found(), set()
+    for root in map(Path, roots):
+        if not root.is_dir():
+            found.remarks.append(f"{root}: there is no such folder")
+            continue
+        before, again = _count(found), []
+        if A_SETTING.fullmatch(root.resolve().name) and (root / CONFIG).is_file():
+            root = (
+                root.resolve().parent if root.name in ("", ".", "..") else root.parent
+            )  # a table is of them all
+        for folder, names in _folders(root, seen, again):
+            _look_into(folder, names, found)
+        if _count(found) == before and not again:
+            found.remarks.append(f"{root}: no run folder and no result in it")
+        if len(seen) >= MOST_FOLDERS:
+            found.remarks.append(f"{root}: more than {MOST_FOLDERS} folders, the others were not looked into")
+    return found
+
+
+def model_a_and_b(runs: Sequence[RunRecord]) -> tuple[RunRecord | None, RunRecord | None]:
+    """The best run of a VGG16-FCN32s (model A), and the best of any other network (model B)."""
+    scored = sorted(runs, key=lambda run: (best(run, "mean_iou") or (0, -1.0))[1], reverse=True)
+    is_a = [str(run.arguments.get("model", "")).startswith("fcn32s") for run in scored]
+    a = next((run for run, flag in zip(scored, is_a) if flag), None)
+    return a, next((run for run, flag in zip(scored, is_a) if not flag), None)
+
+
+def runs_of_settings(folder: Path) -> list[RunRecord]:
+    """The runs such as A-seed0 in a folder."""
+    try:
+        names = sorted((name for name in os.listdir(folder) if A_SETTING.fullmatch(name)), key=natural_key)
+    except OSError:
+        return []
+    return [read_run(folder / name) for name in names]
+
+
+def settings_folder(folders: Sequence[Path]) -> Path | None:
+    """That with the most of the settings A to E, of equal ones with the most runs."""
+
+    def richness(folder: Path) -> tuple[int, int]:
+        letters = [run.name[0] for run in runs_of_settings(folder)]
+        return len(set(letters)), len(letters)
+
+    return max(folders, key=richness, default=None)
+
+
+def pretraining_of(settings: Path | None, runs: Sequence[RunRecord]) -> RunRecord | None:
+    """The run whose backbone settings C and E start from; where none says so, the one that trained
+    longest.
+    """
+    named = set()
+    if settings is not None:
+        for run in runs_of_settings(settings):
+            backbone = run.arguments.get("backbone")
+            if run.name[0] in "CE" and isinstance(backbone, str) and backbone:
+                named.add(os.path.realpath(os.path.dirname(backbone)))
+    seen = [run for run in runs if os.path.realpath(run.folder) in named]
+    return max(seen or runs, key=lambda run: run.metrics[-1]["step"] if run.metrics else -1, default=None)
+
+
+# -- the search ----------------------------------------------------------------------------------------------
+
+
+def _folders(root: Path, seen: set[str], again: list[Path]) -> Iterator[tuple[Path, list[str]]]:
+    """(folder, names in it) of `root` and those below it, in natural order. Left out are runs' insides, and
+    those `seen`, which go into `again`."""
+    waiting = [(root, 0)]
+    while waiting and len(seen) < MOST_FOLDERS:
+        folder, depth = waiting.pop()
+        place = os.path.realpath(folder)
+        if place in seen:
+            again.append(folder)
+            continue
+        seen.add(place)
+        try:
+            with os.scandir(folder) as entries:
+                below = {entry.name: entry.is_dir() for entry in entries}
+        except OSError:
+            continue
+        names = sorted(below, key=natural_key)
+        yield folder, names
+        if depth < DEEPEST:
+            inside = INSIDE_A_RUN if CONFIG in below else ()
+            children = [
+                folder / name for name in names if below[name] and name not in inside and name[0] != "."
+            ]
+            waiting += [(child, depth + 1) for child in reversed(children)]
+
+
+def _look_into(folder: Path, names: Sequence[str], found: Found) -> None:
+    if CONFIG in names:
+        run = read_run(folder)
+        kind = kind_of(run)
+        if kind is None:
+            found.remarks.append(f"{folder}: {run.gap or 'no run of these scripts'}")
+        elif kind.score == "knn_accuracy":
+            found.pretraining.append(run)
+        elif kind.score == "mean_iou":
+            found.segmentation.append(run)  # those of settings are read where their table is
+    if any(A_SETTING.fullmatch(name) for name in names):
+        found.settings.append(folder)
+    if "tsne.png" in names and "scores.json" in names:
+        found.tsne.append(folder)
+    has_masks, has_tiles = (any(name.endswith(end) for name in names) for end in ("_mask.png", "_sat.jpg"))
+    if has_masks and not has_tiles and folder.name != "vote":  # truths lie beside their tiles
+        found.masks.append(folder)
+
+
+def _count(found: Found) -> int:
+    return sum(
+        map(
+            len,
+            (found.pretraining, found.segmentation, found.settings, found.tsne, found.masks, found.remarks),
+        )
+    )
+
+
+# -- settings A to E -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A run of the table: its record with what is read off it."""
+
+    setting: str
+    seed: int
+    run: RunRecord
+    best: float | None  # accuracy on validation, the highest of all scored epochs
+    best_epoch: int | None  # the first that reached it
+    last: float | None  # accuracy after the last epoch; None when that one was not scored
+    predictions: list[tuple[str, str]]  # (true, predicted) labels of the best epoch; [] when there are none
+    gap: str  # "" or why it is not averaged
+
+    @property
+    def name(self) -> str:
+        return self.run.name
+
+    @property
+    def labels(self) -> list[str]:
+        """Every label that is true or predicted, in natural order."""
+        return sorted({label for pair in self.predictions for label in pair}, key=natural_key)
+
+    @property
+    def seconds(self) -> float:
+        """Of training; 0 where the run does not say, or says what cannot be."""
+        return seconds_of(self.run) or 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A setting of the table. Figures are of its finished runs; None where there are none."""
+
+    setting: str
+    runs: list[Scored]
+    best: tuple[float, float | None] | None  # mean, standard deviation (None for one seed)
+    last: tuple[float, float | None] | None
+    minutes: float | None  # of training, a run
+    validation_images: int | None  # None when unknown, or not the same in all runs
+    standard_error: float | None  # of an accuracy like the best one on that many images
+
+    @property
+    def finished(self) -> list[Scored]:
+        return [scored for scored in self.runs if not scored.gap]
+
+    @property
+    def unfinished(self) -> list[Scored]:
+        return [scored for scored in self.runs if scored.gap]
+
+    @property
+    def shown(self) -> list[Scored]:
+        """The runs that pictures are drawn of: the finished ones, or before there are any the others."""
+        return self.finished or [scored for scored in self.unfinished if scored.best is not None]
+
+    @property
+    def trained(self) -> str | None:
+        """What its runs train, in words; None where none says it."""
+        frozen = [scored.run.arguments.get("is_frozen") for scored in self.shown]
+        if any(value is True for value in frozen):
+            return "classifier"
+        return "whole network" if any(value is False for value in frozen) else None
+
+    @property
+    def pictured(self) -> Scored | None:
+        """The best of those that have predictions: the confusion matrix is its."""
+        return max(
+            (scored for scored in self.shown if scored.predictions), key=lambda run: run.best, default=None
+        )
+
+
+def class_names_of(run: RunRecord) -> dict[str, str]:
+    """Label → name from the classes.txt beside the run's folder of images; empty where there is none."""
+    data, images = place_of(run, "data"), place_of(run, "train_images")
+    if data is None and images is None:
+        return {}
+    return read_class_names((data or images.parent) / "classes.txt")
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """A row for each of the five settings, also for those without runs; UserError when no run has a scored
+    epoch.
+    """
+    try:
+        found = [A_SETTING.fullmatch(path.name) for path in folder.iterdir()]
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}; give the --output of p1_finetune.py") from None
+    runs = [_read_scored(folder, match[1], int(match[2])) for match in found if match]
+    if not runs:
+        raise UserError(
+            f"{folder}: no run folder such as A-seed0 in it; train one with python3 p1_finetune.py --output "
+            f"{folder}"
+        )
+    if all(scored.best is None for scored in runs):
+        raise UserError(
+            f"{folder}: none of its {len(runs)} runs has a scored epoch yet; train on and try again"
+        )
+    runs.sort(key=lambda scored: scored.seed)
+    return [_row(letter, [scored for scored in runs if scored.setting == letter]) for letter in STARTS]
+
+
+def _read_scored(folder: Path, setting: str, seed: int) -> Scored:
+    run = read_run(folder / f"{setting}-seed{seed}")
+    scored = scores(run, "accuracy")
+    best_epoch, highest = best(run, "accuracy") or (None, None)
+    last = scored[-1][1] if scored and scored[-1][0] == run.metrics[-1]["epoch"] else None
+    gap = run.gap
+    own = (run.arguments.get("setting"), run.arguments.get("seed"))
+    if run.arguments and own != (setting, seed):
+        gap = f"its {CONFIG} is of another run: the folder was renamed or copied"
+        best_epoch = highest = last = None
+    elif not gap and highest is None:
+        gap = "no epoch is scored"
+    predictions = []
+    if highest is not None:
+        with suppress(UserError):  # a note beneath the table names it
+            answers = read_predictions(run.folder / PREDICTIONS)
+            predictions = [(truth, label) for _, truth, label in answers]
+    return Scored(setting, seed, run, highest, best_epoch, last, predictions, gap)
+
+
+def _row(setting: str, runs: list[Scored]) -> Row:
+    finished = [scored for scored in runs if not scored.gap]
+    mean_best = _mean_and_spread([scored.best for scored in finished])
+    counts = {len(scored.predictions) for scored in finished if scored.predictions}
+    images = counts.pop() if len(counts) == 1 else None
+    return Row(
+        setting,
+        runs,
+        mean_best,
+        _mean_and_spread([scored.last for scored in finished if scored.last is not None]),
+        statistics.fmean(scored.seconds for scored in finished) / 60 if finished else None,
+        images,
+        math.sqrt(mean_best[0] * (1 - mean_best[0]) / images) if mean_best and images else None,
+    )
+
+
+def _mean_and_spread(values: Sequence[float]) -> tuple[float, float | None] | None:
+    """(mean, standard deviation with n - 1, or None of a single value)."""
+    if not values:
+        return None
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+# -- drawings of networks ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What architecture.json says in short."""
+
+    network: str
+    size: int  # pixels a side of the image that it was described for
+    parameters: int
+    auxiliary_parameters: int
+    gflops: float
+    scored_at: str  # the stride of the map that is upsampled to the scores of every pixel, and how
+    merged_at: str  # the strides at which maps are put together, in order of computing
+
+
+def read_architecture(run: Path) -> Architecture | None:
+    """None when there is none, or it cannot be used."""
+    try:
+        said = read_json(run / f"{ARCHITECTURE}.json")
+        blocks = {block["name"]: block for block in said["blocks"] if not block["is_auxiliary"]}
+        numbers = [
+            said["input"][1],
+            *(said[name] for name in ("parameters", "auxiliary_parameters", "gflops")),
+        ]
+        if not all(is_number(number) and 0 <= number < MOST for number in numbers):
+            return None
+        return Architecture(one_line(said["network"], 60), *numbers, _scored_at(blocks), _merged_at(blocks))
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return None
+
+
+def _scored_at(blocks: dict[str, dict[str, Any]]) -> str:
+    """Goes back from the output to the last block that makes its input finer; "–" where it meets none."""
+    block = next((block for block in reversed(list(blocks.values())) if block["role"] == "output"), None)
+    seen = set()
+    while (
+        block and block["inputs"] and block["name"] not in seen
+    ):  # a file that is not ours may lead in a circle
+        seen.add(block["name"])
+        before = blocks[block["inputs"][0]]
+        if before["stride"] and block["stride"] and before["stride"] > block["stride"]:
+            return f"stride {before['stride']:g}, then {one_line(block['layers'], 60)}"
+        block = before
+    return "–"
+
+
+def _merged_at(blocks: dict[str, dict[str, Any]]) -> str:
+    strides = [block["stride"] for block in blocks.values() if len(block["inputs"]) > 1 and block["stride"]]
+    return ", ".join(f"stride {stride:g}" for stride in dict.fromkeys(strides)) or "nowhere"
