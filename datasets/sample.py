@@ -60,26 +60,22 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="the folder to make hw1_data/ in")
-    for flag, default, lowest, highest, text in (
-        (
-            "--classes",
-            10,
-            2,
-            OBJECT_CLASSES - MINI_CLASSES,
-            "classes of office (default %(default)s, the course 65)",
-        ),
-        ("--train-images", 480, 1, 10**6, "images of office/train (default %(default)s)"),
-        ("--val-images", 120, 1, 10**6, "images of office/val (default %(default)s)"),
-        ("--image-size", 128, 16, 4096, "about the side of an office image in pixels (default %(default)s)"),
-        ("--mini-images", 300, 1, 10**6, "images of mini/train (default %(default)s)"),
-        ("--train-tiles", 40, 1, 10**4, "tiles of p2_data/train (default %(default)s)"),
-        ("--val-tiles", 14, 1, 10**4, "tiles of p2_data/validation (default %(default)s)"),
-        ("--tile-size", 512, 32, 4096, "side of a tile in pixels (default %(default)s, the course's)"),
-        ("--seed", 0, 0, 2**32 - 1, "another number, other pictures (default %(default)s)"),
-    ):
+
+    def add(flag: str, default: int, lowest: int, highest: int, text: str) -> None:
+        whole_number = _whole_number(lowest, highest)
         parser.add_argument(
-            flag, type=_whole_number(lowest, highest), default=default, metavar="N", help=text
+            flag, type=whole_number, default=default, metavar="N", help=f"{text} (default {default})"
         )
+
+    add("--classes", 10, 2, OBJECT_CLASSES - MINI_CLASSES, "classes of office; the course has 65")
+    add("--train-images", 480, 1, 10**6, "images of office/train")
+    add("--val-images", 120, 1, 10**6, "images of office/val")
+    add("--image-size", 128, 16, 4096, "about the side of an office image in pixels")
+    add("--mini-images", 300, 1, 10**6, "images of mini/train")
+    add("--train-tiles", 40, 1, 10**4, "tiles of p2_data/train")
+    add("--val-tiles", 14, 1, 10**4, "tiles of p2_data/validation")
+    add("--tile-size", 512, 32, 4096, "side of a tile in pixels; the course's is the default")
+    add("--seed", 0, 0, 2**32 - 1, "another number, other pictures")
     return parser.parse_args(argv)
 
 
@@ -108,11 +104,13 @@ def write_sample(args: argparse.Namespace) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
-            _write_office(args, temporary / "p1_data" / "office")
-            _write_mini(args, temporary / "p1_data" / "mini")
-            _write_fifty(args, temporary / "p1_data")
-            _write_tiles(args, temporary / "p2_data" / "train", args.train_tiles, _TRAIN_TILES)
-            _write_tiles(args, temporary / "p2_data" / "validation", args.val_tiles, _VALIDATION_TILES)
+            p1, p2, seed = temporary / "p1_data", temporary / "p2_data", args.seed
+            counts = {"train": args.train_images, "val": args.val_images}
+            _write_office(p1 / "office", seed, args.classes, counts, args.image_size)
+            _write_mini(p1 / "mini", seed, args.mini_images)
+            _write_fifty(p1, seed)
+            _write_tiles(p2 / "train", [seed, _TRAIN_TILES], args.train_tiles, args.tile_size)
+            _write_tiles(p2 / "validation", [seed, _VALIDATION_TILES], args.val_tiles, args.tile_size)
             temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
             os.replace(temporary, folder)
         finally:
@@ -121,75 +119,70 @@ def write_sample(args: argparse.Namespace) -> None:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); give another folder") from None
 
 
-def _write_office(args: argparse.Namespace, folder: Path) -> None:
+def _write_office(folder: Path, seed: int, classes: int, counts: dict[str, int], image_size: int) -> None:
     """Labelled images named {label}_{k}.jpg, k counting a class over both splits, rows in no order."""
-    total = args.train_images + args.val_images
-    order = np.random.default_rng([args.seed, _OFFICE])
-    numbers = [order.permutation(total // args.classes + 2) for _ in range(args.classes)]
+    order = np.random.default_rng([seed, _OFFICE])
+    numbers = [order.permutation(sum(counts.values()) // classes + 2) for _ in range(classes)]
     offset = 0
-    for split, count in (("train", args.train_images), ("val", args.val_images)):
+    for split, count in counts.items():
         (folder / split).mkdir(parents=True)
-        labels = order.permutation(np.arange(offset, offset + count) % args.classes)
+        labels = order.permutation(np.arange(offset, offset + count) % classes)
         rows = []
         for label in labels.tolist():
             number, numbers[label] = numbers[label][0], numbers[label][1:]
             rows.append((f"{label}_{number}.jpg", label))
 
         def draw(position: int, split: str = split, rows: list = rows, offset: int = offset) -> None:
-            rng = np.random.default_rng([args.seed, _OFFICE, offset + position])
-            height, width = (args.image_size * rng.uniform(0.85, 1.25, 2)).astype(int).tolist()
+            rng = np.random.default_rng([seed, _OFFICE, offset + position])
+            height, width = (image_size * rng.uniform(0.85, 1.25, 2)).astype(int).tolist()
             name, label = rows[position]
             draw_object(rng, label, (height, width)).save(folder / split / name, quality=JPEG_QUALITY)
 
         _for_each(draw, count)
         _write_table(folder / f"{split}.csv", rows)
         offset += count
-    _write_names(folder / "classes.txt", range(args.classes))
+    _write_names(folder / "classes.txt", range(classes))
 
 
-def _write_mini(args: argparse.Namespace, folder: Path) -> None:
+def _write_mini(folder: Path, seed: int, count: int) -> None:
     """Images of other classes than office's; `train_labels.csv` is for supervised pre-training alone."""
     (folder / "train").mkdir(parents=True)
-    labels = (
-        np.random.default_rng([args.seed, _MINI])
-        .permutation(np.arange(args.mini_images) % MINI_CLASSES)
-        .tolist()
-    )
+    order = np.random.default_rng([seed, _MINI])
+    labels = order.permutation(np.arange(count) % MINI_CLASSES).tolist()
     first = OBJECT_CLASSES - MINI_CLASSES
 
     def draw(index: int) -> None:
-        rng = np.random.default_rng([args.seed, _MINI, index])
-        draw_object(rng, first + labels[index], MINI_SIZE).save(
-            folder / "train" / f"{index}.jpg", quality=JPEG_QUALITY
-        )
+        rng = np.random.default_rng([seed, _MINI, index])
+        image = draw_object(rng, first + labels[index], MINI_SIZE)
+        image.save(folder / "train" / f"{index}.jpg", quality=JPEG_QUALITY)
 
-    _for_each(draw, args.mini_images)
+    _for_each(draw, count)
     _write_table(folder / "train_labels.csv", [(f"{index}.jpg", label) for index, label in enumerate(labels)])
     _write_names(folder / "classes.txt", range(first, OBJECT_CLASSES))
 
 
-def _write_fifty(args: argparse.Namespace, folder: Path) -> None:
-    """The editions with 50 classes: small images, a class's numbers going on from one split to the other."""
+def _write_fifty(folder: Path, seed: int) -> None:
+    """The editions with 50 classes: small images, a class is numbered through both splits."""
     first = 0
     for split, count in FIFTY_IMAGES.items():
         (folder / split).mkdir()
 
         def draw(index: int, split: str = split, count: int = count, first: int = first) -> None:
             label, number = index // count, first + index % count
-            rng = np.random.default_rng([args.seed, _FIFTY, label, number])
+            rng = np.random.default_rng([seed, _FIFTY, label, number])
             draw_object(rng, label, FIFTY_SIZE).save(folder / split / f"{label}_{number}.png")
 
         _for_each(draw, FIFTY_CLASSES * count)
         first += count
 
 
-def _write_tiles(args: argparse.Namespace, folder: Path, count: int, stream: int) -> None:
+def _write_tiles(folder: Path, seed: list[int], count: int, side: int) -> None:
     """Tiles with masks; each of the seven classes is in one of them at least, however few they are."""
     folder.mkdir(parents=True)
 
     def draw(index: int) -> None:
         wanted = [label for label in range(NUM_CLASSES) if label % count == index]
-        tile, classes = draw_tile(np.random.default_rng([args.seed, stream, index]), args.tile_size, wanted)
+        tile, classes = draw_tile(np.random.default_rng([*seed, index]), side, wanted)
         tile.save(folder / f"{index:04d}_sat.jpg", quality=JPEG_QUALITY)
         save_mask(classes, folder / f"{index:04d}_mask.png")
 
