@@ -15,6 +15,20 @@ from torch import Tensor, nn
 
 from engine.base import UserError, is_out_of_memory, say
 
+# What CUDA says, in small letters, where the driver does not know the GPU or torch has no code for it: the CPU
+# does the same work. Nothing else that goes wrong off the CPU is taken for that.
+UNKNOWN_GPU = (
+    "no kernel image is available",
+    "device kernel image is invalid",
+    "invalid device function",
+    "no cuda-capable device",
+    "no nvidia driver",
+    "nvidia driver on your system is too old",
+    "cuda driver version is insufficient",
+    "unsupported toolchain",
+    "arch_mismatch",
+)
+
 
 class OutOfMemoryError(UserError):
     """One input that does not fit into the memory even by itself on the CPU; the rest can go on."""
@@ -86,7 +100,7 @@ def batches_of_one_shape(
 
 class Runner:
     """Calls `forward(batch)` where the networks are; with a smaller batch, then on the CPU, when the memory
-    is short.
+    is short; on the CPU, too, when the device cannot run them (`is_unable`). Any other error is raised.
 
     `forward` takes and returns tensors on the networks' device, the batch first.
     """
@@ -103,6 +117,8 @@ class Runner:
             for network in networks:
                 network.to(device, memory_format=torch.channels_last)
         except RuntimeError as error:
+            if not self._can_give_way(error):
+                raise
             self._give_way(error, 1)
 
     def __call__(self, batch: Tensor) -> Tensor:
@@ -115,12 +131,15 @@ class Runner:
                 pieces.append(self.forward(piece.to(self.device)).cpu())
                 start += len(piece)
             except (RuntimeError, MemoryError) as error:
-                if self.device.type == "cpu" and not is_out_of_memory(error):
+                if not self._can_give_way(error):
                     raise
                 failure = error.with_traceback(None)  # whose frames would keep the tensors alive
             if failure is not None:
                 self._give_way(failure, len(piece))
         return torch.cat(pieces)
+
+    def _can_give_way(self, error: BaseException) -> bool:
+        return is_out_of_memory(error) or (self.device.type != "cpu" and is_unable(error))
 
     def _give_way(self, error: BaseException, used: int) -> None:
         """Halve the batch of `used` items, or move to the CPU; OutOfMemoryError where neither helps."""
@@ -129,7 +148,6 @@ class Runner:
             self.batch_size = used // 2
             say(f"out of memory on {self.device}: going on with batches of {self.batch_size}")
         elif self.device.type != "cpu":
-            # A driver that does not know this GPU, an operation that mps lacks: the CPU can do it all.
             reason = "out of memory" if is_memory else (str(error).splitlines() or [type(error).__name__])[0]
             say(f"{self.device} cannot go on ({reason}): going on with the CPU")
             self.device = torch.device("cpu")
@@ -139,6 +157,14 @@ class Runner:
             raise OutOfMemoryError("needs more memory than there is")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def is_unable(error: BaseException) -> bool:
+    """Whether a device that is no CPU lacks what the CPU has: an operator (mps and others say so with
+    NotImplementedError), or a driver and code for this GPU.
+    """
+    said = str(error).lower()
+    return isinstance(error, NotImplementedError) or any(phrase in said for phrase in UNKNOWN_GPU)
 
 
 def run_each(runner: Runner, batch: Sequence[tuple[Any, Tensor]]) -> list[tuple[Any, Any]]:

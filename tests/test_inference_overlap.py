@@ -197,13 +197,60 @@ def test_one_image_that_does_not_fit_on_the_device_sends_the_networks_to_the_cpu
     assert "CPU" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_device_that_cannot_run_the_network_is_left_for_the_cpu(capsys):
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: no kernel image is available for execution on the device\nmore",
+        "Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU",
+        "The NVIDIA driver on your system is too old (found version 11040).",
+        "CUDA error: the provided PTX was compiled with an unsupported toolchain.",
+        "cuDNN error: CUDNN_STATUS_ARCH_MISMATCH",
+    ],
+)
+def test_a_gpu_that_the_driver_does_not_know_is_left_for_the_cpu(message, capsys):
     forward, _ = runs_out_above(9)
-    network = Elsewhere(refuses="CUDA error: no kernel image is available for execution on the device\nmore")
+    network = Elsewhere(refuses=message)
     runner = Runner([network], forward, torch.device("meta"), batch_size=2)
     assert torch.equal(runner(torch.arange(2)), torch.arange(2) * 2)
     said = capsys.readouterr().err
-    assert "no kernel image" in said and said.count("\n") == 1
+    assert message.splitlines()[0] in said and said.count("\n") == 1
+
+
+def fails_off_the_cpu(error: Exception):
+    def forward(batch: torch.Tensor) -> torch.Tensor:
+        if batch.device.type != "cpu":
+            raise error
+        return batch * 2
+
+    return forward
+
+
+def test_an_operator_that_the_device_lacks_sends_the_networks_to_the_cpu(capsys):
+    missing = "The operator 'aten::_upsample_bilinear2d_aa' is not currently implemented for the MPS device"
+    network = Elsewhere()
+    forward = fails_off_the_cpu(NotImplementedError(missing))
+    runner = Runner([network], forward, torch.device("meta"), batch_size=2)
+    assert torch.equal(runner(torch.arange(3)), torch.arange(3) * 2)
+    assert network.places == ["meta", "cpu"]
+    assert missing in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: device-side assert triggered",
+        "CUDA error: an illegal memory access was encountered",
+        "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!",
+        "mat1 and mat2 shapes cannot be multiplied",
+    ],
+)
+def test_any_other_error_off_the_cpu_is_raised(message, capsys):
+    forward = fails_off_the_cpu(RuntimeError(message))
+    with pytest.raises(RuntimeError, match=message[:20]):
+        Runner([], forward, torch.device("meta"), batch_size=4)(torch.zeros(4))
+    with pytest.raises(RuntimeError, match=message[:20]):
+        Runner([Elsewhere(refuses=message)], forward, torch.device("meta"), batch_size=4)
+    assert capsys.readouterr().err == ""
 
 
 def test_what_fits_nowhere_is_told_apart_and_the_rest_goes_on():
