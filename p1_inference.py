@@ -24,6 +24,7 @@ from typing import Any, Iterator, Sequence
 
 from engine.arguments import nonempty_path, positive_count, positive_number
 from engine.base import default_workers, require_packages
+from engine.checkpoint import TTA_CHOICES
 from engine.checkpoint_choice import read_models, with_state
 
 BATCH_SIZE = 32
@@ -42,9 +43,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=nonempty_path,
         nargs="+",
         default=[],
-        help="model.pt, several are averaged "
-        "(default: those of P1_CHECKPOINT, without --csv of P1_50_CHECKPOINT; else "
-        "the published one)",
+        help="model.pt, several are averaged (default: those of P1_CHECKPOINT, without --csv of "
+        "P1_50_CHECKPOINT; else the published one)",
     )
     add(
         "--vote-weights",
@@ -59,7 +59,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--tta",
-        choices=("none", "flip"),
+        choices=TTA_CHOICES["p1"],
         help="flip: mean with the mirrored image (default: as published, or none)",
     )
     add("--edition", help="year whose form the CSV has (default: that of EDITION, else 2024)")
@@ -76,9 +76,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    ARGUMENTS = (
-        parse_arguments()
-    )  # before torch, which takes two seconds to import: --help and mistakes don't wait
+    # Before torch, which takes two seconds to import: --help and mistakes don't wait.
+    ARGUMENTS = parse_arguments()
     require_packages()
 
 import torch
@@ -107,31 +106,30 @@ from models.small_maps import use_matrix_products
 def main(args: argparse.Namespace) -> int:
     tune_allocator()
     if args.print_architecture:
-        return print_architecture(args)
-    header, rows = listed_rows(args)
+        of_folder = args.csv is None and (args.images or edition(args.edition).table_header is None)
+        print_architecture(read_models("p1_50" if of_folder else "p1", args.checkpoint, with_states=False))
+        return 0
+    header, rows = listed_rows(args.csv, args.images, args.edition)
     names = list(dict.fromkeys(row["filename"] for row in rows))
-    output = check_paths(args, names)
+    output = check_paths(args.output, args.csv, args.images, names)
 
     models = read_models("p1_50" if args.csv is None else "p1", args.checkpoint, with_states=False)
-    classes = models[0]["classes"]
-    if any(model["classes"] != classes for model in models):
+    if any(model["classes"] != models[0]["classes"] for model in models):
         raise UserError("the checkpoints know different classes; give those of one training set")
-    weights = args.vote_weights or [1.0] * len(models)
-    if len(weights) != len(models):
-        raise UserError(f"{len(weights)} --vote-weights for {len(models)} checkpoints; give one for each")
+    weights = relative_weights(args.vote_weights, len(models))
     device = choose_device(args.device)
     probabilities, unreadable = {}, {}
     for model, weight in zip(models, weights) if names else ():  # one network in memory at a time
-        found, failed = probabilities_of(with_state(model), names, device, args)
-        share = weight / max(weights)  # equal weights leave the probabilities as they are, to the last bit
-        probabilities = {name: probabilities.get(name, 0) + share * found[name] for name in names}
+        found, failed = probabilities_of(
+            with_state(model), args.images, names, device, args.batch_size, args.workers, args.tta
+        )
+        probabilities = {name: probabilities.get(name, 0) + weight * found[name] for name in names}
         for name, reason in failed.items():
             if name not in unreadable:  # said once, not by every network
                 say(f"cannot be read: {reason}")
         unreadable.update(failed)
 
-    label_of = int if models[0].get("integer_labels") else str
-    labels = {name: label_of(classes[int(probabilities[name].argmax())]) for name in names}
+    labels = {name: label_of(models[0], probabilities[name]) for name in names}
     table = [[{**row, "label": labels[row["filename"]]}[column] for column in header] for row in rows]
     try:
         os.makedirs(os.path.dirname(output), exist_ok=True)
@@ -145,61 +143,84 @@ def main(args: argparse.Namespace) -> int:
     return 1 if unreadable else 0
 
 
-def print_architecture(args: argparse.Namespace) -> int:
-    of_folder = args.csv is None and (args.images or edition(args.edition).table_header is None)
-    for model in read_models("p1_50" if of_folder else "p1", args.checkpoint, with_states=False):
+def print_architecture(models: Sequence[dict[str, Any]]) -> None:
+    for model in models:
         network = load_trained(with_state(model))
         parameters = sum(parameter.numel() for parameter in network.parameters())
-        print(
-            f"{model['network']}, {parameters:,} parameters, for images of {model['image_size']} "
-            f"pixels\n{network}"
-        )
-    return 0
+        print(f"{model['network']}, {parameters:,} parameters, for images of {model['image_size']} pixels")
+        print(network)
 
 
-def listed_rows(args: argparse.Namespace) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+def listed_rows(
+    csv: str | None, folder: str, edition_name: str | None
+) -> tuple[tuple[str, ...], list[dict[str, str]]]:
     """The header to write; and for each image asked for a dict of its columns, without the label."""
-    year, images = edition(args.edition), list_images(args.images)
-    if args.csv is None:
+    year, images = edition(edition_name), list_images(folder)
+    if csv is None:
         if year.folder_header is None:
             raise UserError(
                 f"edition {year.name} classifies the images of a CSV; give --csv, or another --edition"
             )
         if not images:
-            raise UserError(f"{args.images}: no image in it; give a folder of images")
+            raise UserError(f"{folder}: no image in it; give a folder of images")
         return year.folder_header, [{"filename": name, "image_id": name} for name in images]
     if year.table_header is None:
         raise UserError(
             f"edition {year.name} classifies every image of a folder; leave --csv out, or give --edition"
         )
-    return year.table_header, [{"id": str(number), **row} for number, row in enumerate(read_table(args.csv))]
+    return year.table_header, [{"id": str(number), **row} for number, row in enumerate(read_table(csv))]
 
 
-def check_paths(args: argparse.Namespace, names: list[str]) -> str:
-    """Raise where nothing could be read or written, before a network is loaded. Returns the file to write."""
-    paths = list(filter(None, (path_inside(args.images, name) for name in names)))
+def check_paths(wanted: str, csv: str | None, folder: str, names: list[str]) -> str:
+    """Raise where nothing could be read or written, before a network is loaded. Returns the file to write for
+    the one `wanted`.
+    """
+    paths = list(filter(None, (path_inside(folder, name) for name in names)))
     # Through a link to what it leads to: /dev/stdout, say, must not be replaced by a file.
-    output = os.path.realpath(args.output)
-    refuse_replacing(output, [args.csv, *paths] if args.csv else paths)
-    check_writable(os.path.dirname(output), args.output)
+    output = os.path.realpath(wanted)
+    refuse_replacing(output, [csv, *paths] if csv else paths)
+    check_writable(os.path.dirname(output), wanted)
     if names and not any(map(os.path.isfile, paths)):
-        raise UserError(f"{args.images}: none of the {len(names)} listed images is there; give their folder")
+        raise UserError(f"{folder}: none of the {len(names)} listed images is there; give their folder")
     return output
 
 
+def relative_weights(given: Sequence[float] | None, count: int) -> list[float]:
+    """The weight of each of `count` votes, the largest 1: equal ones leave probabilities as they are, to the
+    last bit.
+    """
+    if given is None:
+        return [1.0] * count
+    if len(given) != count:
+        raise UserError(f"{len(given)} --vote-weights for {count} checkpoints; give one for each")
+    return [weight / max(given) for weight in given]
+
+
+def label_of(model: dict[str, Any], probabilities: Tensor) -> int | str:
+    """What the CSV calls the most probable of the model's classes."""
+    name = model["classes"][int(probabilities.argmax())]
+    return int(name) if model.get("integer_labels") else name
+
+
 def probabilities_of(
-    model: dict[str, Any], names: list[str], device: torch.device, args: argparse.Namespace
+    model: dict[str, Any],
+    folder: str,
+    names: list[str],
+    device: torch.device,
+    batch_size: int,
+    workers: int,
+    tta: str | None,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """One network's probabilities (classes,) for each image; and why some can't be read, which get a mean
     image's.
     """
-    network, size, batch_size = load_trained(model), model["image_size"], args.batch_size
-    tta = args.tta or model.get("tta", "none")
+    network, size = load_trained(model), model["image_size"]
+    tta = tta or model.get("tta", "none")
     if device.type == "cpu":  # as in training
         use_matrix_products(network)
 
     def read(name: str) -> Tensor:
-        path = path_inside(args.images, name)
+        path = path_inside(folder, name)
         if path is None:
             raise ImageError(f"{name}: not a name inside the folder of images")
         pixels = evaluation_image(read_rgb(path, apply_exif=True), size)
@@ -212,7 +233,7 @@ def probabilities_of(
     found, failed, progress = {}, {}, Progress("images", total=len(names))
 
     def readable() -> Iterator[tuple[str, Tensor]]:
-        for name, image in read_ahead(read, names, args.workers, batch_size, ImageError):
+        for name, image in read_ahead(read, names, workers, batch_size, ImageError):
             progress.advance(name)
             if isinstance(image, ImageError):
                 failed[name] = str(image)
@@ -228,7 +249,7 @@ def probabilities_of(
     if len(failed) == len(names):
         for reason in failed.values():
             say(f"cannot be read: {reason}")
-        raise UserError(f"{args.images}: none of the {len(names)} images can be read; nothing is written")
+        raise UserError(f"{folder}: none of the {len(names)} images can be read; nothing is written")
     if failed:
         mean_image = 255 * torch.tensor(model["mean"])[:, None, None].expand(3, size, size)
         found.update(dict.fromkeys(failed, runner(mean_image.repeat(batch_size, 1, 1, 1))[0]))

@@ -14,10 +14,11 @@ from __future__ import annotations
 import argparse
 import os
 from functools import partial
-from typing import Any, Iterator, Sequence
+from typing import Any, Iterable, Iterator, Sequence
 
 from engine.arguments import nonempty_path, positive_count, positive_number
 from engine.base import default_workers, require_packages
+from engine.checkpoint import TTA_CHOICES
 from engine.checkpoint_choice import read_models
 
 BATCH_SIZE = 8  # beside a GPU; a CPU is no faster with more than one tile at a time
@@ -45,7 +46,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--tta",
-        choices=("none", "flip", "d4"),
+        choices=TTA_CHOICES["p2"],
         help="mean over mirrored tiles (flip, 4 passes), over turned ones too (d4, 8); "
         "default: as published, or none",
     )
@@ -62,9 +63,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    ARGUMENTS = (
-        parse_arguments()
-    )  # before torch, which takes two seconds to import: --help and mistakes don't wait
+    # Before torch, which takes two seconds to import: --help and mistakes don't wait.
+    ARGUMENTS = parse_arguments()
     require_packages()
 
 import torch
@@ -83,24 +83,23 @@ from models.predict import land_cover
 def main(args: argparse.Namespace) -> int:
     tune_allocator()
     mask_of_tile = dict(find_tiles(args.images))
-    check_output(args, mask_of_tile)
+    check_output(args.output, args.images, mask_of_tile.values())
 
     models = read_models("p2", args.checkpoint)
     device = choose_device(args.device)
     batch_size = args.batch_size or (1 if device.type == "cpu" else BATCH_SIZE)
-    runner = segmenter(models, device, batch_size, args)
+    runner = segmenter(models, device, batch_size, args.scale or (), args.tta)
     failed, progress = [], Progress("tiles", total=len(mask_of_tile))
 
     def fail(name: str, reason: Exception) -> None:
         say(f"no mask for {name}: {reason}")
         failed.append(name)
 
-    def readable() -> Iterator[tuple[str, Tensor]]:
-        def read(name: str) -> Tensor:
-            return torch.from_numpy(read_rgb(os.path.join(args.images, name), apply_exif=False)).permute(
-                2, 0, 1
-            )
+    def read(name: str) -> Tensor:
+        pixels = read_rgb(os.path.join(args.images, name), apply_exif=False)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
 
+    def readable() -> Iterator[tuple[str, Tensor]]:
         for name, tile in read_ahead(read, mask_of_tile, args.workers, batch_size, ImageError):
             if isinstance(tile, ImageError):
                 fail(name, tile)
@@ -123,14 +122,14 @@ def main(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def check_output(args: argparse.Namespace, mask_of_tile: dict[str, str]) -> None:
+def check_output(output: str, images: str, masks: Iterable[str]) -> None:
     """Raise, before a network is loaded, where a mask can't be written or would replace what lies beside the
     tiles.
     """
-    check_writable(args.output, args.output)
-    is_same_folder = os.path.isdir(args.output) and os.path.samefile(args.images, args.output)
-    for mask in mask_of_tile.values():
-        path = os.path.join(args.output, mask)
+    check_writable(output, output)
+    is_same_folder = os.path.isdir(output) and os.path.samefile(images, output)
+    for mask in masks:
+        path = os.path.join(output, mask)
         if is_same_folder and os.path.lexists(path):
             raise UserError(
                 f"{path}: a mask would replace this file beside the tiles; give --output another folder"
@@ -140,11 +139,15 @@ def check_output(args: argparse.Namespace, mask_of_tile: dict[str, str]) -> None
 
 
 def segmenter(
-    models: list[dict[str, Any]], device: torch.device, batch_size: int, args: argparse.Namespace
+    models: list[dict[str, Any]],
+    device: torch.device,
+    batch_size: int,
+    scales: Sequence[float],
+    tta: str | None,
 ) -> Runner:
     """Makes (B, H, W) uint8 classes of (B, 3, H, W) uint8 tiles, by the mean of the models' probabilities."""
     networks = [load_trained(model) for model in models]
-    forward = partial(land_cover, networks, models, scales=args.scale or (), tta=args.tta)
+    forward = partial(land_cover, networks, models, scales=scales, tta=tta)
     return Runner(networks, forward, device, batch_size)
 
 

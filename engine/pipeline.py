@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from engine.base import UserError, is_out_of_memory, say
 
-# What CUDA says, in small letters, where the driver does not know the GPU or torch has no code for it: the CPU
-# does the same work. Nothing else that goes wrong off the CPU is taken for that.
+# What CUDA says, in small letters, where the driver does not know the GPU or torch has no code for it: the
+# CPU does the same work. Nothing else that goes wrong off the CPU is taken for that.
 UNKNOWN_GPU = (
     "no kernel image is available",
     "device kernel image is invalid",
