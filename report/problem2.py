@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Sequence
 
 from datasets.palette import CLASS_NAMES, COLOURS, SCORED_CLASSES
+from engine.base import UserError
 from engine.run_folder import ARCHITECTURE, CONFIG, MODEL, STAGES, RunRecord, best, is_number, place_of
 from report.blocks import (
     OUTSIDE,
@@ -24,6 +25,7 @@ from report.blocks import (
 )
 from report.collect import Found, model_a_and_b, read_architecture
 from report.document import Block, Gap, Picture, Problem, Table, Text, answered
+from report.paired_tests import compare_runs, in_words
 from report.run_figures import draw_ious, draw_learning
 from report.sam_section import sam_blocks
 from report.text import one_line
@@ -178,6 +180,7 @@ def _scores(models: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord], 
         blocks[:0] = [table, drawn(figures, "ious", lambda: draw_ious(bars), caption, "Bars of IoU by class")]
     if len(rows) == 2:
         blocks.append(Text(_verdict(*(ious for _, ious in bars))))
+        blocks.append(Text(_paired(*(run for _, run in models))))
     if len(runs) > len(models):
         names = " and ".join(name for name, _ in models)
         blocks.append(
@@ -204,6 +207,18 @@ def _verdict(a: dict[str, float], b: dict[str, float]) -> str:
         weakest = min(gains, key=b.get)
         sentences.append(f"Its weakest class is {weakest} ({b[weakest]:.4f}).")
     return " ".join([*sentences, "How far another seed would move either is not known from these two runs."])
+
+
+def _paired(a: RunRecord, b: RunRecord) -> str:
+    """How far the choice of tiles bears what parts the two."""
+    sentences = []
+    for epochs, is_last in (("best", False), ("last", True)):
+        try:
+            said = in_words(compare_runs([b], [a], "mean_iou", is_last))
+        except UserError as error:
+            said = f"no paired test, {one_line(error, 300)}"
+        sentences.append(f"B against A at their {epochs} epochs: {said}.")
+    return " ".join(sentences)
 
 
 def _curves(models: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord], figures: Path) -> list[Block]:

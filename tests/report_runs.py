@@ -94,8 +94,9 @@ def problem_1(folder: Path, seeds: int = 2, settings: str = "ABCDE") -> Path:
                 name, own, epochs(4, accuracy=lambda e, right=right: right / 100 if e >= 3 else 0.3)
             )
             rows = [(f"{i}.jpg", i % 3 if i < right else (i + 1) % 3, i % 3) for i in range(100)]
-            with open(run / "predictions.csv", "w", newline="") as file:
-                csv.writer(file).writerows([("filename", "label", "truth"), *rows])
+            for file in ("predictions.csv", "predictions_last.csv"):
+                with open(run / file, "w", newline="") as opened:
+                    csv.writer(opened).writerows([("filename", "label", "truth"), *rows])
     tsne = folder / "tsne"
     tsne.mkdir()
     save_figure(Figure(figsize=(4, 2)), tsne / "tsne")
@@ -136,6 +137,7 @@ def problem_2(folder: Path) -> Path:
         scores = {name: (lambda e, v=best + 0.01 * place: v * e / 3) for place, name in enumerate(IOUS)}
         lines = epochs(3, mean_iou=lambda e, best=best: best * e / 3, **scores)
         run = write_run(folder / f"model_{letter}", {**given, "model": model}, lines)
+        write_confusions(run, best)
         write_architecture(described(model, 64), run)
         for epoch in (1, 2, 3):
             stage = run / "snapshots" / f"epoch_{epoch:04d}"
@@ -143,6 +145,17 @@ def problem_2(folder: Path) -> Path:
             for name, truth in truths.items():
                 save_mask(np.roll(truth, 24 - 8 * epoch, axis=1), stage / f"{name}_mask.png")
     return folder
+
+
+def write_confusions(run: Path, iou: float) -> None:
+    """confusions.npz of twelve tiles with so much IoU in each class, 0.1 more or less in a tile."""
+    pixels = np.zeros((12, 7, 7), dtype=np.int64)
+    for tile in range(12):
+        right = round(200 * iou) + (20 if tile % 2 else -20)
+        pixels[tile, range(6), range(6)] = right
+        pixels[tile, range(6), 6] = 200 - right
+    names = np.array([f"{tile:04d}" for tile in range(12)])
+    np.savez(run / "confusions.npz", names=names, best=pixels, last=pixels)
 
 
 def sam(folder: Path) -> Path:

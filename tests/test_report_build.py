@@ -324,6 +324,20 @@ def test_a_class_is_called_gained_or_lost_only_where_it_is():
     assert "is A's" in equal and "gains" not in equal and "loses" not in equal
 
 
+def test_networks_are_compared_on_the_same_tiles_and_a_missing_test_says_why(
+    whole, built, quick_figures, tmp_path
+):
+    for epochs in ("best", "last"):
+        tested = (
+            f"B against A at their {epochs} epochs: 0.6000 lies 0.1000 above 0.5000 on the same 12 tiles ("
+        )
+        assert tested in page_of(built)
+    shutil.copytree(whole / "p2", tmp_path / "p2")
+    (tmp_path / "p2" / "model_a" / "confusions.npz").unlink()
+    run_build(tmp_path / "out", "--p2", tmp_path / "p2")
+    assert "B against A at their best epochs: no paired test, " in page_of(tmp_path / "out")
+
+
 def test_settings_that_cannot_be_compared_are_named(whole, quick_figures, tmp_path):
     shutil.copytree(whole / "p1", tmp_path / "p1")
     for path in (tmp_path / "p1" / "settings").glob("C-seed*/predictions.csv"):
