@@ -9,8 +9,10 @@ import math
 from itertools import combinations
 from typing import Sequence
 
+from engine.base import UserError
 from engine.run_folder import MAY_DIFFER, PREDICTIONS
 from report.collect import MOST_CLASSES, STARTS, Row, Scored
+from report.paired_tests import Answers, answers_of, compare_accuracy, in_short, in_words
 from report.text import one_line
 
 # What differs between the settings by their nature, is said in other words, or changes no result.
@@ -24,6 +26,10 @@ BY_NATURE = (
     "is_augmented",
     "snapshot_epochs",
 )
+ABOUT_P = (
+    "p: how often the choice of images alone would part two settings that are alike as far as these. It is "
+    "not corrected for the number of pairs, and knows nothing of other seeds or of another pre-training."
+)
 
 
 def notes_on(rows: Sequence[Row]) -> list[str]:
@@ -32,7 +38,7 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
         "Accuracies are the mean ± standard deviation (n - 1) over the seeds. The best epoch was chosen on "
         "the validation images that it is measured on, so it flatters; the last epoch was chosen by nothing.",
         *_on_standard_error(rows),
-        *_on_close_pairs(rows),
+        *_on_paired_tests(rows),
         *remarks_on(rows),
     ]
 
@@ -53,23 +59,45 @@ def _on_standard_error(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _on_close_pairs(rows: Sequence[Row]) -> list[str]:
-    """A sentence for each two settings whose best accuracies are closer than one standard error of their
-    mean.
-    """
+def _on_paired_tests(rows: Sequence[Row]) -> list[str]:
+    """The difference of each two settings and its p, a sentence for the best epochs and one for the last."""
     notes = []
-    known = [row for row in rows if row.best and row.validation_images]
-    for one, other in combinations(known, 2):
-        if one.validation_images != other.validation_images:
-            continue
-        apart, pooled = abs(one.best[0] - other.best[0]), (one.best[0] + other.best[0]) / 2
-        error = math.sqrt(pooled * (1 - pooled) / one.validation_images)
-        if apart < error:
-            notes.append(
-                f"{one.setting} and {other.setting} differ by less than one standard error of the validation "
-                f"set ({apart:.4f}, and that is {error:.4f})."
-            )
+    for which, is_last in (("best", False), ("last", True)):
+        answers, reasons = _answers(rows, is_last)
+        tested = []
+        for other, one in combinations(answers, 2):
+            try:
+                test = compare_accuracy(answers[one], answers[other])
+                tested.append(f"{one} - {other} {in_short(test)}")
+            except UserError as error:
+                reasons[f"{one} - {other}"] = str(error)
+        if tested:
+            notes.append(f"Paired tests of the {which} epochs: {'; '.join(tested)}.")
+        if reasons:
+            notes.append(f"No paired test of the {which} epochs of {_with_first_reason(reasons)}.")
+    if any(note.startswith("Paired") for note in notes):
+        notes.insert(0, f"A paired test gives the difference of two settings' accuracies, and {ABOUT_P}")
     return notes
+
+
+def _answers(rows: Sequence[Row], is_last: bool) -> tuple[dict[str, list[Answers]], dict[str, str]]:
+    """The answers of each setting's finished runs; and of those where a run has none, why. Neither where
+    there is no second setting to compare with.
+    """
+    answers: dict[str, list[Answers]] = {}
+    reasons: dict[str, str] = {}
+    finished = [row for row in rows if row.finished]
+    for row in finished if len(finished) > 1 else []:
+        try:
+            answers[row.setting] = [answers_of(scored.run, is_last) for scored in row.finished]
+        except UserError as error:
+            reasons[row.setting] = str(error)
+    return answers, reasons
+
+
+def _with_first_reason(reasons: dict[str, str]) -> str:
+    first = next(iter(reasons.values()))
+    return f"{', '.join(reasons)} ({one_line(first, 200)})"
 
 
 def _on_gaps(rows: Sequence[Row]) -> list[str]:
@@ -168,7 +196,6 @@ COMPARED = (
     ("B", "D", "fine-tuning everything instead of the classifier alone, pre-trained with labels"),
     ("C", "E", "fine-tuning everything instead of the classifier alone, pre-trained without labels"),
 )
-LEAST_ANSWERS = 10  # right ones, and wrong ones, of both together: below that no bell curve is near
 
 
 def analyse(rows: Sequence[Row], chance: float | None) -> list[str]:
@@ -177,65 +204,45 @@ def analyse(rows: Sequence[Row], chance: float | None) -> list[str]:
     `chance` is the accuracy of guessing, where the number of classes is known.
     """
     finished = [row for row in rows if row.best]
-    known = {row.setting: row for row in finished if row.validation_images}
     # Best epochs flatter, each by as much as it was scored often; last ones were chosen by nothing.
-    is_last = all(row.last for row in known.values())
-    which = "last-epoch" if is_last else "best-epoch"
-    sentences = []
-    for one, other, what in COMPARED:
-        if one in known and other in known:
-            sentences.append(_compare(known[one], known[other], what, is_last))
+    is_last = all(row.last for row in finished)
+    answers, reasons = _answers(finished, is_last)
+    sentences = [
+        f"{one} against {other} ({what}): {_tested(answers[one], answers[other])}."
+        for one, other, what in COMPARED
+        if one in answers and other in answers
+    ]
     if sentences:
+        which = "last" if is_last else "best"
         sentences.insert(
             0,
-            f"The sentences below compare {which} accuracies, means over the seeds. The standard error of a "
-            "difference is sqrt(p (1 - p) (1 / n1 + 1 / n2)), with p their mean and n images of validation; "
-            "it says nothing of how far another pre-training would move a setting.",
+            f"The sentences below compare the accuracies of the {which} epochs, means over the seeds, by a "
+            "sign-flip test over the images: with one seed a side it is McNemar's exact test. It gives "
+            f"{ABOUT_P}",
         )
-    unknown = [row.setting for row in finished if row.setting not in known]
-    if unknown:
-        sentences.append(
-            f"Not compared: {', '.join(unknown)}, since the number of validation images is not known, or not "
-            "the same in all seeds."
-        )
-    if chance is not None:
-        for row in known.values():
-            accuracy, error = (
-                _accuracy(row, is_last),
-                math.sqrt(chance * (1 - chance) / row.validation_images),
+    if reasons:
+        sentences.append(f"Not compared: {_with_first_reason(reasons)}.")
+    return [*sentences, *_near_chance(finished, chance, is_last)]
+
+
+def _tested(one: Sequence[Answers], other: Sequence[Answers]) -> str:
+    try:
+        return in_words(compare_accuracy(one, other))
+    except UserError as error:
+        return f"no paired test, {error}"
+
+
+def _near_chance(rows: Sequence[Row], chance: float | None, is_last: bool) -> list[str]:
+    """A sentence for each setting that is not clearly above guessing."""
+    sentences = []
+    for row in rows if chance is not None else []:
+        if not row.validation_images:
+            continue
+        accuracy = (row.last if is_last else row.best)[0]
+        error = math.sqrt(chance * (1 - chance) / row.validation_images)
+        if accuracy < chance + 2 * error:
+            where = "within two standard errors of" if accuracy > chance - 2 * error else "below"
+            sentences.append(
+                f"{row.setting} ({accuracy:.4f}) lies {where} what guessing would reach ({chance:.4f})."
             )
-            if accuracy < chance + 2 * error:
-                where = "within two standard errors of" if accuracy > chance - 2 * error else "below"
-                sentences.append(
-                    f"{row.setting} ({accuracy:.4f}) lies {where} what guessing would reach ({chance:.4f})."
-                )
     return sentences
-
-
-def _compare(one: Row, other: Row, what: str, is_last: bool) -> str:
-    first, second = _accuracy(one, is_last), _accuracy(other, is_last)
-    n, m = one.validation_images, other.validation_images
-    mean = (first * n + second * m) / (n + m)
-    error = math.sqrt(mean * (1 - mean) * (1 / n + 1 / m))
-    apart = abs(first - second)
-    if not apart:
-        return f"{one.setting} against {other.setting} ({what}): both are {first:.4f}."
-    if min(mean, 1 - mean) * (n + m) < LEAST_ANSWERS:
-        few = "wrong" if mean > 0.5 else "right"
-        verdict = f"{apart * n:.1f} of {n} images, and too few are {few} for a standard error to say anything"
-    elif apart < error:
-        verdict = (
-            f"within one standard error of the difference ({error:.4f}), so these runs do not tell them apart"
-        )
-    elif apart < 2 * error:
-        verdict = f"{apart / error:.1f} standard errors of the difference ({error:.4f}), a hint and no proof"
-    else:
-        times = f"{apart / error:.1f} standard errors of the difference ({error:.4f})"
-        verdict = f"{times}, more than the choice of images explains"
-    side = "above" if first > second else "below"
-    distance = f"{first:.4f} lies {apart:.4f} {side} {second:.4f}"
-    return f"{one.setting} against {other.setting} ({what}): {distance}, {verdict}."
-
-
-def _accuracy(row: Row, is_last: bool) -> float:
-    return (row.last if is_last else row.best)[0]

@@ -93,7 +93,8 @@ def problem_1(folder: Path, seeds: int = 2, settings: str = "ABCDE") -> Path:
             run = write_run(
                 name, own, epochs(4, accuracy=lambda e, right=right: right / 100 if e >= 3 else 0.3)
             )
-            rows = [(f"{i}.jpg", i % 3 if i < right else (i + 1) % 3, i % 3) for i in range(100)]
+            answers = [i % 3 if (37 * i + 11 * place) % 100 < right else (i + 1) % 3 for i in range(100)]
+            rows = [(f"{i}.jpg", answer, i % 3) for i, answer in enumerate(answers)]
             for file in ("predictions.csv", "predictions_last.csv"):
                 with open(run / file, "w", newline="") as opened:
                     csv.writer(opened).writerows([("filename", "label", "truth"), *rows])

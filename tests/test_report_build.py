@@ -140,13 +140,14 @@ def test_the_students_words_are_merged_and_never_overwritten(whole, quick_figure
 
 
 def test_close_settings_are_called_so_and_far_ones_too(tmp_path, built, quick_figures):
-    assert "within one standard error of the difference" in page_of(
-        built
-    )  # 0.505 against 0.555 of 100 images
+    # 0.505 against 0.555 of 100 images, half of them others
+    close = "0.5550 lies 0.0500 above 0.5050 on the same 100 images"
+    assert close in page_of(built) and "these runs do not tell them apart" in page_of(built)
     run = tmp_path / "p1" / "settings" / "A-seed0"
     report_runs.problem_1(tmp_path / "p1", seeds=1)
-    rows = [f"{i}.jpg,{0 if i < 5 else 1},0" for i in range(100)]
-    (run / "predictions.csv").write_text("\n".join(["filename,label,truth", *rows]))
+    rows = [f"{i}.jpg,{i % 3 if i < 5 else (i + 1) % 3},{i % 3}" for i in range(100)]
+    for name in ("predictions.csv", "predictions_last.csv"):
+        (run / name).write_text("\n".join(["filename,label,truth", *rows]))
     lines = report_runs.epochs(4, accuracy=lambda e: 0.05)
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     run_build(tmp_path / "out", "--p1", tmp_path / "p1")
@@ -340,7 +341,7 @@ def test_networks_are_compared_on_the_same_tiles_and_a_missing_test_says_why(
 
 def test_settings_that_cannot_be_compared_are_named(whole, quick_figures, tmp_path):
     shutil.copytree(whole / "p1", tmp_path / "p1")
-    for path in (tmp_path / "p1" / "settings").glob("C-seed*/predictions.csv"):
+    for path in (tmp_path / "p1" / "settings").glob("C-seed*/predictions*.csv"):
         path.unlink()
     run_build(tmp_path / "out", "--p1", tmp_path / "p1")
     page = page_of(tmp_path / "out")
@@ -357,8 +358,11 @@ def test_one_wrong_image_of_many_is_no_hint(tmp_path, quick_figures):
         run = tmp_path / "p1" / "settings" / name
         lines = report_runs.epochs(4, accuracy=lambda e, right=right: right / 100)
         (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        rows = [f"{i}.jpg,{int(i >= right)},0" for i in range(100)]
+        (run / "predictions_last.csv").write_text("\n".join(["filename,label,truth", *rows]))
     run_build(tmp_path / "out", "--p1", tmp_path / "p1")
-    assert "1.0 of 100 images, and too few are wrong for a standard error" in page_of(tmp_path / "out")
+    page = page_of(tmp_path / "out")
+    assert "1.0000 lies 0.0100 above 0.9900" in page and "these runs do not tell them apart" in page
 
 
 # -- a report that fails leaves the one before it ------------------------------------------------------------

@@ -31,7 +31,14 @@ def no_pictures(monkeypatch):
 
 
 def make_run(
-    folder: Path, name: str, accuracies: list, *, predictions=None, total_epochs=None, **arguments
+    folder: Path,
+    name: str,
+    accuracies: list,
+    *,
+    predictions=None,
+    predictions_last=None,
+    total_epochs=None,
+    **arguments,
 ) -> Path:
     """A run folder with an accuracy (None: not scored) an epoch, ten steps and 30 seconds each."""
     run = folder / name
@@ -52,9 +59,10 @@ def make_run(
         for epoch, accuracy in enumerate(accuracies, start=1)
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    if predictions is not None:
-        with open(run / "predictions.csv", "w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("filename", "label", "truth"), *predictions])
+    for name, rows in (("predictions.csv", predictions), ("predictions_last.csv", predictions_last)):
+        if rows is not None:
+            with open(run / name, "w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows([("filename", "label", "truth"), *rows])
     return run
 
 
@@ -119,12 +127,56 @@ def test_the_best_is_said_to_be_chosen_on_validation(tmp_path, no_pictures):
     assert "chosen on the validation images" in write_settings_table(tmp_path)
 
 
-def test_settings_closer_than_one_standard_error_are_called_that_and_no_others(tmp_path, no_pictures):
-    for letter, accuracy in zip("ABC", (0.5, 0.54, 0.56)):  # one standard error is .05
-        make_run(tmp_path, f"{letter}-seed0", [accuracy], predictions=HALF)
-    table = write_settings_table(tmp_path)
-    assert "A and B differ by less than one standard error" in table and "B and C differ by less" in table
-    assert "A and C differ" not in table
+def right(count: int) -> list[tuple]:
+    """Rows of predictions for a hundred images, of which the first so many are right."""
+    return [(f"{k}.jpg", int(k >= count), 0) for k in range(100)]
+
+
+def test_settings_are_tested_in_pairs_on_the_same_images_at_both_epochs(tmp_path, no_pictures):
+    for letter, best, last in (("A", 50, 40), ("B", 51, 50), ("C", 60, 40)):
+        make_run(
+            tmp_path,
+            f"{letter}-seed0",
+            [best / 100, last / 100],
+            predictions=right(best),
+            predictions_last=right(last),
+        )
+    lines = write_settings_table(tmp_path).splitlines()
+    # McNemar: one image of one, 10 of 10, 9 of 9; then 10 of 10, none, 10 of 10. 2 / 2**10 is .002.
+    assert [line for line in lines if line.startswith("- Paired tests of")] == [
+        "- Paired tests of the best epochs: B - A +0.0100, p = 1.000; C - A +0.1000, p = 0.002; "
+        "C - B +0.0900, p = 0.004.",
+        "- Paired tests of the last epochs: B - A +0.1000, p = 0.002; C - A +0.0000, p = 1.000; "
+        "C - B -0.1000, p = 0.002.",
+    ]
+    assert any("knows nothing of other seeds" in line for line in lines)
+    assert not any("No paired test" in line for line in lines)
+
+
+def test_seeds_are_averaged_before_they_are_tested(tmp_path, no_pictures):
+    for seed, (a, b) in enumerate(((40, 60), (60, 40))):
+        make_run(tmp_path, f"A-seed{seed}", [a / 100], predictions=right(a))
+        make_run(tmp_path, f"B-seed{seed}", [b / 100], predictions=right(b))
+    assert "- Paired tests of the best epochs: B - A +0.0000, p = 1.000." in write_settings_table(tmp_path)
+
+
+def test_settings_without_answers_for_the_same_images_have_no_test_and_the_table_says_so(
+    tmp_path, no_pictures
+):
+    make_run(tmp_path, "A-seed0", [0.5], predictions=right(50), predictions_last=right(50))
+    make_run(tmp_path, "A-seed1", [0.5], predictions=right(50))
+    make_run(tmp_path, "B-seed0", [0.5], predictions=HALF, predictions_last=HALF)
+    make_run(tmp_path, "C-seed0", [0.5], predictions=right(40), predictions_last=right(50))
+    lines = write_settings_table(tmp_path).splitlines()
+    best, last = (line for line in lines if line.startswith("- No paired test of"))
+    assert best.startswith("- No paired test of the best epochs of C, B - A (") and "another epoch" in best
+    assert last.startswith("- No paired test of the last epochs of A, C - B (") and "A-seed1" in last
+    assert not any(line.startswith("- Paired") or "A paired test" in line for line in lines)
+
+
+def test_one_setting_alone_is_tested_against_nothing(tmp_path, no_pictures):
+    make_run(tmp_path, "A-seed0", [0.5])
+    assert "aired test" not in write_settings_table(tmp_path)
 
 
 def test_arguments_that_differ_are_named_with_the_runs(tmp_path, no_pictures):
