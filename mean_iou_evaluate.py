@@ -262,15 +262,13 @@ def main(args: argparse.Namespace) -> None:
                 file=sys.stderr,
             )
 
-    confusion = np.zeros(
-        (len(CLASS_NAMES), len(CLASS_NAMES)), dtype=np.int64
-    )  # rows labels, columns predictions
+    # Rows are labels, columns predictions.
+    confusion = np.zeros((len(CLASS_NAMES), len(CLASS_NAMES)), dtype=np.int64)
     np.add.at(confusion, (CLASS_OF_CODE[:, None], CLASS_OF_CODE[None, :]), codes)
     ious = [iou_of(confusion[i, i], confusion[:, i].sum(), confusion[i].sum()) for i in range(NUM_SCORED)]
     if args.json:
-        mean_iou, *per_class = [
-            None if score != score else float(score) for score in (mean_of(ious), *ious)
-        ]  # no nan
+        # JSON has no nan.
+        mean_iou, *per_class = [None if np.isnan(score) else float(score) for score in (mean_of(ious), *ious)]
         scores = {"mean_iou": mean_iou, "iou": dict(zip(CLASS_NAMES, per_class)), "masks": len(pairs)}
         write_json(args.json, {**scores, "red_pixels": red, "confusion": confusion.tolist()})
     print_scores(ious)

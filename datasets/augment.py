@@ -1,8 +1,7 @@
-"""Training's random changes to images: each sample's drawn from (seed, epoch, position), whoever cuts
-it.
+"""Training's augmentation of labelled images: each sample's drawn from (seed, epoch, position) alone.
 
-Crop and mirror act on bytes, image by image, where the data are read; colours change on the device, a whole
-batch at once but each image by its own factors.
+Crop and flip act on bytes, image by image, where the data are read; colours change on the device, a whole
+batch at once but each image by its own factors; and mixup and CutMix put two images into one.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor
 from datasets.labelled import LabelledImages
 from datasets.trivial_augment import trivial_augment
 
-HOW_OFTEN_MIXED = 0.5  # share of the batches that are mixed: the rest keeps training close to inference
+MIX_PROBABILITY = 0.5  # share of the batches that are mixed: the rest keeps training close to inference
 ASPECTS = (3 / 4, 4 / 3)  # of a crop's width over its height, in the image
 
 
@@ -104,7 +103,7 @@ def mix_images(images: Tensor, kind: str, generator: np.random.Generator) -> tup
     as it is.
     """
     partners = torch.arange(len(images)).roll(1)
-    if kind == "none" or generator.uniform() >= HOW_OFTEN_MIXED:
+    if kind == "none" or generator.uniform() >= MIX_PROBABILITY:
         return images, partners, 1.0
     share = float(generator.uniform())
     if kind == "mixup":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from typing import IO, Callable, Sequence
 
 import numpy as np
 
-from engine.base import UserError, available_cores
+from engine.base import UserError, available_cores, say
 
 _VERSION = 1
 _READING = ".reading-"  # how names of unfinished files start
@@ -72,7 +71,7 @@ def cached_images(
         found = _opened(data, index, len(paths)) if is_there else None
         if found is None:
             why = " again, the ones there are broken" if is_there else ""
-            print(f"reading {len(paths)} images into {data}{why}", file=sys.stderr)
+            say(f"reading {len(paths)} images into {data}{why}")
             folder.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(folder)
             found = ImageCache(data, _build(paths, read, data, index))

@@ -33,14 +33,14 @@ class Edition:
 
     name: str
     wrappers: tuple[Wrapper, ...]
-    folder_header: (
-        tuple[str, ...] | None
-    )  # of the CSV about a whole folder of images (50 classes); None: not asked
-    table_header: tuple[str, ...] | None  # of the CSV that answers a CSV (office); None: not asked
-    tile_suffix: str  # tiles are NNNN{tile_suffix}.jpg ...
-    mask_suffix: (
-        str  # ... and their masks NNNN{mask_suffix}.png; a tile named otherwise gives its own stem and .png
-    )
+    # Of the CSV about a whole folder of images (50 classes), and of that which answers a CSV (office); None:
+    # not asked.
+    folder_header: tuple[str, ...] | None
+    table_header: tuple[str, ...] | None
+    # Tiles are NNNN{tile_suffix}.jpg, and their masks NNNN{mask_suffix}.png; a tile named otherwise gives its
+    # own stem and .png.
+    tile_suffix: str
+    mask_suffix: str
     report_images: tuple[str, ...]  # the tiles of the validation set whose masks the report shows
     download_script: str  # what the course calls get_checkpoints.sh
 

@@ -1,11 +1,11 @@
 """Labelled images: a folder of images and its CSV (or names such as 7_123.png) → cached pixels, class
-numbers and the classes' names."""
+numbers and the classes' names; and what one training makes of them.
+"""
 
 from __future__ import annotations
 
 import copy
 import re
-import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from torch import Tensor
 from datasets.cache import ImageCache, cached_images
 from datasets.images import ImageError, evaluation_image, path_inside, read_rgb
 from datasets.tables import NO_LABEL, labels_in_names, read_labels
-from engine.base import UserError
+from engine.base import UserError, say
 
 HELD_OUT = 20  # without images to validate on, every 20th image of training is one
 MARGIN = 1.25  # kept images are that much larger than the network's input: crops of them stay sharp
@@ -192,9 +192,9 @@ def _load(
 
     images = cached_images(paths, read, cache_name, cache)
     for name in escaping:
-        print(f"left out: {name!a} in {source} is no file name inside {folder}", file=sys.stderr)
+        say(f"left out: {name!a} in {source} is no file name inside {folder}")
     for reason in images.errors.values():
-        print(f"left out: {reason}", file=sys.stderr)
+        say(f"left out: {reason}")
     usable = [index for index in range(len(paths)) if str(index) not in images.errors]
     if not usable:
         raise ImageError(f"{folder}: none of the {len(rows)} images that {source} lists can be read")
@@ -262,10 +262,9 @@ def load_training_data(
             f"{train[0]}: of {len(images)} images none can be held out for validation, which takes "
             f"every {HELD_OUT}th; give --val-images"
         )
-    print(
+    say(
         f"no --val-images: {len(held_out)} of the {len(images)} images, every {HELD_OUT}th, are "
-        "held out for validation",
-        file=sys.stderr,
+        "held out for validation"
     )
     kept = images.part([index for index in range(len(images)) if index not in held_out])
     evaluation = as_inference_sees(images.part(held_out), image_size, cache)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from pathlib import Path
 from typing import Sequence
 
@@ -17,7 +16,7 @@ from datasets.cache import ImageCache, cached_images
 from datasets.images import FORMATS, ImageError, list_images, read_rgb
 from datasets.palette import NUM_CLASSES, SCORED_CLASSES, UNKNOWN, classes_of_colours
 from datasets.tiles import satellite_masks
-from engine.base import UserError
+from engine.base import UserError, say
 
 IGNORED = 255  # in training targets: unknown, and the red that no class claims
 
@@ -43,9 +42,8 @@ class TilePairs:
 
         UserError when either has too few.
         """
-        drawn = set(
-            np.random.default_rng((seed, 3)).permutation(len(self))[: round(share * len(self))].tolist()
-        )
+        order = np.random.default_rng((seed, 3)).permutation(len(self))
+        drawn = set(order[: round(share * len(self))].tolist())
         rest = [index for index in range(len(self)) if index not in drawn]
         if not drawn or len(rest) < 2:  # batch norm needs two
             sizes = f"{len(rest)} to train on and {len(drawn)} to score on"
@@ -68,10 +66,7 @@ class TilePairs:
         if not (asked and found):
             found += [name for name in self.names if name not in found][: len(usual) - len(found)]
         if asked and found != wanted:
-            print(
-                f"not all of the tiles {', '.join(wanted)} are there; taken: {', '.join(found)}",
-                file=sys.stderr,
-            )
+            say(f"not all of the tiles {', '.join(wanted)} are there; taken: {', '.join(found)}")
         return found
 
 
@@ -90,9 +85,7 @@ def find_pairs(folder: str | Path) -> list[tuple[str, Path, Path]]:
             f"{folder}: no pair of NNNN_sat.jpg and NNNN_mask.png; give --data the course's p2_data folder"
         )
     if alone:
-        print(
-            f"{folder}: {len(alone)} tiles have no mask and are left out, {alone[0]} first", file=sys.stderr
-        )
+        say(f"{folder}: {len(alone)} tiles have no mask and are left out, {alone[0]} first")
     return pairs
 
 
@@ -103,10 +96,9 @@ def read_mask(path: Path) -> np.ndarray:
     """
     rgb = read_rgb(path, apply_exif=False)
     with Image.open(path, formats=FORMATS) as image:
-        if (
-            Image.getmodebase(image.mode) == "L"
-        ):  # 1, L, LA, I, F: as colours, class numbers would all be black
-            raise ImageError(f"{path}: a grey image, not a mask; save it in the seven colours as RGB")
+        is_grey = Image.getmodebase(image.mode) == "L"  # 1, L, LA, I, F
+    if is_grey:  # class numbers as grey values: as colours they would all be black
+        raise ImageError(f"{path}: a grey image, not a mask; save it in the seven colours as RGB")
     return classes_of_colours(rgb)
 
 
@@ -131,7 +123,7 @@ def load_pairs(folder: str | Path, cache: str | Path | None, least: int = 1) -> 
         if reason is None:
             usable.append(index)
         else:
-            print(f"left out: {reason}", file=sys.stderr)
+            say(f"left out: {reason}")
     if len(usable) < least:
         raise UserError(
             f"{folder}: {len(usable)} of its {len(pairs)} pairs can be used; {least} at least are needed"
@@ -142,12 +134,8 @@ def load_pairs(folder: str | Path, cache: str | Path | None, least: int = 1) -> 
 def rare_class_weights(pairs: TilePairs) -> np.ndarray:
     """How often each tile should be drawn: the sum over the classes of its share of the class, divided by the
     square root of the class's mean share. Sums to 1."""
-    shares = np.stack(
-        [
-            np.bincount(pairs.mask(i).ravel(), minlength=NUM_CLASSES + 1)[:SCORED_CLASSES]
-            for i in range(len(pairs))
-        ]
-    ).astype(np.float64)
+    counts = [np.bincount(pairs.mask(i).ravel(), minlength=NUM_CLASSES + 1) for i in range(len(pairs))]
+    shares = np.stack(counts)[:, :SCORED_CLASSES].astype(np.float64)
     shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1)
     weights = (shares / np.sqrt(np.maximum(shares.mean(axis=0), 1e-6))).sum(axis=1)
     weights = np.maximum(weights, 1e-6)
@@ -197,10 +185,8 @@ class TileCrops(torch.utils.data.Dataset):
             image, target = torch.rot90(image, turns, (1, 2)), torch.rot90(target, turns, (0, 1))
             if is_flipped:
                 image, target = image.flip(2), target.flip(1)
-            brightness, contrast, saturation = (
-                generator.uniform(-0.12, 0.12),
-                *generator.uniform(0.75, 1.25, size=2),
-            )
+            brightness = generator.uniform(-0.12, 0.12)
+            contrast, saturation = generator.uniform(0.75, 1.25, size=2)
             colours = torch.tensor([brightness, contrast, saturation], dtype=torch.float32)
         return image.contiguous(), target.contiguous(), colours
 
@@ -212,9 +198,8 @@ class TileCrops(torch.utils.data.Dataset):
         top, left = generator.integers(height - side + 1), generator.integers(width - side + 1)
         box = (slice(top, top + side), slice(left, left + side))
         image = torch.from_numpy(np.array(tile[box])).permute(2, 0, 1)[None]
-        target = torch.from_numpy(np.where(mask[box] >= UNKNOWN, IGNORED, mask[box]).astype(np.uint8))[
-            None, None
-        ]
+        target = np.where(mask[box] >= UNKNOWN, IGNORED, mask[box]).astype(np.uint8)
+        target = torch.from_numpy(target)[None, None]
         size = (self.crop_size, self.crop_size)
         image = functional.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)[0]
         return image, functional.interpolate(target, size, mode="nearest-exact")[0, 0]

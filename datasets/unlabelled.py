@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from PIL import Image
 from datasets.cache import cached_images
 from datasets.images import FORMATS, evaluation_image, list_images, read_rgb
 from datasets.labelled import MARGIN
-from engine.base import UserError
+from engine.base import UserError, say
 
 _LOOKED_AT = 64  # images whose headers say how large the others will be
 
@@ -51,7 +50,7 @@ def load_unlabelled(folder: str | Path, image_size: int, cache: str | Path | Non
 
     images = cached_images(paths, read, f"evaluation{side}", cache)
     for reason in images.errors.values():
-        print(f"left out: {reason}", file=sys.stderr)
+        say(f"left out: {reason}")
     usable = len(paths) - len(images.errors)
     if usable < 2:
         raise UserError(
