@@ -240,7 +240,7 @@ test-networks: $(INSTALLED)
 # -- handing in --------------------------------------------------------------------------------------------------------
 
 submission:
-	@"$(PYTHON)" -m report.submission
+	@"$(PYTHON)" -m report.submission --report "$(REPORT_OUT)"
 
 clean:
 	rm -rf demo

@@ -1,1 +1,10 @@
 """From runs and predictions to what is handed in: pictures, tables, the folder itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+# In the repository, wherever a command is called from: a path that is given is looked for in the folder where
+# the user is, the default ones never.
+OUTPUT = Path(__file__).resolve().parent / "out"  # what report.build writes, and report.submission hands in
+ANSWERS = Path(__file__).resolve().parent / "answers.md"  # the student's own words

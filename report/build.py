@@ -11,6 +11,10 @@ named, with the command that fills it. Figures are in OUTPUT/figures, as PNG and
 Your own words stand in report/answers.md, a heading a question; it is made once and never written again. The
 same runs and words give the same bytes: the date is that of the newest run.
 
+Paths that you give are those of the folder you are in. Without --output and --answers the report goes to
+report/out of the repository, where report.submission looks for it, and your words stand beside it, whatever
+folder you are in.
+
 Exit status: 0 complete; 1 written, with the gaps named on stderr; 2 nothing written, the reason is one line
 on stderr.
 """
@@ -26,17 +30,16 @@ from typing import Sequence
 from datasets.images import natural_key
 from engine.base import UserError, run_script, say
 from engine.run_folder import is_number
+from report import ANSWERS, OUTPUT
 from report.collect import Found, find, runs_of_settings, settings_folder
 from report.document import Gap, Report
 from report.text import one_line
 
 OURS = re.compile(
     r"(pretraining|settings_curves|confusion_[A-E]|tsne(_\d+)?|model_[ab]|ious|learning_curves"
-    r"|land_confusion|worst_tiles"
-    r"|stages_[ab]|sam(_\d+)?)\.(png|pdf)"
+    r"|land_confusion|worst_tiles|stages_[ab]|sam(_\d+)?)\.(png|pdf)"
 )
 LATEST = 4e9  # seconds since 1970: the year 2096; a run that says later is wrong
-ANSWERS = Path(__file__).resolve().parent / "answers.md"
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -54,10 +57,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--output",
         type=Path,
-        default=Path("report/out"),
-        help="folder for what is written (default report/out)",
+        default=OUTPUT,
+        help="where to write (default: the repository's report/out)",
     )
-    add("--answers", type=Path, default=ANSWERS, help="the student's words (default report/answers.md)")
+    add(
+        "--answers",
+        type=Path,
+        default=ANSWERS,
+        help="the student's words (default: the repository's report/answers.md)",
+    )
     args = parser.parse_args(argv)
     if not re.fullmatch(r"[A-Za-z0-9]{1,20}", args.student_id):
         parser.error("--student-id wants letters and digits alone, such as r12345678")
@@ -77,9 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from report.problem2 import problem_2
 
     figures = made(args.output / "figures")
-    answers = read_answers(
-        args.answers, QUESTIONS
-    )  # what is wrong with them ends it before anything is touched
+    # What is wrong with the answers ends it before anything is touched.
+    answers = read_answers(args.answers, QUESTIONS)
     clear(figures)
     found = find([*args.p1, *args.p2])
     problems = (problem_1(found, figures), problem_2(found, args.sam, figures))

@@ -3,6 +3,9 @@
     python3 -m report.submission                    # submission/2024
     EDITION=2023 python3 -m report.submission       # another year, its names, its wrappers fixed to it
 
+The report is the hw1_<studentID>.pdf of --report or of the repository's own folder. Paths that you give
+are those of the folder you are in; without them it is the repository's report/out and submission/YEAR.
+
 What is missing for a complete submission (weights, the report) is named on stderr. Made again, the folder is
 replaced, unless something lies in it that would be lost.
 
@@ -21,6 +24,7 @@ from typing import Sequence
 from datasets.editions import Edition, Wrapper, edition
 from engine import manifest
 from engine.base import UserError, run_script
+from report import OUTPUT
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = (
@@ -33,7 +37,13 @@ SCRIPTS = (
 )
 ROOMS = ("models", "datasets", "engine", "recipes", "report")
 NOT_CODE = shutil.ignore_patterns("__pycache__", "*.pyc", "out", "answers.md", "*.pdf", ".*")
-REPORTS = ("hw[12]_*.pdf", "report/out/hw[12]_*.pdf")
+REPORT = "hw[12]_*.pdf"
+# What `make` trains for each problem, with the target that does. Of problem 1's settings the course grades C.
+TRAINED = {
+    "p1": ("make p1", "runs/problem1/settings/C-seed0/model.pt"),
+    "p1_50": ("make p1-50", "runs/fifty/resnet34/A-seed0/model.pt"),
+    "p2": ("make p2", "runs/problem2/model_b/model.pt"),
+}
 LARGEST_IN_GIT = 50 * 10**6  # bytes; the course's limit for a file in git
 
 
@@ -44,7 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--edition", help="the course's year (default: that of EDITION, else 2024)")
-    parser.add_argument("--output", type=Path, help="the folder to make (default: submission/YEAR)")
+    add = parser.add_argument
+    add("--output", type=Path, help="the folder to make (default: the repository's submission/YEAR)")
+    add(
+        "--report",
+        type=Path,
+        default=OUTPUT,
+        help="the folder that report.build wrote (default: the repository's report/out)",
+    )
     args = parser.parse_args(argv)
     year = edition(args.edition)
     output = args.output or REPOSITORY / "submission" / year.name
@@ -52,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         output.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
         try:
-            missing = collect(year, temporary)
+            missing = collect(year, temporary, args.report)
             temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
             replace(output, temporary)
         finally:
@@ -68,8 +85,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def collect(year: Edition, folder: Path) -> list[str]:
-    """Fill the empty `folder`; what a complete submission would have besides, as lines for the user."""
+def collect(year: Edition, folder: Path, report: Path) -> list[str]:
+    """Fill the empty `folder`; the PDF is looked for in the folder `report`.
+
+    Returns what a complete submission would have besides, as lines for the user.
+    """
     for pattern in SCRIPTS:
         for path in sorted(REPOSITORY.glob(pattern)):
             shutil.copy2(path, folder)
@@ -80,7 +100,7 @@ def collect(year: Edition, folder: Path) -> list[str]:
         path = folder / wrapper.name
         path.write_bytes(wrapper_text(wrapper, year.name).encode())
         path.chmod(0o755)
-    return copy_checkpoints(year, folder / "checkpoints") + copy_report(year, folder)
+    return copy_checkpoints(year, folder / "checkpoints") + copy_report(year, folder, report)
 
 
 def wrapper_text(wrapper: Wrapper, year: str | None) -> str:
@@ -114,23 +134,39 @@ def copy_checkpoints(year: Edition, folder: Path) -> list[str]:
         elif not entry["urls"]:
             why = "is not there" if small else "is too large for git"
             missing.append(f"checkpoint {entry['name']} {why} and has no URL: publish it again with --url")
-    for problem, script in (("p1", "p1_inference.py"), ("p2", "p2_inference.py")):
-        if manifest.default_checkpoint(problem) is None:
-            users = " and ".join(wrapper.name for wrapper in year.wrappers if wrapper.script == script)
-            missing.append(
-                f"{users} will find no checkpoint: train one, then "
-                f"python3 -m engine.publish RUN/model.pt --name NAME --problem {problem} --default"
-            )
+    for wrapper in year.wrappers:
+        problem = problem_of(wrapper)
+        # The 50 classes take p1's weights where they have none of their own.
+        if manifest.default_checkpoint(problem) or manifest.default_checkpoint(problem[:2]):
+            continue
+        target, model = TRAINED[problem]
+        missing.append(
+            f"{wrapper.name} will find no checkpoint: train one with {target}, then "
+            f"python3 -m engine.publish {model} --name NAME --problem {problem} --default"
+        )
     return missing
 
 
-def copy_report(year: Edition, folder: Path) -> list[str]:
-    """The report hwN_<studentID>.pdf; a line for the user where there is none."""
-    found = [path for pattern in REPORTS for path in sorted(REPOSITORY.glob(pattern))]
+def problem_of(wrapper: Wrapper) -> str:
+    """p1, p1_50 (a folder of images in place of a CSV) or p2."""
+    if wrapper.script == "p2_inference.py":
+        return "p2"
+    return "p1" if "--csv" in wrapper.options else "p1_50"
+
+
+def copy_report(year: Edition, folder: Path, report: Path) -> list[str]:
+    """The report hwN_<studentID>.pdf of the repository or of the folder `report`; a line for the user where
+    there is none."""
+    found = [path for place in (REPOSITORY, report) for path in sorted(place.glob(REPORT))]
     for path in found:
         shutil.copy2(path, folder)
+    if found:
+        return []
     homework = year.wrappers[0].name.split("_")[0]
-    return [] if found else [f"no report: put {homework}_<studentID>.pdf beside README.md, and collect again"]
+    return [
+        f"no report in {report}: make it with make report STUDENT_ID=..., or put {homework}_<studentID>.pdf "
+        "beside README.md, and collect again"
+    ]
 
 
 def replace(output: Path, new: Path) -> None:

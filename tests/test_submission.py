@@ -16,7 +16,7 @@ import pytest
 from datasets.editions import EDITIONS
 from engine import manifest
 from engine.base import UserError
-from report import submission
+from report import OUTPUT, build, submission
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -156,10 +156,39 @@ def test_damaged_weights_are_not_handed_in(tmp_path, monkeypatch):
 def test_the_report_goes_with_it_and_its_absence_is_said(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     monkeypatch.setattr(submission, "REPOSITORY", tmp_path)
-    assert "put hw1_<studentID>.pdf" in submission.copy_report(EDITIONS["2024"], tmp_path / "mine")[0]
-    (tmp_path / "hw1_r12345678.pdf").write_bytes(b"%PDF")
-    assert submission.copy_report(EDITIONS["2024"], tmp_path / "mine") == []
+    words = (EDITIONS["2024"], tmp_path / "mine", tmp_path / "out")
+    assert "put hw1_<studentID>.pdf" in submission.copy_report(*words)[0]
+    (tmp_path / "hw1_r12345678.pdf").write_bytes(b"%PDF by hand")
+    assert submission.copy_report(*words) == []
+    assert (tmp_path / "mine" / "hw1_r12345678.pdf").read_bytes() == b"%PDF by hand"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "hw1_r12345678.pdf").write_bytes(b"%PDF")
+    assert submission.copy_report(*words) == []
     assert (tmp_path / "mine" / "hw1_r12345678.pdf").read_bytes() == b"%PDF"
+
+
+def test_the_report_is_looked_for_where_it_is_written_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = build.parse_arguments(["--p1", "runs", "--student-id", "r1", "--name", "x"])
+    assert given.output == OUTPUT == REPOSITORY / "report" / "out"
+    assert given.answers == REPOSITORY / "report" / "answers.md"
+    assert given.p1 == ["runs"]
+
+
+def test_make_looks_for_the_report_where_make_report_wrote_it():
+    make = ["make", "--dry-run", "report", "submission", "REPORT_OUT=mine"]
+    said = subprocess.run(make, cwd=REPOSITORY, capture_output=True, text=True).stdout
+    assert '--output "mine"' in said and 'report.submission --report "mine"' in said
+
+
+def test_without_published_weights_the_hint_names_what_the_course_grades(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(submission.manifest, "default_checkpoint", lambda problem: None)
+    collect(tmp_path / "mine", "2023")
+    said = capsys.readouterr().err
+    assert "hw1_1.sh will find no checkpoint: train one with make p1-50" in said
+    assert "hw1_2.sh will find no checkpoint: train one with make p1, then" in said
+    assert "C-seed0/model.pt --name NAME --problem p1 --default" in said
+    assert "model_b/model.pt --name NAME --problem p2 --default" in said
 
 
 def test_made_again_it_is_replaced_unless_something_would_be_lost(tmp_path):
