@@ -51,7 +51,7 @@ def label_of(run: RunRecord) -> str:
 
 
 def command_of(run: RunRecord) -> str:
-    """The command that started the run, and goes on with it."""
+    """The command that started the run, and resumes it."""
     command = run.config.get("command")
     return one_line(command, 1000) if isinstance(command, str) else ""
 
@@ -122,5 +122,5 @@ def facts(rows: Sequence[tuple[str, str]], caption: str) -> Table:
 
 
 def unfinished(run: RunRecord) -> Gap:
-    """That a run has not ended, and the command that goes on with it."""
+    """That a run has not ended, and the command that resumes it."""
     return Gap(f"{label_of(run)}: {one_line(run.gap, 200)}.", command_of(run))

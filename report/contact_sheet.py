@@ -84,14 +84,14 @@ def draw_labels(office: Path, predictions: Path, unread: list[ImageError]) -> Im
     cells = []
     for name in evenly(names, IMAGE_COLUMNS * IMAGE_ROWS):
         try:
-            photograph = Image.fromarray(read_rgb(office / "val" / name, apply_exif=True))
+            image = Image.fromarray(read_rgb(office / "val" / name, apply_exif=True))
         except ImageError as error:
             unread.append(error)
             continue
         true, said = (classes.get(label, label) for label in (truth[name], predicted[name]))
         colour = RIGHT if true == said else WRONG
         cell = Image.new("RGB", (side, side + 40), PAPER)
-        cell.paste(ImageOps.pad(photograph, (side, side), color=GREY))
+        cell.paste(ImageOps.pad(image, (side, side), color=GREY))
         pen = ImageDraw.Draw(cell)
         pen.rectangle((0, 0, side - 1, side - 1), outline=colour, width=4)
         pen.text((0, side + 3), shortened(true, 13, side), fill=INK, font=font(13))

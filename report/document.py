@@ -111,7 +111,7 @@ QUESTIONS = (
         "1.3",
         "t-SNE of setting C",
         5,
-        "The learned representations of setting C on the train set, the output of the second last layer, "
+        "The learned representations of setting C on the train set, the output of the penultimate layer, "
         "from the first and the last epoch.",
     ),
     Question(

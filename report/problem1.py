@@ -107,7 +107,7 @@ def _pretraining(run: RunRecord | None, found: Found, figures: Path) -> list[Blo
             figures,
             "pretraining",
             lambda: draw_pretraining([run, *others][:7]),
-            "Loss, accuracy of the nearest neighbours among labelled images, and standard deviation of the "
+            "Loss, kNN accuracy on labelled images, and standard deviation of the "
             "embeddings (1 is well spread, near 0 has collapsed).",
             "Three curves over the epochs of the pre-training",
         )
@@ -117,8 +117,8 @@ def _pretraining(run: RunRecord | None, found: Found, figures: Path) -> list[Blo
         (first_epoch, first), (last_epoch, last) = probes[0], probes[-1]
         blocks.append(
             Text(
-                f"Nearest neighbours classified {first:.1%} of the labelled images after epoch {first_epoch} "
-                f"and {last:.1%} after epoch {last_epoch}."
+                f"kNN classified {first:.1%} of the labelled images after epoch {first_epoch} and {last:.1%} "
+                f"after epoch {last_epoch}."
             )
         )
     return blocks
@@ -221,7 +221,7 @@ def _tsne(folders: Sequence[Path], settings: Path | None, figures: Path) -> list
             figures,
             name,
             folder / "tsne",
-            f"t-SNE of the second last layer's output, a mark an image, by its class ({_origin(panels)}).",
+            f"t-SNE of the penultimate layer's output, a mark an image, by its class ({_origin(panels)}).",
             "Points in the plane, coloured by class, after the first and the last epoch",
         )
         blocks.append(block)
@@ -250,12 +250,10 @@ def _tsne_table(panels: Sequence[dict[str, Any]]) -> list[Block]:
     blocks: list[Block] = []
     if rows:
         numbers = {words(panel.get("neighbours")) for panel in panels}
-        neighbours = (
-            f"accuracy of {numbers.pop()} neighbours" if len(numbers) == 1 else "accuracy of neighbours"
-        )
+        knn = f"kNN accuracy, k = {numbers.pop()}" if len(numbers) == 1 else "kNN accuracy"
         blocks.append(
             Table(
-                ("features", "silhouette, features", "silhouette, plane", neighbours),
+                ("features", "silhouette, features", "silhouette, plane", knn),
                 tuple(rows),
                 "How far apart the classes lie: a silhouette of 1 would be perfect, at 0 they are mixed.",
             )

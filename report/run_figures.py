@@ -33,7 +33,7 @@ WIDE = 8.0  # inches; a page of paper has 6.7, so letters shrink by a sixth
 
 
 def draw_pretraining(runs: Sequence[RunRecord]) -> Figure:
-    """Loss, neighbours' accuracy and spread of the embeddings of BYOL runs, each over its epochs.
+    """Loss, kNN accuracy and spread of the embeddings of BYOL runs, each over its epochs.
 
     Values stand where they were measured: the mean loss in the middle of its epoch, the accuracy at its end,
     the spread and the loss of single batches (pale) on the way.
@@ -47,7 +47,7 @@ def draw_pretraining(runs: Sequence[RunRecord]) -> Figure:
             _plot(accuracy, _shares(_points(run, "knn_accuracy")), look)
             _plot(spread, _thinned(_points(run, "embedding_std")), look, marker="")
         loss.set_title("BYOL's loss")
-        accuracy.set_title("Neighbours' accuracy")
+        accuracy.set_title("kNN accuracy")
         accuracy.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
         accuracy.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         accuracy.set_ylim(0, 1.12 * max([line.get_ydata().max() for line in accuracy.lines], default=1) or 1)

@@ -16,9 +16,7 @@ from engine.base import cannot_write
 from report.style import GREY, class_patches, save_figure, styled, without_axes
 
 OPACITY = 0.45  # of the colour of a mask over the image
-GOLDEN = (
-    0.618034  # turns of the colour circle from one mask to the next: no two neighbours in the list are alike
-)
+GOLDEN = 0.618034  # turns of the colour circle from one mask to the next: no two in a row are alike
 SHOWN_SIDE = 768  # pixels of a picture on the sheet, at most
 ROWS = 6  # of a sheet; more images go on to the next one
 

@@ -18,7 +18,7 @@ from report.text import one_line
 COMMAND = (
     "python3 p2_sam.py --images hw1_data/p2_data/validation/0013_sat.jpg "
     "hw1_data/p2_data/validation/0062_sat.jpg hw1_data/p2_data/validation/0104_sat.jpg --output runs/sam "
-    "--vote runs/p2_b/model.pt"
+    "--vote runs/problem2/model_b/model.pt"
 )
 FEW_IMAGES = 30  # fewer than this say nothing of others
 SCORED = CLASS_NAMES[:SCORED_CLASSES]

@@ -144,9 +144,7 @@ def _on_augmentation(runs: Sequence[Scored]) -> list[str]:
     )
     if not (plain and augmented):
         return []
-    return [
-        f"{_names(plain, runs)} saw every photograph as inference does, without random crops and colours."
-    ]
+    return [f"{_names(plain, runs)} saw every image as inference does, without random crops and colours."]
 
 
 def _names(some: Sequence[Scored], runs: Sequence[Scored]) -> str:

@@ -237,8 +237,8 @@ def as_text(scores: Sequence[dict[str, Any]]) -> str:
     """
     titles = [one_line(score["title"], 40) for score in scores]
     width = max(map(columns, titles))
-    lines = [f"{'':{width}}  silhouette of   silhouette of   accuracy of the"]
-    lines += [f"{'':{width}}  the features    the plane       {scores[0]['neighbours']} nearest"]
+    lines = [f"{'':{width}}  silhouette of   silhouette of   kNN accuracy"]
+    lines += [f"{'':{width}}  the features    the plane       k = {scores[0]['neighbours']}"]
     for title, score in zip(titles, scores):
         figures = (score[name] for name in ("silhouette_features", "silhouette_plane", "knn_accuracy"))
         lines.append(
