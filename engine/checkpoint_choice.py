@@ -11,6 +11,7 @@ from typing import Any, Sequence
 from engine import checkpoint, manifest
 from engine.base import UserError, say
 from engine.checkpoint import KINDS
+from engine.run_folder import MODEL
 
 # How to get one where there is none. Of problem 1's settings the course grades C.
 TRAINING = {
@@ -21,9 +22,9 @@ TRAINING = {
     "p2": "python3 p2_train.py --data hw1_data/p2_data --weights imagenet --output runs/p2",
 }
 TRAINED = {  # what these write
-    "p1": "runs/p1/C-seed0/model.pt",
-    "p1_50": "runs/p1/A-seed0/model.pt",
-    "p2": "runs/p2/model.pt",
+    "p1": f"runs/p1/C-seed0/{MODEL}",
+    "p1_50": f"runs/p1/A-seed0/{MODEL}",
+    "p2": f"runs/p2/{MODEL}",
 }
 
 
@@ -51,7 +52,7 @@ def read_models(problem: str, given: Sequence[str], with_states: bool = True) ->
             from engine.download import fetch  # a grader's machine needs nothing of it
 
             fetch(entry)
-    paths = [os.path.join(path, "model.pt") if os.path.isdir(path) else path for path in paths]
+    paths = [os.path.join(path, MODEL) if os.path.isdir(path) else path for path in paths]
     models = []
     for path in paths:
         if not os.path.isfile(path):

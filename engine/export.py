@@ -15,6 +15,7 @@ from typing import Any
 
 from engine import checkpoint
 from engine.base import UserError, run_script
+from engine.run_folder import MODEL
 
 NETWORKS = ("resnet50", "resnet18")  # those whose keys are torchvision's
 FC_ROWS = 1000
@@ -25,7 +26,7 @@ def export(source: Path, output: Path) -> dict[str, Any]:
 
     UserError, and nothing is written, when it is another network's or the file cannot be written.
     """
-    source = source / "model.pt" if source.is_dir() else source
+    source = source / MODEL if source.is_dir() else source
     if output.is_dir() or (output.exists() and source.exists() and os.path.samefile(source, output)):
         raise UserError(f"{output}: is a folder or the model itself; give another file to write")
     state = torchvision_state(checkpoint.read_model(source), source)

@@ -17,6 +17,7 @@ from engine import manifest
 from engine.base import UserError, run_script, write_atomically
 from engine.checkpoint import KINDS, TTA_CHOICES, read_model
 from engine.download import direct_url
+from engine.run_folder import MODEL
 
 SCORES = {"p1": "accuracy", "p2": "mean_iou"}
 GIT_SIZE = 25e6  # bytes of weights that a repository carries well; the course takes files up to 50 MB
@@ -54,7 +55,7 @@ def publish(
     if old is not None and old["problem"] != problem:
         raise UserError(f"the name {name} is taken by a checkpoint of {old['problem']}; choose another")
 
-    source = source / "model.pt" if source.is_dir() else source
+    source = source / MODEL if source.is_dir() else source
     model = read_model(source)
     if model["problem"] != kind:
         raise UserError(f"{source} was trained for {model['problem']}, not for {problem}")

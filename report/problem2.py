@@ -92,9 +92,7 @@ def _network(letter: str, run: RunRecord | None, command: str, figures: Path) ->
         text += f" {millions:.1f} million of the parameters are of heads for training alone."
     network = one_line(drawing.network, 60)
     caption = f"Model {letter}, {network}: blocks, and what each gives (channels x height x width)."
-    picture = taken(
-        figures, name, run.folder / "architecture", caption, f"The blocks of model {letter}, drawn"
-    )
+    picture = taken(figures, name, run.folder / ARCHITECTURE, caption, f"The blocks of model {letter}, drawn")
     if isinstance(picture, Gap):
         picture = Gap(picture.text, describe)
     return [Text(text), picture, *([unfinished(run)] if run.gap else [])]
@@ -301,7 +299,7 @@ def _stages(models: Sequence[tuple[str, RunRecord]], figures: Path) -> list[Bloc
                 caption = (
                     f"Model {letter} ({network}): image, truth, masks at its stages, the last one over it."
                 )
-                blocks.append(taken(figures, name, run.folder / "stages", caption, alt))
+                blocks.append(taken(figures, name, run.folder / STAGES, caption, alt))
             else:
                 blocks.append(Gap(f"No picture of model {letter}'s stages: {one_line(error, 300)}."))
         if run.gap:

@@ -24,6 +24,7 @@ from typing import Sequence
 from datasets.editions import Edition, Wrapper, edition
 from engine import manifest
 from engine.base import UserError, run_script
+from engine.run_folder import MODEL
 from report import OUTPUT
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -40,9 +41,9 @@ NOT_CODE = shutil.ignore_patterns("__pycache__", "*.pyc", "out", "answers.md", "
 REPORT = "hw[12]_*.pdf"
 # What `make` trains for each problem, with the target that does. Of problem 1's settings the course grades C.
 TRAINED = {
-    "p1": ("make p1", "runs/problem1/settings/C-seed0/model.pt"),
-    "p1_50": ("make p1-50", "runs/fifty/resnet34/A-seed0/model.pt"),
-    "p2": ("make p2", "runs/problem2/model_b/model.pt"),
+    "p1": ("make p1", f"runs/problem1/settings/C-seed0/{MODEL}"),
+    "p1_50": ("make p1-50", f"runs/fifty/resnet34/A-seed0/{MODEL}"),
+    "p2": ("make p2", f"runs/problem2/model_b/{MODEL}"),
 }
 LARGEST_IN_GIT = 50 * 10**6  # bytes; the course's limit for a file in git
 

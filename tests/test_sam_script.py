@@ -265,7 +265,9 @@ def test_a_checkpoint_that_is_none_or_a_networks_of_another_problem_is_refused(
     assert not out.exists()
 
 
-def test_default_weights_come_through_the_manifest_or_one_line_says_how(segment, out, weights, tmp_path, monkeypatch, capfd):  # fmt: skip  # noqa: E501
+def test_default_weights_come_through_the_manifest_or_one_line_says_how(
+    segment, out, weights, tmp_path, monkeypatch, capfd
+):
     monkeypatch.setattr(manifest, "FOLDER", tmp_path)
     entry = {"name": "vit_b", "problem": "sam", "file": "sam.pth", "bytes": weights.stat().st_size}
     entry["sha256"] = manifest.sha256_of(weights)
