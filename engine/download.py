@@ -230,7 +230,7 @@ def _open_url(url: str, file: BinaryIO) -> Any:
         error.close()
         if error.code == 416 and "Range" in headers:
             file.truncate(0)
-            raise Broken("the server cannot go on from there") from None
+            raise Broken("the server cannot resume from there") from None
         reason = f"HTTP status {error.code} ({responses.get(error.code, 'unknown')})"
         if error.code in (401, 403, 404):
             reason += "; is the link right, and shared with everyone?"
@@ -336,7 +336,7 @@ def _google_drive(url: str, path: str, query: dict[str, str]) -> str:
     identity = match.group(1) if match else query.get("id")
     if not identity:
         return url
-    # confirm=t answers the page that asks, from about 100 MB on, whether to go on without a virus scan.
+    # confirm=t answers the page that asks, from about 100 MB on, whether to continue without a virus scan.
     wanted = {"id": identity, "export": "download", "confirm": "t"}
     if "resourcekey" in query:  # files shared before 2021 need it
         wanted["resourcekey"] = query["resourcekey"]

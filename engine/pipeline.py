@@ -31,7 +31,7 @@ UNKNOWN_GPU = (
 
 
 class OutOfMemoryError(UserError):
-    """One input that does not fit into the memory even by itself on the CPU; the rest can go on."""
+    """One input that does not fit into the memory even by itself on the CPU; the others are not concerned."""
 
 
 def read_ahead(
@@ -146,10 +146,10 @@ class Runner:
         is_memory = is_out_of_memory(error)
         if is_memory and used > 1:
             self.batch_size = used // 2
-            say(f"out of memory on {self.device}: going on with batches of {self.batch_size}")
+            say(f"out of memory on {self.device}: retrying with batches of {self.batch_size}")
         elif self.device.type != "cpu":
             reason = "out of memory" if is_memory else (str(error).splitlines() or [type(error).__name__])[0]
-            say(f"{self.device} cannot go on ({reason}): going on with the CPU")
+            say(f"{self.device} cannot be used ({reason}): the CPU takes over")
             self.device = torch.device("cpu")
             for network in self.networks:
                 network.to(self.device)

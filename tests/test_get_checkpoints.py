@@ -57,13 +57,13 @@ def test_a_url_that_gives_the_file_in_the_end_gives_it(path, server, folder, mon
     assert only_the_file_is_there(folder)
 
 
-def test_a_broken_download_goes_on_where_it_broke(server, folder):
+def test_a_broken_download_resumes_where_it_broke(server, folder):
     download.fetch(an_entry(server.url("cuts-once")))
     assert server.asked == [("cuts-once", None), ("cuts-once", "bytes=100000-")]
 
 
 @pytest.mark.parametrize("path", ["good", "ignores-range", "refuses-ranges", "wrong-range"])
-def test_what_an_earlier_run_left_is_gone_on_with_where_the_server_can(path, server, folder):
+def test_what_an_earlier_run_left_is_resumed_where_the_server_can(path, server, folder):
     with pytest.raises(download.NotAvailable):
         download.fetch(an_entry(server.url("cuts-always")))
     server.asked.clear()
@@ -210,7 +210,7 @@ def test_a_wrong_file_stays_when_nothing_better_can_be_had(server, folder):
 # ---- the disk
 
 
-def test_a_full_disk_is_one_line_and_the_download_goes_on_when_there_is_room(server, folder):
+def test_a_full_disk_is_one_line_and_the_download_resumes_when_there_is_room(server, folder):
     with files_limited_to(50_000), pytest.raises(UserError, match="the disk is full") as error:
         download.fetch(an_entry(server.url("good"), server.url("good")))
     assert not isinstance(
@@ -348,7 +348,7 @@ def test_two_runs_at_once_share_one_download(clone, server):
     assert (clone / "checkpoints" / "net.pt").read_bytes() == CONTENT
 
 
-def test_what_a_killed_run_left_is_gone_on_with(clone, server, folder, monkeypatch):
+def test_what_a_killed_run_left_is_resumed(clone, server, folder, monkeypatch):
     write_manifest(clone / "checkpoints", an_entry(server.url("stalls")))
     process = start(clone)
     deadline = time.monotonic() + 30

@@ -253,7 +253,7 @@ def test_any_other_error_off_the_cpu_is_raised(message, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_what_fits_nowhere_is_told_apart_and_the_rest_goes_on():
+def test_what_fits_nowhere_is_told_apart_and_the_rest_is_done():
     def forward(batch: torch.Tensor) -> torch.Tensor:
         if (batch == 2).any():
             raise MemoryError
