@@ -222,7 +222,7 @@ def tests_against_the_best(kind: Kind, named: Sequence[tuple[str, RunRecord]]) -
 
 def _tested(run: RunRecord, top: RunRecord, score: str, is_last: bool) -> str:
     try:
-        return in_short(compare_runs([run], [top], score, is_last))
+        return in_short(compare_runs(run, top, score, is_last))
     except UserError as error:
         return one_line(f"no test: {error}", REASON_WIDTH)
 

@@ -2,8 +2,8 @@
 
 Accuracies are compared by sign flips over the images, mean IoUs by a bootstrap over the tiles:
 
-    test = compare_runs([c_seed0, c_seed1], [a_seed0, a_seed1], "accuracy", is_last=False)
-    test = compare_runs([b], [a], "mean_iou", is_last=True)  # records of runs, from read_run
+    test = compare_runs(read_run("runs/b"), read_run("runs/a"), "mean_iou", is_last=False)
+    test = compare_accuracy([answers_of_c_seed0, answers_of_c_seed1], [answers_of_a_seed0, ...])
     in_words(test)  # '0.5550 lies 0.0500 above 0.5050 on the same 100 images (p = 0.063), so ...'
 
 Both ask how far the choice of validation images moves a difference. Neither knows how far another seed or
@@ -71,22 +71,18 @@ class Confusions:
 # -- of runs -------------------------------------------------------------------------------------------------
 
 
-def compare_runs(
-    one: Sequence[RunRecord], other: Sequence[RunRecord], score: str, is_last: bool
-) -> PairedTest:
-    """The test of two sides' finished runs by what they wrote of their best, or their last, epochs.
+def compare_runs(one: RunRecord, other: RunRecord, score: str, is_last: bool) -> PairedTest:
+    """The test of two finished runs by what they wrote of their best, or their last, epochs.
 
-    `score` is "accuracy", of one or more seeds a side, or "mean_iou", of one run a side. UserError where a
-    file is missing or of another epoch than the score, or the images or tiles are others.
+    `score` is "accuracy" or "mean_iou". UserError where a file is missing or of another epoch than the
+    score, or the images or tiles are others.
     """
-    for run in (*one, *other):
+    for run in (one, other):
         if run.gap:
             raise UserError(f"{run.folder}: {run.gap}")
     if score == "accuracy":
-        sides = [[answers_of(run, is_last) for run in side] for side in (one, other)]
-        return compare_accuracy(*sides)
-    (run,), (other_run,) = one, other
-    return compare_mean_iou(confusions_of(run, is_last), confusions_of(other_run, is_last), is_last)
+        return compare_accuracy([answers_of(one, is_last)], [answers_of(other, is_last)])
+    return compare_mean_iou(confusions_of(one, is_last), confusions_of(other, is_last), is_last)
 
 
 def answers_of(run: RunRecord, is_last: bool) -> Answers:
@@ -136,7 +132,8 @@ def compare_accuracy(one: Sequence[Answers], other: Sequence[Answers]) -> Paired
     If the settings were alike, each difference could as well have the other sign (Edgington, Randomization
     Tests, 1980): p is the share of all choices of signs whose sum is at least as far from 0 as the one
     observed. With one seed a side that is McNemar's exact test (see mcnemar); with more, signs are drawn
-    10,000 times, and the observed sum counts as one more draw.
+    10,000 times, and the observed sum counts as one more draw (Phipson and Smyth 2010), so that no p is 0.
+    With unlike numbers of seeds a side the signs are even only nearly, and p is too.
 
     UserError unless all the answers are for the same images with the same truths, in whatever order.
     """

@@ -212,7 +212,7 @@ def _paired(a: RunRecord, b: RunRecord) -> str:
     sentences = []
     for epochs, is_last in (("best", False), ("last", True)):
         try:
-            said = in_words(compare_runs([b], [a], "mean_iou", is_last))
+            said = in_words(compare_runs(b, a, "mean_iou", is_last))
         except UserError as error:
             said = f"no paired test, {one_line(error, 300)}"
         sentences.append(f"B against A at their {epochs} epochs: {said}.")

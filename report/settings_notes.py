@@ -27,7 +27,7 @@ BY_NATURE = (
     "snapshot_epochs",
 )
 ABOUT_P = (
-    "p: how often the choice of images alone would part two settings that are alike as far as these. It is "
+    "p: how often the choice of images alone would part two settings that are alike at least as far. It is "
     "not corrected for the number of pairs, and knows nothing of other seeds or of another pre-training."
 )
 

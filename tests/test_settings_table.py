@@ -209,10 +209,7 @@ def test_what_differs_between_settings_by_nature_is_no_remark_and_augmentation_i
     assert [line for line in table.splitlines() if "differ in" in line] == [
         "- Runs differ in epochs: 1 in A; 2 in D, E."
     ]
-    assert (
-        "- D, E saw every photograph as inference does, without random crops and colours."
-        in table.splitlines()
-    )
+    assert "- D, E saw every image as inference does, without random crops and colours." in table.splitlines()
 
 
 def test_augmentation_that_is_the_same_in_all_runs_is_not_spoken_of(tmp_path, no_pictures):
