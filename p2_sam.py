@@ -153,7 +153,7 @@ from models.builders import load_trained
 from models.predict import land_cover
 from models.sam import load_sam, type_of
 from models.sam_masks import MaskGenerator, SamMemoryError
-from report.sam_pictures import Sheet, classes_picture, draw_masks
+from report.sam import Sheet, classes_picture, draw_masks
 
 
 def main(args: argparse.Namespace) -> int:

@@ -27,8 +27,7 @@ COMMENT = re.compile(r"<!--(?:(?!<!--).)*?-->", re.DOTALL)
 
 
 def read_answers(path: Path, questions: Sequence[Question]) -> dict[str, str]:
-    """The words of each question, key → Markdown. A file that isn't there is made; one that is, is never
-    changed.
+    """The words of each question, key → Markdown. A missing file is made; one that is there never changes.
 
     UserError when the file can neither be read nor made, or isn't UTF-8.
     """
@@ -59,9 +58,7 @@ def _heading(question: Question) -> str:
 
 
 def _make(path: Path, questions: Sequence[Question]) -> dict[str, str]:
-    """Write a new file with no words in it; FileExistsError when there is something, even something
-    broken.
-    """
+    """Write a new file with no words in it; FileExistsError when there is anything, even something broken."""
     comments = [line(question.asks).replace("--", "-").replace(">", "") for question in questions]
     parts = [
         f"{_heading(question)}\n\n<!-- {asks}; write below -->\n"
@@ -93,9 +90,7 @@ def _read(path: Path) -> str:
 
 
 def _without_comments(text: str) -> str:
-    """The text without its HTML comments, but for those in a block of code or between backticks: they are
-    words.
-    """
+    """The text without its HTML comments, but for those in code, which are words."""
     # A comment's own backticks open no code. All lengths stay, and so do the places of everything.
     quiet = COMMENT.sub(lambda match: re.sub("[`~]", "x", match.group()), text)
     code_lines: set[int] = set()

@@ -67,9 +67,8 @@ def find(roots: Sequence[str | Path]) -> Found:
             continue
         before, again = _count(found), []
         if A_SETTING.fullmatch(root.resolve().name) and (root / CONFIG).is_file():
-            root = (
-                root.resolve().parent if root.name in ("", ".", "..") else root.parent
-            )  # a table is of them all
+            # A table is of them all.
+            root = root.resolve().parent if root.name in ("", ".", "..") else root.parent
         for folder, names in _folders(root, seen, again):
             _look_into(folder, names, found)
         if _count(found) == before and not again:
@@ -107,9 +106,7 @@ def settings_folder(folders: Sequence[Path]) -> Path | None:
 
 
 def pretraining_of(settings: Path | None, runs: Sequence[RunRecord]) -> RunRecord | None:
-    """The run whose backbone settings C and E start from; where none says so, the one that trained
-    longest.
-    """
+    """The run whose backbone settings C and E start from; else the one that trained longest."""
     named = set()
     if settings is not None:
         for run in runs_of_settings(settings):
@@ -169,12 +166,7 @@ def _look_into(folder: Path, names: Sequence[str], found: Found) -> None:
 
 
 def _count(found: Found) -> int:
-    return sum(
-        map(
-            len,
-            (found.pretraining, found.segmentation, found.settings, found.tsne, found.masks, found.remarks),
-        )
-    )
+    return sum(map(len, vars(found).values()))
 
 
 # -- settings A to E -----------------------------------------------------------------------------------------
@@ -258,9 +250,7 @@ def class_names_of(run: RunRecord) -> dict[str, str]:
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """A row for each of the five settings, also for those without runs; UserError when no run has a scored
-    epoch.
-    """
+    """A row for each of the five settings; UserError when no run has a scored epoch."""
     try:
         found = [A_SETTING.fullmatch(path.name) for path in folder.iterdir()]
     except OSError as error:
@@ -358,9 +348,8 @@ def _scored_at(blocks: dict[str, dict[str, Any]]) -> str:
     """Goes back from the output to the last block that makes its input finer; "–" where it meets none."""
     block = next((block for block in reversed(list(blocks.values())) if block["role"] == "output"), None)
     seen = set()
-    while (
-        block and block["inputs"] and block["name"] not in seen
-    ):  # a file that is not ours may lead in a circle
+    # A file that is not ours may lead in a circle.
+    while block and block["inputs"] and block["name"] not in seen:
         seen.add(block["name"])
         before = blocks[block["inputs"][0]]
         if before["stride"] and block["stride"] and before["stride"] > block["stride"]:

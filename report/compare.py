@@ -112,9 +112,7 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
 
 def best_and_last(run: RunRecord, score: str) -> tuple[str, str, str]:
-    """The best score, the first epoch that reached it, and the last score; dashes where no epoch is
-    scored.
-    """
+    """The best score, the first epoch that reached it, and the last score; dashes where there is none."""
     highest = best(run, score)
     if highest is None:
         return "–", "–", "–"

@@ -69,9 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def draw_labels(office: Path, predictions: Path, unread: list[ImageError]) -> Image.Image:
-    """Images of office/val with the true and the predicted name under each; those left out go into
-    `unread`.
-    """
+    """Images of office/val, the true and the predicted name under each; `unread` takes those left out."""
     truth = {row["filename"]: row["label"] for row in read_labels(office / "val.csv")}
     predicted = {row["filename"]: row["label"] for row in read_labels(predictions)}
     names = [name for name in truth if name in predicted and (office / "val" / name).is_file()]
@@ -106,9 +104,7 @@ def draw_labels(office: Path, predictions: Path, unread: list[ImageError]) -> Im
 
 
 def draw_masks(tiles: Path, masks: Path, unread: list[ImageError]) -> Image.Image:
-    """Tiles with their true and predicted masks, and the share of pixels that agree; left out are those
-    `unread`.
-    """
+    """Tiles, true and predicted masks, the share of pixels that agree; `unread` takes those left out."""
     there = set(list_images(masks))
     pairs = satellite_masks(list_images(tiles))
     pairs = [(name, mask) for name, mask in pairs if mask in there and (tiles / mask).is_file()]

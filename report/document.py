@@ -58,9 +58,7 @@ Block = Union[Text, Table, Picture, Gap]
 
 @dataclass(frozen=True)
 class Question:
-    """One question of the assignment with what the runs say to it; the student's words are kept beside, by
-    its key.
-    """
+    """A question of the assignment with what the runs say to it; the student's words are Report.words."""
 
     key: str  # "1.1"
     title: str

@@ -40,8 +40,7 @@ BREAK = "\u200b"
 
 
 def write_pdf(report: Report, folder: Path) -> Path:
-    """Write `folder`/hw1_<student id>.pdf with the pictures of `folder`/figures. UserError where it can't be
-    made.
+    """Write `folder`/hw1_<student id>.pdf with the pictures of `folder`/figures. UserError where it can't be.
 
     A line on stderr names the first character that no font of the PDF has, such as an emoji.
     """

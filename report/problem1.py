@@ -250,7 +250,8 @@ def _tsne_table(panels: Sequence[dict[str, Any]]) -> list[Block]:
     blocks: list[Block] = []
     if rows:
         numbers = {words(panel.get("neighbours")) for panel in panels}
-        knn = f"kNN accuracy, k = {numbers.pop()}" if len(numbers) == 1 else "kNN accuracy"
+        known = len(numbers) == 1 and "–" not in numbers
+        knn = f"kNN accuracy, k = {numbers.pop()}" if known else "kNN accuracy"
         blocks.append(
             Table(
                 ("features", "silhouette, features", "silhouette, plane", knn),

@@ -27,7 +27,7 @@ from report.collect import Found, model_a_and_b, read_architecture
 from report.document import Block, Gap, Picture, Problem, Table, Text, answered
 from report.paired_tests import compare_runs, in_words
 from report.run_figures import draw_ious, draw_learning
-from report.sam_section import sam_blocks
+from report.sam import sam_blocks
 from report.text import one_line
 from report.tile_figures import compare_masks, draw_land_cover_confusion, draw_worst, write_stages
 
@@ -293,12 +293,9 @@ def _stages(models: Sequence[tuple[str, RunRecord]], figures: Path) -> list[Bloc
             caption = f"Model {letter} ({network}): image, truth, masks after {after}, the last one over it."
             blocks.append(Picture(name, caption, alt))
         except OUTSIDE as error:
-            if (
-                run.folder / f"{STAGES}.png"
-            ).is_file():  # the tiles are elsewhere now; the training drew it already
-                caption = (
-                    f"Model {letter} ({network}): image, truth, masks at its stages, the last one over it."
-                )
+            # The tiles may be elsewhere now: the training drew it already.
+            if (run.folder / f"{STAGES}.png").is_file():
+                caption = f"Model {letter} ({network}): image, truth, masks at its stages, the last over it."
                 blocks.append(taken(figures, name, run.folder / STAGES, caption, alt))
             else:
                 blocks.append(Gap(f"No picture of model {letter}'s stages: {one_line(error, 300)}."))

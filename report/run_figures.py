@@ -72,7 +72,7 @@ def _plot_losses(axes: Axes, run: RunRecord, look: dict[str, Any]) -> None:
     length = steps_per_epoch(run)
     ends = [line for line in _ends(run) if _is_drawable(line.get("loss"))]
     means = [((line["epoch"] - 1 + line["step"] / length) / 2, line["loss"]) for line in ends]
-    single = _step_losses(run)
+    single = _points(run, "step_loss")
     if not (single and means) or len(means) >= MANY_EPOCHS:
         _plot(axes, means or single, look)
         return
@@ -83,9 +83,7 @@ def _plot_losses(axes: Axes, run: RunRecord, look: dict[str, Any]) -> None:
 
 
 def _mark_collapse(axes: Axes) -> None:
-    """The embedding_std below which the network has collapsed, and 1, which is that of evenly spread
-    embeddings.
-    """
+    """Below COLLAPSED the network has collapsed; evenly spread embeddings have an embedding_std of 1."""
     if not axes.lines:
         return
     axes.set_ylim(0, max(1.1, axes.get_ylim()[1]))
@@ -136,19 +134,10 @@ def _ends(run: RunRecord) -> list[dict[str, Any]]:
     return [line for line in run.metrics if is_number(line.get("seconds"))]
 
 
-def _step_losses(run: RunRecord) -> list[tuple[float, float]]:
-    """(epochs done, loss) of single batches. Early versions called them `loss` too."""
-    early = [line for line in run.metrics if not is_number(line.get("seconds"))]
-    return _points(run, "step_loss") or _points(run, "loss", early)
-
-
-def _points(
-    run: RunRecord, name: str, lines: Sequence[dict[str, Any]] | None = None
-) -> list[tuple[float, float]]:
+def _points(run: RunRecord, name: str) -> list[tuple[float, float]]:
     """(epochs done, value), where an epoch of which a part was trained counts as that part."""
     length = steps_per_epoch(run)
-    lines = run.metrics if lines is None else lines
-    return [(line["step"] / length, line[name]) for line in lines if _is_drawable(line.get(name))]
+    return [(line["step"] / length, line[name]) for line in run.metrics if _is_drawable(line.get(name))]
 
 
 def steps_per_epoch(run: RunRecord) -> float:
@@ -171,9 +160,7 @@ def _is_drawable(value: Any) -> bool:
 
 
 def _look(place: int) -> dict[str, Any]:
-    """Colour and dashes of the run at a place: seven that differ in both, then the same colours dashed
-    otherwise.
-    """
+    """Colour and dashes of the run at a place: seven that differ in both, then dashed otherwise."""
     shift = place // len(COLOURS)
     return {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[(place + shift) % len(DASHES)]}
 
@@ -182,8 +169,7 @@ def _look(place: int) -> dict[str, Any]:
 
 
 def draw_learning(runs: Sequence[tuple[str, RunRecord]], score: str, title: str) -> Figure:
-    """The validation `score` (a share such as mean_iou or accuracy) and the training loss of (label, run)
-    overlaid.
+    """The validation `score` (a share) and the training loss of each (label, run), overlaid.
 
     Seven can be told apart. At its line's end a run is called by what stands before the first colon of its
     label ("B: lite_fpn" is B), in the legend by all of it. A run without a scored epoch has its loss alone.
@@ -204,8 +190,7 @@ def draw_learning(runs: Sequence[tuple[str, RunRecord]], score: str, title: str)
 
 
 def draw_ious(rows: Sequence[tuple[str, dict[str, float]]]) -> Figure:
-    """Of each (label, {"mean_iou": ..., "urban": ..., ...}) a bar in each class's group, and in that of the
-    mean.
+    """Bars of each (label, {"mean_iou": ..., "urban": ..., ...}), in a group a class and one of the mean.
 
     What a row does not have leaves a gap. Under each group stands the class's colour in the masks.
     """
@@ -244,9 +229,7 @@ def draw_ious(rows: Sequence[tuple[str, dict[str, float]]]) -> Figure:
 
 
 def _write_value(axes: Axes, x: float, value: float, width: float) -> None:
-    """The value above its bar in hundredths; upright where bars are narrow, and nowhere where they are too
-    narrow.
-    """
+    """The value above its bar in hundredths; upright where bars are narrow, none where too narrow."""
     if width < 0.085:
         return
     upright = width < 0.26
@@ -255,9 +238,7 @@ def _write_value(axes: Axes, x: float, value: float, width: float) -> None:
 
 
 def _draw_class_colours(axes: Axes) -> None:
-    """A patch between each class's group and its name; an edge keeps white and yellow apart from the
-    paper.
-    """
+    """A patch between each class's group and its name; an edge keeps white apart from the paper."""
     for group, colour in enumerate(CLASS_COLOURS[:SCORED_CLASSES], start=1):
         axes.add_patch(
             Rectangle(

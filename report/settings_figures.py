@@ -49,8 +49,7 @@ def confusion_figure(row: Row, names: dict[str, str]) -> Figure:
 
 
 def draw_all(folder: Path, rows: Sequence[Row], names: dict[str, dict[str, str]]) -> None:
-    """Write curves and confusion_A to confusion_E, PNG and PDF, into `folder`; remove those of runs that are
-    gone.
+    """Write curves and confusion_A to _E, PNG and PDF, into `folder`; remove those of runs that are gone.
 
     `names` holds label → name for each setting.
     """

@@ -57,9 +57,8 @@ COLUMNS = (
     "validation_images",
     "standard_error",
 )
-Pair = (
-    tuple  # (truth, predicted, count, of): the names of two classes, and how many of the first were called so
-)
+# (truth, predicted, count, of): the names of two classes, and how many of the first were called so
+Pair = "tuple[str, str, int, int]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,9 +119,7 @@ def _write(folder: Path, rows: list[Row]) -> str:
 
 
 def cells_of(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The columns' names and the cells in plain text, a line a setting; where one alone has runs, it
-    alone.
-    """
+    """Column names and cells in plain text, a line a setting; where one alone has runs, it alone."""
     columns = (
         "setting",
         "backbone starts from",

@@ -35,15 +35,8 @@ from datasets.palette import COLOURS as CLASS_COLOURS
 from engine.base import write_atomically
 
 # Okabe and Ito, "Color Universal Design" (2008), without the yellow that white paper swallows.
-BLACK, BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE = (
-    "#000000",
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#E69F00",
-    "#56B4E9",
-    "#CC79A7",
-)
+BLACK, BLUE, VERMILION, GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
+ORANGE, SKY, PURPLE = "#E69F00", "#56B4E9", "#CC79A7"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 GREY = "#666666"
 SEQUENTIAL = "Blues"  # from white to one dark hue: read by any eye, and by a grey printer
@@ -104,9 +97,7 @@ def _chinese_font() -> list[str]:
 
 
 def save_figure(figure: Figure, path_without_suffix: str | Path) -> None:
-    """Write `<path>.png` (150 dots an inch) and `<path>.pdf`, each whole or not at all; no date is in
-    them.
-    """
+    """Write `<path>.png` (150 dots an inch) and `<path>.pdf`, each whole or not at all, without a date."""
     with styled(), warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message="Glyph .* missing"
@@ -140,16 +131,13 @@ FIRST_WIDE = "\u2e80"  # from here on Latin fonts have nothing: radicals, kana, 
 
 
 def font_folder() -> Path | None:
-    """Where NotoSansTC-Regular.otf and NotoSerifTC-Regular.otf lie; None where the package isn't
-    installed.
-    """
+    """Where NotoSansTC-Regular.otf and NotoSerifTC-Regular.otf lie; None without the package."""
     package = importlib.util.find_spec("pylopdf_fonts_zh_tw")
     return Path(package.origin).parent if package and package.origin else None
 
 
 def woff_of(text: str) -> bytes:
-    """A WOFF of Noto Sans TC with just the characters of `text` that a Latin font lacks; empty where it needs
-    none.
+    """A WOFF of Noto Sans TC with just the characters of `text` that a Latin font lacks; b"" for none.
 
     The same characters give the same bytes.
     """

@@ -43,11 +43,10 @@ HEADINGS = ("image", "truth", "prediction", "where they disagree")
 
 
 def write_stages(run: str | Path, tiles: str | Path, path: str | Path | None = None) -> list[str]:
-    """Draw the masks beside the run's snapshots as PATH.png and .pdf (default: RUN/stages); `tiles` are
-    validation's.
+    """Draw the masks beside the run's snapshots as PATH.png and .pdf (default: RUN/stages).
 
-    Returns the stages' headings, such as ["epoch 1", "epoch 17"]. UserError when the run has no such masks,
-    or a picture cannot be read or is not as large as its tile.
+    `tiles` are validation's. Returns the stages' headings, such as ["epoch 1", "epoch 17"]. UserError when
+    the run has no such masks, or a picture cannot be read or is not as large as its tile.
     """
     masks = {epoch: Path(run) / snapshot_masks(epoch) for epoch in snapshot_epochs(run)}
     masks = {epoch: folder for epoch, folder in masks.items() if any(folder.glob("*.png"))}
@@ -213,9 +212,7 @@ def draw_worst(comparison: MaskComparison, count: int = 4) -> Figure:
 
 
 def _draw_tile(line: np.ndarray, tile: Tile) -> None:
-    """Fill a row of axes; of the satellite image, which nothing was counted in, also when it cannot be
-    read.
-    """
+    """Fill a row of axes, also when the image, in which nothing was counted, cannot be read."""
     true, said = _classes(tile.truth), _classes(tile.predicted)
     height, width = true.shape
     try:

@@ -43,9 +43,7 @@ Panels = Sequence["tuple[str, np.ndarray]"]
 
 
 def tens(present: Sequence[int], num_classes: int) -> list[list[int]]:
-    """The classes that are `present`, by tens of all: those from 0 to 9, from 10 to 19, ...; no empty
-    ones.
-    """
+    """The classes that are `present`, by tens of all: from 0 to 9, from 10 to 19, ...; no empty ones."""
     groups = [
         [c for c in range(start, start + 10) if c in set(present)] for start in range(0, num_classes, 10)
     ]
@@ -86,9 +84,7 @@ def draw_all_classes(panels: Panels, labels: np.ndarray, entries: Sequence[str],
 def draw_ten_classes(
     panels: Panels, labels: np.ndarray, chosen: Sequence[int], entries: Sequence[str], heading: str
 ) -> Figure:
-    """The `chosen` classes, each with a colour and a marker of its own; the images of all others in light
-    grey.
-    """
+    """The `chosen` classes, each with a colour and a marker of its own; all others in light grey."""
     markers = {label: TEN_MARKERS[label % 10] for label in chosen}
     size = _size(len(labels))
     with styled():
@@ -232,9 +228,7 @@ def named(scores: dict[str, Any], entries: Mapping[str, str]) -> dict[str, Any]:
 
 
 def as_text(scores: Sequence[dict[str, Any]]) -> str:
-    """Plain tables for a terminal, of scores that are `named` and have a title: a line a checkpoint, then the
-    lists.
-    """
+    """Tables for a terminal, of scores that are `named` and have a title: a line a checkpoint, then lists."""
     titles = [one_line(score["title"], 40) for score in scores]
     width = max(map(columns, titles))
     lines = [f"{'':{width}}  silhouette of   silhouette of   kNN accuracy"]

@@ -35,20 +35,11 @@ def make_run(folder: Path, lines: list[dict], **arguments) -> RunRecord:
     return read_run(folder)
 
 
-def pretraining(folder: Path, early: bool = False) -> RunRecord:
-    """Two and a half epochs of ten steps, logged every five steps; early versions called a batch's loss
-    `loss`.
-    """
+def pretraining(folder: Path) -> RunRecord:
+    """Two and a half epochs of ten steps, logged every five steps."""
     lines = []
     for step in range(5, 26, 5):
-        lines.append(
-            {
-                "step": step,
-                "epoch": -(-step // 10),
-                "loss" if early else "step_loss": 3.0,
-                "embedding_std": 0.8,
-            }
-        )
+        lines.append({"step": step, "epoch": -(-step // 10), "step_loss": 3.0, "embedding_std": 0.8})
         if step in (10, 20, 25):
             end = {"step": step, "epoch": -(-step // 10), "loss": 10 / step, "seconds": 2.0 * step}
             lines.append({**end, "knn_accuracy": step / 100})
@@ -94,15 +85,11 @@ def smallest_letters_on_paper(figure) -> float:
 # -- pre-training --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("early", [False, True])
-def test_pre_training_shows_each_value_where_it_was_measured(tmp_path, early):
-    run = pretraining(tmp_path / "ssl", early)
+def test_pre_training_shows_each_value_where_it_was_measured(tmp_path):
+    run = pretraining(tmp_path / "ssl")
     loss, accuracy, spread = draw_pretraining([run]).axes
     # 107 images in batches of 10 are ten steps an epoch, so the third epoch is half done.
-    batches = [3.0, 3.0, 3.0, 3.0, 3.0]
-    if early:  # the loss of the batch that ends an epoch was written over by the epoch's
-        batches = [3.0, 3.0]
-    assert [y for _, y in points(loss)[0]] == batches
+    assert [y for _, y in points(loss)[0]] == [3.0, 3.0, 3.0, 3.0, 3.0]
     assert points(loss)[1] == [(0.5, 1.0), (1.5, 0.5), (2.25, 0.4)]
     assert points(accuracy) == [[(1.0, 0.1), (2.0, 0.2), (2.5, 0.25)]]
     assert points(spread)[0] == [(0.5, 0.8), (1.0, 0.8), (1.5, 0.8), (2.0, 0.8), (2.5, 0.8)]

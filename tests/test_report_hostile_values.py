@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from engine.run_folder import best, best_and_last, is_number, read_json, read_run, scores, series
 from report.collect import class_names_of, read_architecture
 from report.document import Gap, Table, Text
-from report.sam_section import sam_blocks
+from report.sam import sam_blocks
 from report.text import columns, one_line
 
 # -- text ----------------------------------------------------------------------------------------------------

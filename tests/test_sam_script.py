@@ -25,7 +25,7 @@ from engine import manifest
 from engine.base import write_json
 from models.sam import load_sam
 from models.sam_masks import MaskGenerator, SamMemoryError
-from report.sam_pictures import ROWS, Sheet, draw_masks
+from report.sam import ROWS, Sheet, draw_masks
 from tests.grader import REPOSITORY, call, random_image, save
 
 SIDE = 96  # pixels of a tile
