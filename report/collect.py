@@ -86,20 +86,23 @@ def model_a_and_b(runs: Sequence[RunRecord]) -> tuple[RunRecord | None, RunRecor
     return a, next((run for run, flag in zip(scored, is_a) if not flag), None)
 
 
-def runs_of_settings(folder: Path) -> list[RunRecord]:
-    """The runs such as A-seed0 in a folder."""
+def names_of_settings(folder: Path) -> list[str]:
+    """The names such as A-seed0 in a folder; none where it cannot be read."""
     try:
-        names = sorted((name for name in os.listdir(folder) if A_SETTING.fullmatch(name)), key=natural_key)
+        return sorted((name for name in os.listdir(folder) if A_SETTING.fullmatch(name)), key=natural_key)
     except OSError:
         return []
-    return [read_run(folder / name) for name in names]
+
+
+def runs_of_settings(folder: Path) -> list[RunRecord]:
+    return [read_run(folder / name) for name in names_of_settings(folder)]
 
 
 def settings_folder(folders: Sequence[Path]) -> Path | None:
     """That with the most of the settings A to E, of equal ones with the most runs."""
 
     def richness(folder: Path) -> tuple[int, int]:
-        letters = [run.name[0] for run in runs_of_settings(folder)]
+        letters = [name[0] for name in names_of_settings(folder)]
         return len(set(letters)), len(letters)
 
     return max(folders, key=richness, default=None)

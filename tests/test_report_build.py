@@ -163,6 +163,9 @@ def test_without_any_run_each_question_names_the_command_that_fills_it(tmp_path,
     page, said = page_of(tmp_path / "out"), capsys.readouterr().err
     for script in ("p1_ssl_pretrain.py", "p1_finetune.py", "p1_tsne.py", "--model fcn32s", "p2_sam.py"):
         assert script in page, script
+    # They write, and read, where make p1 and make p2 do.
+    assert "--vote runs/problem2/model_b/model.pt" in page and "--output runs/problem2/model_b" in page
+    assert "--run runs/problem1/settings/C-seed0" in page and "--output runs/problem1/settings" in page
     assert "there is no such folder" in said and "no run folder and no result" in said
     assert all(f"gap: {key} " in said for key in ("1.1", "1.2", "1.3", "2.1", "2.2", "2.3", "2.4", "2.5"))
 
