@@ -26,7 +26,6 @@ from engine.arguments import add_training_flags, fill_in
 from recipes.p1_ssl_pretrain import RECIPES
 
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl
-COLLAPSED = 0.1  # of embedding_std
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -93,7 +92,7 @@ from engine.loop import Loop
 from engine.metrics import knn_accuracy
 from engine.optimizer import build_optimizer, parameter_groups
 from engine.run import Run, Stopper
-from engine.run_folder import BACKBONE
+from engine.run_folder import BACKBONE, COLLAPSED
 from engine.schedule import target_decay
 from models.backbone import head_name
 from models.builders import CLASSIFIERS, build_network, normalisation

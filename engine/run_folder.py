@@ -37,6 +37,7 @@ SNAPSHOTS = "snapshots"
 TENSORBOARD = "tensorboard"
 STAGES = "stages"  # .png and .pdf
 ARCHITECTURE = "architecture"  # .json, .svg and .pdf
+COLLAPSED = 0.1  # an embedding_std in METRICS below this: p1_ssl_pretrain.py warns, the report shades it
 
 # What two invocations of one run need not have in common.
 MAY_DIFFER = ("output", "device", "workers", "max_minutes", "cache", "dry_run")

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from datasets.images import read_rgb
 from engine.base import UserError, write_atomically
 from engine.run_folder import RunRecord, is_number, seconds_of
+from engine.schedule import steps_of_warmup
 from report.document import Gap, Picture, Table
 from report.style import save_figure
 from report.text import one_line
@@ -102,8 +103,8 @@ def optimizer_words(run: RunRecord) -> str:
     parts += [f"weight decay {value_of(run, 'weight_decay')}", f"{value_of(run, 'schedule')} schedule"]
     if is_number(given.get("warmup_steps")) and given["warmup_steps"] > 0:
         total = run.config.get("total_steps")
-        steps = min(given["warmup_steps"], total // 4) if is_number(total) else given["warmup_steps"]
-        parts.append(f"warm-up of {count(int(steps), 'step')}")
+        steps = steps_of_warmup(int(given["warmup_steps"]), int(total) if is_number(total) else None)
+        parts.append(f"warm-up of {count(steps, 'step')}")
     return ", ".join(parts)
 
 

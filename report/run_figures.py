@@ -17,13 +17,12 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from datasets.palette import CLASS_NAMES, SCORED_CLASSES
 from datasets.palette import COLOURS as CLASS_COLOURS
-from engine.run_folder import RunRecord, is_number, scores
+from engine.run_folder import COLLAPSED, RunRecord, is_number, scores
 from report.settings_figures import Curve, draw_curves
 from report.style import COLOURS, GREY, styled
 from report.text import one_line
 
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)), "-", (0, (5, 1.5)), (0, (1.5, 1)))
-COLLAPSED = 0.1  # of embedding_std, where p1_ssl_pretrain.py warns
 LABEL_WIDTH, END_WIDTH = 34, 14  # columns of a run's name in a legend, and at its line's end
 MANY_EPOCHS = 40  # from here on a marker an epoch is clutter, and so are losses of single steps
 WIDE = 8.0  # inches; a page of paper has 6.7, so letters shrink by a sixth
