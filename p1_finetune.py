@@ -144,6 +144,7 @@ from engine.optimizer import build_optimizer, parameter_groups
 from engine.run import Run, Stopper
 from engine.run_folder import MODEL, PREDICTIONS, best_and_last
 from models.backbone import (
+    HeadInputs,
     backbone_sha256,
     head_name,
     head_of,
@@ -154,7 +155,6 @@ from models.backbone import (
 )
 from models.builders import CLASSIFIERS, build_network, describe_classifier, normalisation
 from models.describe import keep_architecture
-from models.features import HeadInputs
 from models.predict import normalise, predict_classes
 from models.small_maps import use_matrix_products
 

@@ -94,8 +94,8 @@ from engine.base import (
 )
 from engine.device import choose_device, tune_allocator
 from engine.run_folder import SNAPSHOTS, read_run, snapshot_epochs, snapshot_weights
+from models.backbone import penultimate
 from models.builders import load_trained
-from models.features import second_last
 from report.style import save_figure
 from report.text import one_line
 from report.tsne_figure import as_text, draw_all_classes, draw_ten_classes, measure, named, tens
@@ -227,7 +227,7 @@ def penultimate_features(
     progress = Progress(Path(path).name, total=-(-len(images) // batch_size))
     parts = []
     for batch, _ in images.batches(batch_size):
-        features = second_last(network, batch.to(device), model["mean"], model["std"])
+        features = penultimate(network, batch.to(device), model["mean"], model["std"])
         parts.append(features.flatten(1).cpu())
         progress.advance(f"{len(batch)} images each")
     progress.close()

@@ -1,14 +1,18 @@
-"""Settings B to E: a classifier that starts from somebody's backbone, and may leave it as it is."""
+"""A classifier as backbone and head: the backbone is somebody's and may stay as it is (settings B to E), and
+what it gives the head for an image can be looked at."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Mapping
+from typing import Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
-from engine.base import UserError
+from engine.base import UserError, say
+from models.classifiers import head_name, head_of
+from models.predict import predict_images
 from models.weights import load_pretrained, state_of_file
 
 # The last layer of a file's own network; report001's classifier has a place for it, the others have not.
@@ -76,17 +80,6 @@ def set_training_mode(network: nn.Module, is_frozen: bool) -> None:
     head_of(network).train()
 
 
-def head_name(network: nn.Module) -> str:
-    """Under which name a classifier has its head, the layers that are new for new classes: its last
-    child's.
-    """
-    return [name for name, _ in network.named_children()][-1]
-
-
-def head_of(network: nn.Module) -> nn.Module:
-    return network.get_submodule(head_name(network))
-
-
 def with_other_head(network: nn.Module, head: nn.Module) -> dict[str, Tensor]:
     """The state of `network`, but for its head, which is in the state of `head`."""
     return {**network.state_dict(), **head.state_dict(prefix=head_name(network) + ".")}
@@ -111,3 +104,67 @@ def prove_unchanged(network: nn.Module, model: Path, before: str) -> None:
         raise UserError(
             f"{model.parent}: the backbone has changed, which it must not; its scores are worth nothing"
         )
+
+
+# -- features ------------------------------------------------------------------------------------------------
+
+
+def penultimate(network: nn.Module, images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(B, 3, S, S) uint8 images → output of the penultimate layer (B, features), float32.
+
+    That is what the last linear layer of the head is given: 2,048 pooled features in a ResNet50, 256 numbers
+    in a head Linear-ReLU-Linear. UserError when the head has no linear layer.
+    """
+    linear = [module for module in head_of(network).modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise UserError(
+            f"{type(network).__name__} has no linear layer at its end, so no penultimate one to look at"
+        )
+    return given_to(linear[-1], network, images, mean, std)
+
+
+def given_to(
+    layer: nn.Module, network: nn.Module, images: Tensor, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """(B, 3, S, S) uint8 images → what `layer` of `network`, in eval mode, is given for them, float32."""
+    inputs: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
+    try:
+        predict_images(network.eval(), images, mean, std)
+    finally:
+        hook.remove()
+    return inputs[-1].float()
+
+
+class HeadInputs(torch.utils.data.Dataset):
+    """What the head of a frozen network is given for each of `images`, computed once: heads train fast on it.
+
+    `images` has `batches(size)` of (B, 3, S, S) uint8 and labels (B), and `labels` of all.
+    """
+
+    def __init__(
+        self,
+        images,
+        network: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+    ):
+        head = head_of(network)
+        say(f"computing the features of {len(images)} images, once")
+        parts = [
+            given_to(head, network, batch.to(device), mean, std).cpu() for batch, _ in images.batches(64)
+        ]
+        # (N, features); no more a tensor of inference mode, which can't be trained on
+        self.values = torch.cat(parts)
+        self.labels = torch.as_tensor(images.labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        """(epoch, position, sample) → (features,) and label, the same in every epoch."""
+        return self.values[key[2]], self.labels[key[2]]
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from zip(self.values.split(size), self.labels.split(size))

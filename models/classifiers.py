@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from models.encoders import vgg16
+from models.fcn import vgg16
 
 HIDDEN_UNITS = 4096
 
@@ -123,3 +123,12 @@ def with_stem(build: Callable[[int], nn.Module]) -> Callable[..., nn.Module]:
         return network
 
     return build_with_stem
+
+
+def head_name(network: nn.Module) -> str:
+    """The name of a classifier's head, the layers that are new for new classes: its last child."""
+    return [name for name, _ in network.named_children()][-1]
+
+
+def head_of(network: nn.Module) -> nn.Module:
+    return network.get_submodule(head_name(network))

@@ -7,10 +7,10 @@ starts as bilinear interpolation, as in the paper; one that changes the number o
 from __future__ import annotations
 
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
-
-from models.encoders import ResNetEncoder, vgg16
+from torchvision.models import vgg
 
 
 def pad_to_multiple(images: Tensor, multiple: int, least: int = 0) -> Tensor:
@@ -20,6 +20,70 @@ def pad_to_multiple(images: Tensor, multiple: int, least: int = 0) -> Tensor:
     height, width = (max(side + -side % multiple, least) for side in images.shape[-2:])
     padding = (0, width - images.shape[-1], 0, height - images.shape[-2])
     return functional.pad(images, padding, mode="replicate") if any(padding) else images
+
+
+# -- encoders ------------------------------------------------------------------------------------------------
+
+# (B, 3, H, W) → features by their stride, {8: ..., 16: ..., 32: ...}; H and W are multiples of 32. Parameters
+# have torchvision's own names, so that its files and ours fill them.
+
+
+class VGGEncoder(nn.Sequential):
+    """The `features` of torchvision's VGG16, with or without batch norm; each stride's features are a
+    max-pool's.
+    """
+
+    channels = {8: 256, 16: 512, 32: 512}
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        features, stride = images, 1
+        by_stride: dict[int, Tensor] = {}
+        for layer in self:
+            features = layer(features)
+            if isinstance(layer, nn.MaxPool2d):
+                stride *= 2
+                if stride in self.channels:
+                    by_stride[stride] = features
+        return by_stride
+
+
+def vgg16(batch_norm: bool = False) -> VGGEncoder:
+    encoder = VGGEncoder(*vgg.make_layers(vgg.cfgs["D"], batch_norm))
+    for layer in encoder:
+        if isinstance(
+            layer, nn.Conv2d
+        ):  # as torchvision's VGG starts; the rest starts at its layers' own defaults
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+    return encoder
+
+
+class ResNetEncoder(nn.Module):
+    """torchvision's ResNet18 or 34 without its last two layers; each stride's features are a stage's."""
+
+    channels = {8: 128, 16: 256, 32: 512}
+
+    def __init__(self, name: str):
+        super().__init__()
+        network = torchvision.models.get_model(name, weights=None)
+        self.conv1, self.bn1, self.relu, self.maxpool = (
+            network.conv1,
+            network.bn1,
+            network.relu,
+            network.maxpool,
+        )
+        self.layer1, self.layer2, self.layer3, self.layer4 = (
+            network.layer1,
+            network.layer2,
+            network.layer3,
+            network.layer4,
+        )
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        stride4 = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        stride8 = self.layer2(self.layer1(stride4))
+        stride16 = self.layer3(stride8)
+        return {8: stride8, 16: stride16, 32: self.layer4(stride16)}
 
 
 # -- parts ---------------------------------------------------------------------------------------------------
@@ -34,7 +98,7 @@ def bilinear_kernel(kernel_size: int) -> Tensor:
 
 
 def upsampler(channels: int, stride: int, bias: bool = False, is_padded: bool = True) -> nn.ConvTranspose2d:
-    """Enlarges `stride` times; trainable, starting as bilinear interpolation of each channel by itself.
+    """Upsamples `stride` times; trainable, starting as bilinear interpolation of each channel by itself.
 
     Without padding the result is wider by one stride: 15x15 becomes what 16x16 would with it.
     """
@@ -63,7 +127,7 @@ def scoring_head(*channels: int, kernel: int = 1) -> nn.Sequential:
     return nn.Sequential(*convolutions(*channels, kernel=kernel)[:-2])
 
 
-def enlarging_stage(in_channels: int, out_channels: int) -> nn.Sequential:
+def upsampling_stage(in_channels: int, out_channels: int) -> nn.Sequential:
     """(B, in, h, w) → (B, out, 2h, 2w)."""
     return nn.Sequential(
         nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1),
@@ -73,11 +137,12 @@ def enlarging_stage(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 class Skip(nn.Module):
-    """Coarse scores are enlarged, and what a finer scale has to say is added."""
+    """Coarse scores are upsampled, and what a finer scale has to say is added."""
 
-    def __init__(self, enlarge: nn.Module, score: nn.Module):
+    def __init__(self, upsample: nn.Module, score: nn.Module):
         super().__init__()
-        self.enlarge, self.score = enlarge, score
+        # The names are those in every model.pt.
+        self.enlarge, self.score = upsample, score
 
     def forward(self, coarse: Tensor, finer: Tensor) -> Tensor:
         return self.enlarge(coarse) + self.score(finer)
@@ -142,10 +207,10 @@ def fcn32s_conv2x2(num_classes: int) -> nn.Module:
 
 
 def fcn32s_staged(num_classes: int) -> nn.Module:
-    """report001's: five learned enlargements by two, with ever fewer channels, then the scores."""
+    """report001's: upsampled five times by two, learned, with ever fewer channels, then the scores."""
     channels = (4096, 512, 256, 128, 64, 32)
     upsample = nn.Sequential(
-        *[enlarging_stage(*pair) for pair in zip(channels, channels[1:])], nn.Conv2d(32, num_classes, 1)
+        *[upsampling_stage(*pair) for pair in zip(channels, channels[1:])], nn.Conv2d(32, num_classes, 1)
     )
     return FCN(vgg16(), nn.Sequential(*convolutions(512, 4096, 4096, dropout=nn.Dropout)), upsample)
 
@@ -161,7 +226,7 @@ def fcn32s_deconv(num_classes: int) -> nn.Module:
 
 
 def fcn32s_bilinear(num_classes: int) -> nn.Module:
-    """report004's, with its flaw: ReLU and dropout on the scores. The enlargement has nothing to learn."""
+    """report004's, with its flaw: ReLU and dropout on the scores. The upsampling has nothing to learn."""
     head = nn.Sequential(*convolutions(512, 4096, num_classes))
     return FCN(vgg16(), head, nn.Upsample(scale_factor=32, mode="bilinear", align_corners=False))
 

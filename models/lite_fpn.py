@@ -2,8 +2,8 @@
 
 For machines without a GPU: 3.1 million parameters with Lite0, 4.5 with Lite2. The decoder is that of a
 feature pyramid network (Lin et al., 2017): each scale is projected to the same width, the coarser one is
-enlarged and added, from stride 32 down to 4. The context is that of PSPNet (Zhao et al., 2017): averages over
-1x1, 2x2 and 4x4 bins of the coarsest features.
+upsampled and added, from stride 32 down to 4. The context is that of PSPNet (Zhao et al., 2017): averages
+over 1x1, 2x2 and 4x4 bins of the coarsest features.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class PooledContext(nn.Module):
 
 
 class LiteFPN(nn.Module):
-    """(B, 3, H, W) → {"out": logits of (B, classes, H, W)}; computed at stride 4 and enlarged."""
+    """(B, 3, H, W) → {"out": logits of (B, classes, H, W)}; computed at stride 4 and upsampled."""
 
     def __init__(self, num_classes: int, backbone: EfficientNetLite, width: int = 128):
         super().__init__()
@@ -70,10 +70,10 @@ class LiteFPN(nn.Module):
         *finer, coarsest = self.backbone(images)
         features = self.context(coarsest)
         for scale, lateral, smooth in zip(reversed(finer), self.lateral, self.smooth):
-            enlarged = functional.interpolate(
+            upsampled = functional.interpolate(
                 features, size=scale.shape[-2:], mode="bilinear", align_corners=False
             )
-            features = smooth(lateral(scale) + enlarged)
+            features = smooth(lateral(scale) + upsampled)
         logits = self.classifier(features)
         return {
             "out": functional.interpolate(

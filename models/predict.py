@@ -19,7 +19,7 @@ COARSEST_STRIDE = 32  # of every segmentation network here
 
 # Test-time augmentation of tiles: how each pass sees the tile, as (quarter turns, then mirrored left to
 # right).
-VIEWS = {
+TTA_PASSES = {
     "none": ((0, False),),
     "flip": ((0, False), (0, True), (2, False), (2, True)),
     "d4": tuple((turns, mirrored) for turns in range(4) for mirrored in (False, True)),
@@ -44,11 +44,9 @@ def _channels(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor
 def predict_images(
     network: nn.Module, images: Tensor, mean: Sequence[float], std: Sequence[float], tta: str = "none"
 ) -> Tensor:
-    """(B, 3, S, S) uint8 photographs → logits (B, classes), float32. The last bits may depend on B, not on
-    the rest.
+    """(B, 3, S, S) uint8 images → logits (B, classes), float32. The last bits may depend on B, no more.
 
-    With `tta` "flip" the network sees each photograph mirrored as well: the logarithm of the mean
-    probability.
+    With `tta` "flip" the network sees each image mirrored as well: the logarithm of the mean probability.
     """
     images = normalise(images.float() / 255, mean, std).contiguous(memory_format=torch.channels_last)
     logits = network(images).float()
@@ -66,9 +64,7 @@ def predict_classes(
     std: Sequence[float],
     device: torch.device,
 ) -> Tensor:
-    """The class (N) of each item in batches (B, 3, S, S) of uint8 photographs, or (B, features) for a head
-    alone.
-    """
+    """The class (N) of each item in batches (B, 3, S, S) of uint8 images, or (B, features) of heads."""
     found = []
     for batch, _ in batches:
         batch = batch.to(device)
@@ -88,15 +84,15 @@ def predict_tiles(
 ) -> Tensor:
     """(B, 3, H, W) uint8 tiles → logits of the scored classes (B, 6, H, W), float32.
 
-    The networks see the tiles at `scale`, once for each of VIEWS[tta]; several passes give the logarithm of
-    their mean probability, which is a logit again. It is brought back to the tiles' own size.
+    The networks see the tiles at `scale`, once for each of TTA_PASSES[tta]; several passes give the logarithm
+    of their mean probability, which is a logit again. It is brought back to the tiles' own size.
     """
     if tiles.device.type == "cpu" and len(tiles) > 1:
         # A CPU may sum in another order in another batch: one by one, a tile's mask depends on the tile
         # alone.
         return torch.cat([predict_tiles(networks, tile[None], scale, mean, std, tta) for tile in tiles])
     images = normalise(resize_tiles(tiles, scale).float() / 255, mean, std)
-    passes = [view_logits(network, images, *view) for network in networks for view in VIEWS[tta]]
+    passes = [pass_logits(network, images, *each) for network in networks for each in TTA_PASSES[tta]]
     logits = passes[0] if len(passes) == 1 else log_mean_probability(passes)
     size = tiles.shape[-2:]
     if logits.shape[-2:] == size:
@@ -114,7 +110,7 @@ def land_cover(
     """(B, 3, H, W) uint8 tiles → (B, H, W) uint8 classes, by the mean probability of all networks at all
     scales.
 
-    `models` are the networks' model.pt, which say the scale and the views where none are given.
+    `models` are the networks' model.pt, which say the scale and the TTA passes where none are given.
     """
     logits = [
         predict_tiles([network], tiles, scale, model["mean"], model["std"], tta or model.get("tta", "none"))
@@ -141,7 +137,7 @@ def resize_tiles(tiles: Tensor, scale: float) -> Tensor:
     return functional.interpolate(tiles, size, mode="bilinear", antialias=True, align_corners=False)
 
 
-def view_logits(network: nn.Module, images: Tensor, turns: int, mirrored: bool) -> Tensor:
+def pass_logits(network: nn.Module, images: Tensor, turns: int, mirrored: bool) -> Tensor:
     """Logits (B, 6, H, W) of normalised images that the network sees turned and mirrored; turned back."""
     images = torch.rot90(images, turns, (2, 3))
     images = images.flip(3) if mirrored else images

@@ -6,7 +6,7 @@
    sum_i a_i (W x_i) = W (sum_i a_i x_i).
 3. The quality of the masks is told before they are made, so that only those wanted are made; token 0, whose
    mask the generator throws away, never is.
-4. Enlarging is two matrix products on pixels that lie in memory as they are, not transposed convolutions.
+4. Upsampling is two matrix products on pixels that lie in memory as they are, not transposed convolutions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from segment_anything.modeling.transformer import Attention, TwoWayAttentionBloc
 from torch import Tensor
 from torch.nn import functional
 
-POINTS_ENLARGED = 4  # at a time: more would not stay in a CPU's cache
+POINTS_UPSAMPLED = 4  # at a time: more would not stay in a CPU's cache
 
 
 class PointDecoder:
@@ -64,8 +64,8 @@ class PointDecoder:
         points = wanted.any(dim=1).nonzero()[:, 0]
         if len(points) == 0:
             return image.new_empty(0, 4 * self.grid[0], 4 * self.grid[1])
-        parts = points.split(POINTS_ENLARGED)
-        return torch.cat([self._enlarged(image[some], weights[some])[wanted[some]] for some in parts])
+        parts = points.split(POINTS_UPSAMPLED)
+        return torch.cat([self._upsampled(image[some], weights[some])[wanted[some]] for some in parts])
 
     def _first_layer(self, layer: TwoWayAttentionBlock, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, T, C) → tokens, and for each point an image (B, N, C)."""
@@ -110,15 +110,15 @@ class PointDecoder:
         shares = scores.unflatten(1, (heads, -1)).softmax(dim=2)
         return tokens, layer.norm4(_from_tokens(attention, image, shares, tokens))
 
-    def _enlarged(self, image: Tensor, weights: Tensor) -> Tensor:
-        """The three masks (B, 3, 4 h, 4 w) of each point: its image enlarged twice by two, times the masks'
+    def _upsampled(self, image: Tensor, weights: Tensor) -> Tensor:
+        """The three masks (B, 3, 4 h, 4 w) of each point: its image upsampled twice by two, times the masks'
         weights.
         """
         first, norm, activation, second, last_activation = self.decoder.output_upscaling
         (height, width), batch = self.grid, len(image)
-        x = _enlarge(first, image)  # (B, h*w, 2, 2, C/4)
+        x = _upsample(first, image)  # (B, h*w, 2, 2, C/4)
         x = functional.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)
-        x = last_activation(_enlarge(second, activation(x)))  # (B, h*w, 2, 2, 2, 2, C/8)
+        x = last_activation(_upsample(second, activation(x)))  # (B, h*w, 2, 2, 2, 2, C/8)
         masks = weights @ x.view(batch, -1, x.shape[-1]).transpose(1, 2)  # (B, 3, h*w*16)
         masks = masks.view(batch, -1, height, width, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
         return masks.reshape(batch, -1, 4 * height, 4 * width)
@@ -159,7 +159,7 @@ def _from_tokens(attention: Attention, image: Tensor, shares: Tensor, tokens: Te
     return torch.baddbmm(image, shares.flatten(1, 2).transpose(1, 2), folded.flatten(1, 2))
 
 
-def _enlarge(layer: torch.nn.ConvTranspose2d, x: Tensor) -> Tensor:
+def _upsample(layer: torch.nn.ConvTranspose2d, x: Tensor) -> Tensor:
     """A transposed convolution of 2x2 by stride 2 on (..., C) → (..., 2, 2, C')."""
     weight = layer.weight.permute(0, 2, 3, 1).flatten(1)  # (C, 2 * 2 * C')
     return functional.linear(x, weight.t(), layer.bias.repeat(4)).unflatten(-1, (2, 2, -1))

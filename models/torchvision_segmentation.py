@@ -1,4 +1,4 @@
-"""torchvision's segmentation networks, without ready-made weights and without the auxiliary head at
+"""torchvision's segmentation networks, without pretrained weights and without the auxiliary head at
 inference.
 """
 
@@ -30,13 +30,15 @@ class WithoutAuxiliaryAtInference(nn.Module):
         logits = {"out": self.classifier(features.get("out", features))}
         if self.training and self.aux_classifier is not None:
             logits["aux"] = self.aux_classifier(features["aux"])
-        return {name: _enlarge(coarse, padded, images) for name, coarse in logits.items()}
+        return {name: _upsample(coarse, padded, images) for name, coarse in logits.items()}
 
 
-def _enlarge(logits: Tensor, padded: Tensor, images: Tensor) -> Tensor:
+def _upsample(logits: Tensor, padded: Tensor, images: Tensor) -> Tensor:
     """Logits of any size → those of the padded images' size, cropped to the images'."""
-    enlarged = nn.functional.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=False)
-    return enlarged[..., : images.shape[-2], : images.shape[-1]]
+    upsampled = nn.functional.interpolate(
+        logits, size=padded.shape[-2:], mode="bilinear", align_corners=False
+    )
+    return upsampled[..., : images.shape[-2], : images.shape[-1]]
 
 
 def deeplabv3_resnet101(num_classes: int) -> nn.Module:

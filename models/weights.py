@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from engine.base import UserError
 from models.builders import entry_of
+from models.classifiers import head_name
 
 
 def load_pretrained(network: nn.Module, name: str, weights: str) -> str:
@@ -84,8 +85,8 @@ def state_of_file(path: Path) -> dict[str, Tensor]:
     return state
 
 
-# What pretrained weights hold beyond a backbone: layers of classifiers, and heads for other classes.
-_HEAD = re.compile(r"(backbone\.)?(fc|_fc|_conv_head|_bn1|classifier|aux_classifier|head)\.")
+# Layers of published networks for classes of their own.
+_PUBLISHED_HEAD = re.compile(r"(backbone\.)?(fc|_fc|_conv_head|_bn1|classifier|aux_classifier|heads?)\.")
 
 
 def _load_fitting(network: nn.Module, name: str, state: dict[str, Tensor]) -> str:
@@ -101,11 +102,16 @@ def _load_fitting(network: nn.Module, name: str, state: dict[str, Tensor]) -> st
         state = {"backbone." + re.sub(r"^features\.", "", key): value for key, value in state.items()}
     fitting = {key: value for key, value in state.items() if key in ours and ours[key].shape == value.shape}
     missing = [key for key in ours if key not in fitting and not key.endswith("num_batches_tracked")]
-    has_backbone = any(key.startswith("backbone.") for key in ours)  # else all is, but the last layer
+    has_backbone = any(key.startswith("backbone.") for key in ours)
+
+    def is_of_head(key: str) -> bool:
+        is_own = not has_backbone and key.startswith(head_name(network) + ".")
+        return is_own or bool(_PUBLISHED_HEAD.match(key))
+
     needed = [
-        key for key in missing if (key.startswith("backbone.") if has_backbone else not _HEAD.match(key))
+        key for key in missing if (key.startswith("backbone.") if has_backbone else not is_of_head(key))
     ]
-    foreign = [key for key in state if key not in fitting and not _HEAD.match(key)]
+    foreign = [key for key in state if key not in fitting and not is_of_head(key)]
     if not fitting or needed or foreign:
         reasons = [
             f"{keys[0]} {what}" for keys, what in ((needed, "is missing"), (foreign, "does not fit")) if keys

@@ -14,9 +14,8 @@ from torchvision.models._api import WeightsEnum
 
 from engine import checkpoint
 from engine.base import UserError
-from models.backbone import head_name, head_of
+from models.backbone import head_name, head_of, penultimate
 from models.builders import CLASSIFIERS, build_network, describe_classifier, load_trained, normalisation
-from models.features import second_last
 from models.weights import load_pretrained
 
 TWO = "Linear(25088, 4096) ReLU Dropout(0.5) Linear(4096, 4096) ReLU"
@@ -120,12 +119,12 @@ def test_the_head_is_given_pooled_features_of_images_of_any_size(name, size):
     assert given == [(2, int(re.search(r"\d+", HEADS[name]).group()))]
 
 
-def test_the_second_last_layer_of_vgg16_gives_256_numbers():
+def test_the_penultimate_layer_of_vgg16_gives_256_numbers():
     torch.manual_seed(0)
     network = build_network("vgg16", num_classes=50)
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     mean, std = (torch.tensor(values)[:, None, None] for values in normalisation("vgg16"))
-    found = second_last(network, images, *normalisation("vgg16"))
+    found = penultimate(network, images, *normalisation("vgg16"))
     with torch.no_grad():
         features = network.features((images / 255 - mean) / std)
         pooled = functional.adaptive_avg_pool2d(features, 1).flatten(1)

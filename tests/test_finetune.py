@@ -21,7 +21,7 @@ from datasets.tables import read_table
 from engine import checkpoint
 from engine.base import run_script
 from engine.device import autocast_dtype
-from models import builders, features
+from models import builders
 from models.backbone import backbone_sha256
 from models.builders import build_network, load_trained
 from models.predict import predict_images
@@ -320,7 +320,7 @@ def test_the_features_of_a_frozen_backbone_are_computed_once_for_all_epochs_and_
         seen.append(len(images))
         return predict_images(network, images, *arguments)
 
-    monkeypatch.setattr(features, "predict_images", count)
+    monkeypatch.setattr("models.backbone.predict_images", count)
     assert finetune("--settings", "E", "--seeds", 0, 1, "--ssl-backbone", tmp_path / "backbone.pt") == 0
     assert seen == [18, 9]
     run = tmp_path / "runs" / "E-seed1"

@@ -16,7 +16,7 @@ from datasets.palette import COLOURS, classes_of_colours
 from datasets.tiles import find_tiles
 from engine import checkpoint
 from models.builders import load_trained
-from models.predict import VIEWS, predict_tiles
+from models.predict import TTA_PASSES, predict_tiles
 from tests.grader import call, random_image, save, save_segmenter
 
 MEAN, STD = 127 / 255, 128 / 255
@@ -313,12 +313,12 @@ def test_test_time_augmentation_is_the_mean_over_its_views(network, tta):
     arguments = (1.0, [MEAN] * 3, [STD] * 3)
     found = predict_tiles([network], tile, *arguments, tta).softmax(1)
     total = 0
-    for turns, mirrored in VIEWS[tta]:
+    for turns, mirrored in TTA_PASSES[tta]:
         seen = torch.rot90(tile, turns, (2, 3))
         seen = seen.flip(3) if mirrored else seen
         told = predict_tiles([network], seen.contiguous(), *arguments).softmax(1)
         total = total + torch.rot90(told.flip(3) if mirrored else told, -turns, (2, 3))
-    torch.testing.assert_close(found, total / len(VIEWS[tta]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found, total / len(TTA_PASSES[tta]), atol=1e-5, rtol=0)
 
 
 def test_four_fold_and_eight_fold_views_are_all_there(network):

@@ -15,9 +15,8 @@ from datasets.drawings import draw_tile
 from datasets.sam_files import mask_of_runs
 from engine.base import UserError
 from models import sam_encoder, sam_masks
-from models.mask_runs import run_lengths
 from models.sam import build_sam, load_sam, sizes_of, type_of
-from models.sam_masks import MaskGenerator, SamMemoryError
+from models.sam_masks import MaskGenerator, SamMemoryError, run_lengths
 
 SIDE = 8  # points of the grid
 SETTINGS = {"points_per_side": SIDE, "stability_score_thresh": 0.9, "box_nms_thresh": 1.0}

@@ -20,8 +20,8 @@ from datasets.labelled import load_evaluation
 from engine import checkpoint
 from engine.base import UserError, run_script
 from models import builders
+from models.backbone import penultimate
 from models.builders import build_network, load_trained, normalisation
-from models.features import second_last
 from models.predict import normalise
 from report.tsne_figure import TEN_COLOURS, TEN_MARKERS
 from tests.grader import random_image, save
@@ -158,7 +158,7 @@ def pooled(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
 def test_features_of_a_resnet_are_what_its_last_layer_is_given():
     torch.manual_seed(0)
     network = build_network("resnet18", num_classes=5)
-    found = second_last(network.train(), some_images(), *normalisation("resnet18"))
+    found = penultimate(network.train(), some_images(), *normalisation("resnet18"))
     assert found.shape == (3, 512) and found.dtype == torch.float32
     torch.testing.assert_close(found, pooled(network, some_images()))
 
@@ -167,7 +167,7 @@ def test_features_of_a_head_of_two_layers_are_between_them():
     torch.manual_seed(0)
     network = build_network("resnet18", num_classes=5)
     network.fc = nn.Sequential(nn.Linear(512, 7), nn.ReLU(), nn.Linear(7, 5))
-    found = second_last(network, some_images(), *normalisation("resnet18"))
+    found = penultimate(network, some_images(), *normalisation("resnet18"))
     with torch.no_grad():
         expected = network.fc[0](pooled(network, some_images())).relu()
     assert found.shape == (3, 7)
@@ -176,13 +176,13 @@ def test_features_of_a_head_of_two_layers_are_between_them():
 
 def test_no_hook_is_left_behind():
     network = TinyClassifier(5)
-    second_last(network, some_images(), *normalisation("tiny_classifier"))
+    penultimate(network, some_images(), *normalisation("tiny_classifier"))
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
 def test_a_network_without_a_linear_layer_is_refused():
     with pytest.raises(UserError, match="no linear layer"):
-        second_last(nn.Sequential(nn.Conv2d(3, 4, 1)), some_images(), *normalisation("resnet18"))
+        penultimate(nn.Sequential(nn.Conv2d(3, 4, 1)), some_images(), *normalisation("resnet18"))
 
 
 # -- what comes out ------------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ def test_silhouettes_are_sklearns(made, drawn):
         office = made / "office"
         images = load_evaluation(office / "train", office / "train.csv", 32, made / "cache", CLASSES)
         pixels = torch.cat([batch for batch, _ in images.batches(64)])
-        features = second_last(load_trained(model), pixels, model["mean"], model["std"]).numpy()
+        features = penultimate(load_trained(model), pixels, model["mean"], model["std"]).numpy()
         assert score["silhouette_features"] == pytest.approx(
             silhouette_score(features, images.labels), abs=1e-4
         )
