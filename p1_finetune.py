@@ -142,7 +142,7 @@ from engine.device import autocast, choose_device, choose_workers, seed_everythi
 from engine.loop import Loop
 from engine.optimizer import build_optimizer, parameter_groups
 from engine.run import Run, Stopper
-from engine.run_folder import MODEL, PREDICTIONS, best_and_last
+from engine.run_folder import ARCHITECTURE, MODEL, PREDICTIONS, best_and_last
 from models.backbone import (
     HeadInputs,
     backbone_sha256,
@@ -218,7 +218,7 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
 
     arguments = {**vars(args), "training_images": len(samples), "num_classes": len(data.classes)}
     run = Run(f"{args.output}/{args.setting}-seed{args.seed}", arguments, RECIPES[args.recipe])
-    keep_architecture(network, args.model, args.image_size, run.folder)
+    keep_architecture(network, args.model, args.image_size, run.folder / ARCHITECTURE)
     loop = Loop(run, trained, optimizer, args, len(samples) // batch_size, stopper)
     description = describe_classifier(args.model, data.classes, args.image_size, args.edition, args.stem)
     for epoch in loop.epochs_left():

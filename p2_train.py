@@ -124,7 +124,7 @@ from engine.loop import Loop
 from engine.metrics import confusion_matrix, iou_per_class, mean_iou
 from engine.optimizer import build_optimizer, parameter_groups
 from engine.run import Run, Stopper
-from engine.run_folder import MODEL, snapshot_masks
+from engine.run_folder import ARCHITECTURE, MODEL, snapshot_masks
 from models.builders import SEGMENTERS, build_network, describe_segmenter, normalisation
 from models.describe import keep_architecture
 from models.losses import pixel_loss, soft_iou_loss
@@ -180,7 +180,8 @@ def main(args: argparse.Namespace) -> int:
 
     run = Run(args.output, {**vars(args), "training_tiles": len(train)}, RECIPES[args.recipe])
     if distributed.is_main():
-        keep_architecture(network, args.model, round(args.scale * min(train.tile(0).shape[:2])), run.folder)
+        side = round(args.scale * min(train.tile(0).shape[:2]))
+        keep_architecture(network, args.model, side, run.folder / ARCHITECTURE)
     loop = Loop(run, network, optimizer, args, len(crops) // batch_size, Stopper(args.max_minutes))
     status = fit(loop, loader, validation, args, device)
     if status is None:

@@ -8,92 +8,103 @@ x width), how many input pixels one of its pixels is wide, and parameters. With 
 written to DIR/architecture.json and drawn in DIR/architecture.svg, .pdf and .png. Nothing is computed, so any
 size is quick.
 
-GFLOPs count a multiplication and an addition as two operations, those of convolutions and linear layers
-alone, for one image at inference; torchvision's tables call the multiply-adds GFLOPS, which are half of ours.
+GFLOPs are billions of multiply-adds, of convolutions, linear layers and attention for one image at inference,
+as in torchvision's tables; whoever counts a multiplication and an addition as two has twice as many. Of a
+network whose layers cannot be traced the parts are listed.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Sequence
 
-from engine.base import UserError, run_script, write_atomically
+from engine.base import UserError, run_script, say, write_atomically
 
 if TYPE_CHECKING:
     from torch import nn
 
     from models.dataflow import Node
 
+PICTURES = ("svg", "pdf", "png")
 TILE_SIZE, TILE_CLASSES = 512, 7
-PHOTO_SIZE, PHOTO_CLASSES = 224, 65
+IMAGE_SIZE, IMAGE_CLASSES = 224, 65
 _ENCODER = re.compile(r"(backbone|features)\.")
 
 
 def describe(network: nn.Module, name: str, size: int) -> dict[str, Any]:
-    """What `network`, known as `name`, is made of, for an image of 3 x size x size; plain values, fit for
-    JSON.
+    """What `network`, known as `name`, is made of, for an image of 3 x size x size; plain values, for JSON.
 
     The network and the random state stay as they are. A block's `inputs` are names of blocks, its `shape` is
     (C, H, W) or (C), its `stride` how many input pixels it is wide; `is_auxiliary` is what inference does not
-    compute. UserError when the network cannot see such an image.
+    compute. Where `is_traced` is false, blocks are parts as they are listed, without inputs and shape.
+    UserError when the network cannot see such an image.
     """
-    from models.dataflow import trace  # imports torch: two seconds, which --help does without
+    from models.dataflow import count_multiply_adds, listed, trace, without_numbers  # torch: two seconds
 
-    nodes = trace(network, size)
-    groups = _groups(nodes)
-    names = _names([[nodes[index] for index in group] for group in groups])
-    group_of = {index: number for number, group in enumerate(groups) for index in group}
-    needed = _needed(nodes)
-    blocks = []
-    for name_of_block, group in zip(names, groups):
-        first, last = nodes[group[0]], nodes[group[-1]]
-        inputs = [names[group_of[index]] for index in first.inputs]
-        text = " · ".join(first.layers)
-        times = f"{len(group)} × " if len(group) > 1 else ""
-        blocks.append(
-            {
-                "name": name_of_block,
-                "role": first.role,
-                "layers": times + (f"({text})" if times and " · " in text else text),
-                "modules": [path for index in group for path in nodes[index].modules],
-                "inputs": inputs,
-                "shape": list(last.shape),
-                "stride": size / last.shape[1] if len(last.shape) == 3 else None,
-                "parameters": sum(nodes[index].parameters for index in group),
-                "multiply_adds": sum(nodes[index].multiply_adds for index in group),
-                "is_auxiliary": group[0] not in needed,
-            }
-        )
-    multiply_adds = sum(block["multiply_adds"] for block in blocks if not block["is_auxiliary"])
+    skeleton = without_numbers(network)
+    multiply_adds = count_multiply_adds(skeleton, size)
+    try:
+        return _description(network, name, size, trace(skeleton, size), multiply_adds)
+    except (
+        Exception
+    ) as error:  # a network may do whatever Python can, and a picture is no reason to refuse it
+        say(f"{name}: its layers could not be traced ({type(error).__name__}), so they are listed")
+        return _description(network, name, size, listed(network), multiply_adds, is_traced=False)
+
+
+def _description(
+    network: nn.Module,
+    name: str,
+    size: int,
+    nodes: list[Node],
+    multiply_adds: int | None,
+    is_traced: bool = True,
+) -> dict[str, Any]:
+    blocks = _blocks(nodes, size)
     return {
         "network": name,
         "input": [3, size, size],
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "auxiliary_parameters": sum(block["parameters"] for block in blocks if block["is_auxiliary"]),
         "multiply_adds": multiply_adds,
-        "gflops": 2 * multiply_adds / 1e9,
+        "is_traced": is_traced,
         "blocks": blocks,
     }
 
 
-def draw(description: dict[str, Any], kind: str = "svg") -> bytes:
-    """A picture of a description, as the bytes of a file of that kind (svg, png, pdf): the same bytes each
-    time.
-    """
-    from models.diagram import figure_of, save  # imports matplotlib, which takes a second
-
-    file = io.BytesIO()
-    save(figure_of(description), file, kind)
-    return file.getvalue()
+def _blocks(nodes: list[Node], size: int) -> list[dict[str, Any]]:
+    groups = _groups(nodes)
+    names = _names([[nodes[index] for index in group] for group in groups])
+    group_of = {index: number for number, group in enumerate(groups) for index in group}
+    needed = _needed(nodes)
+    blocks = []
+    for name, group in zip(names, groups):
+        first, last = nodes[group[0]], nodes[group[-1]]
+        text = " · ".join(first.layers)
+        times = f"{len(group)} × " if len(group) > 1 else ""
+        blocks.append(
+            {
+                "name": name,
+                "role": first.role,
+                "layers": times + (f"({text})" if times and " · " in text else text),
+                "modules": [path for index in group for path in nodes[index].modules],
+                "inputs": [names[group_of[index]] for index in first.inputs],
+                "shape": list(last.shape),
+                "stride": size / last.shape[1] if len(last.shape) == 3 else None,
+                "parameters": sum(nodes[index].parameters for index in group),
+                "is_auxiliary": group[0] not in needed,
+            }
+        )
+    return blocks
 
 
 def _needed(nodes: list[Node]) -> set[int]:
-    """The nodes on whose work the first output depends."""
-    waiting = [next(index for index, node in enumerate(nodes) if node.role == "output")]
+    """The nodes on whose work the first output depends; all where no output is known."""
+    outputs = [index for index, node in enumerate(nodes) if node.role == "output"]
+    waiting = outputs[:1] or list(range(len(nodes)))
     needed: set[int] = set()
     while waiting:
         index = waiting.pop()
@@ -192,10 +203,13 @@ def as_text(description: dict[str, Any]) -> str:
 
 def summary(description: dict[str, Any]) -> list[str]:
     size, auxiliary = description["input"][1], description["auxiliary_parameters"]
+    operations = f"{description['multiply_adds'] / 1e9:.2f}" if description["multiply_adds"] else "unknown"
     lines = [
-        f"{description['network']}: {description['parameters']:,} parameters, {description['gflops']:.2f} "
-        f"GFLOPs ({description['multiply_adds'] / 1e9:.2f} G multiply-adds) at {size} x {size}"
+        f"{description['network']}: {description['parameters']:,} parameters, {operations} GFLOPs "
+        f"(multiply-adds) at {size} x {size}"
     ]
+    if not description["is_traced"]:
+        lines.append("the parts as they are listed: which follows which could not be traced")
     if auxiliary:
         lines.append(
             f"* the auxiliary head works in training alone: {auxiliary:,} of the parameters, no GFLOPs"
@@ -203,26 +217,41 @@ def summary(description: dict[str, Any]) -> list[str]:
     return lines
 
 
-def write_architecture(description: dict[str, Any], folder: Path) -> None:
-    """Write FOLDER/architecture.json, .svg, .pdf and .png, each whole or not at all.
+def write_architecture(description: dict[str, Any], stem: Path) -> None:
+    """Write STEM.json, .svg, .pdf and .png, each whole or not at all. UserError when that fails.
 
-    UserError when that fails.
+    A traced network whose picture fails is drawn as a list.
     """
-    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-    contents = {"json": text.encode(), **{kind: draw(description, kind) for kind in ("svg", "pdf", "png")}}
+    from models.diagram import draw  # imports matplotlib, which takes a second
+
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for kind, content in contents.items():
-            with write_atomically(folder / f"architecture.{kind}") as temporary:
+        pictures = {kind: draw(description, kind) for kind in PICTURES}
+    except Exception as error:  # blocks may hang together in ways that no layout foresees
+        say(f"{description['network']}: cannot be drawn ({type(error).__name__}), it is listed instead")
+        description = {**description, "is_traced": False}
+        pictures = {kind: draw(description, kind) for kind in PICTURES}
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for kind, content in {"json": text.encode(), **pictures}.items():
+            with write_atomically(f"{stem}.{kind}") as temporary:
                 temporary.write_bytes(content)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
+        raise UserError(f"{stem}: cannot be written ({error.strerror}); choose another folder") from None
 
 
-def keep_architecture(network: nn.Module, name: str, size: int, folder: Path) -> None:
-    """Describe and draw `network` into its run folder, unless an earlier invocation has done so."""
-    if not (folder / "architecture.png").exists():
-        write_architecture(describe(network, name, size), folder)
+def keep_architecture(network: nn.Module, name: str, size: int, stem: Path) -> None:
+    """Describe and draw `network` as STEM.json and so on, unless an earlier invocation has done so."""
+    if Path(f"{stem}.{PICTURES[-1]}").exists():
+        return
+    try:
+        description = describe(network, name, size)
+    except UserError as error:
+        from models.dataflow import listed
+
+        say(f"{name}: {error}")
+        description = _description(network, name, size, listed(network), None, is_traced=False)
+    write_architecture(description, stem)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -235,10 +264,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--size",
         type=int,
-        help=f"pixels a side (default {TILE_SIZE}, of classifiers of photographs {PHOTO_SIZE})",
+        help=f"pixels a side (default {TILE_SIZE}, of classifiers {IMAGE_SIZE})",
     )
     parser.add_argument(
-        "--classes", type=int, help=f"(default {TILE_CLASSES}, of classifiers {PHOTO_CLASSES})"
+        "--classes", type=int, help=f"(default {TILE_CLASSES}, of classifiers {IMAGE_CLASSES})"
     )
     parser.add_argument(
         "--output", metavar="DIR", type=Path, help="folder for architecture.json and its drawings"
@@ -248,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--size and --classes must be 1 at least")
     description = described(args.network, args.size, args.classes)
     if args.output:
-        write_architecture(description, args.output)
+        write_architecture(description, args.output / "architecture")
     print(as_text(description))
     return 0
 
@@ -260,11 +289,13 @@ def described(name: str, size: int | None = None, classes: int | None = None) ->
     from models.builders import SEGMENTERS, build_network
 
     is_segmenter = name in SEGMENTERS
-    with torch.device("meta"):
-        network = build_network(
-            name, num_classes=classes or (TILE_CLASSES if is_segmenter else PHOTO_CLASSES)
-        )
-    return describe(network, name, size or (TILE_SIZE if is_segmenter else PHOTO_SIZE))
+    classes = classes or (TILE_CLASSES if is_segmenter else IMAGE_CLASSES)
+    try:
+        with torch.device("meta"):
+            network = build_network(name, num_classes=classes)
+    except NotImplementedError:  # one that looks at its numbers while it is built
+        network = build_network(name, num_classes=classes)
+    return describe(network, name, size or (TILE_SIZE if is_segmenter else IMAGE_SIZE))
 
 
 if __name__ == "__main__":

@@ -326,7 +326,7 @@ class Architecture:
     size: int  # pixels a side of the image that it was described for
     parameters: int
     auxiliary_parameters: int
-    gflops: float
+    multiply_adds: float  # of convolutions, linear layers and attention
     scored_at: str  # the stride of the map that is upsampled to the scores of every pixel, and how
     merged_at: str  # the strides at which maps are put together, in order of computing
 
@@ -338,7 +338,7 @@ def read_architecture(run: Path) -> Architecture | None:
         blocks = {block["name"]: block for block in said["blocks"] if not block["is_auxiliary"]}
         numbers = [
             said["input"][1],
-            *(said[name] for name in ("parameters", "auxiliary_parameters", "gflops")),
+            *(said[name] for name in ("parameters", "auxiliary_parameters", "multiply_adds")),
         ]
         if not all(is_number(number) and 0 <= number < MOST for number in numbers):
             return None

@@ -83,9 +83,9 @@ def _network(letter: str, run: RunRecord | None, command: str, figures: Path) ->
     name = f"model_{letter.lower()}"
     text = (
         f"Model {letter} is {one_line(drawing.network, 60)} ({label_of(run)}): "
-        f"{drawing.parameters / 1e6:.1f} million parameters, {drawing.gflops:.1f} GFLOPs for a tile seen at "
-        f"{drawing.size} x {drawing.size} px (a multiplication and an addition are two operations; of "
-        "convolutions and linear layers)."
+        f"{drawing.parameters / 1e6:.1f} million parameters, {drawing.multiply_adds / 1e9:.1f} GFLOPs for a "
+        f"tile seen at {drawing.size} x {drawing.size} px (multiply-adds of convolutions, linear layers and "
+        "attention)."
     )
     if drawing.auxiliary_parameters:
         millions = drawing.auxiliary_parameters / 1e6
@@ -129,7 +129,7 @@ def _about(run: RunRecord) -> dict[str, str]:
     decay = given.get("ema_decay")
     return {
         "parameters": f"{drawing.parameters / 1e6:.1f} million" if drawing else "–",
-        "GFLOPs": f"{drawing.gflops:.1f} at {drawing.size} px" if drawing else "–",
+        "GFLOPs": f"{drawing.multiply_adds / 1e9:.1f} at {drawing.size} px" if drawing else "–",
         "scores of pixels come from": drawing.scored_at if drawing else "–",
         "maps are merged at": drawing.merged_at if drawing else "–",
         "starts from": words(given.get("weights")),

@@ -139,7 +139,7 @@ def problem_2(folder: Path) -> Path:
         lines = epochs(3, mean_iou=lambda e, best=best: best * e / 3, **scores)
         run = write_run(folder / f"model_{letter}", {**given, "model": model}, lines)
         write_confusions(run, best)
-        write_architecture(described(model, 64), run)
+        write_architecture(described(model, 64), run / "architecture")
         for epoch in (1, 2, 3):
             stage = run / "snapshots" / f"epoch_{epoch:04d}"
             stage.mkdir(parents=True)

@@ -107,7 +107,13 @@ def block(name: str, inputs: list, stride: object = 1, role: str = "") -> dict:
 
 
 def read_drawn(folder: Path, *blocks: dict, **fields):
-    said = {"network": "n", "input": [3, 64, 64], "parameters": 5, "auxiliary_parameters": 0, "gflops": 1.5}
+    said = {
+        "network": "n",
+        "input": [3, 64, 64],
+        "parameters": 5,
+        "auxiliary_parameters": 0,
+        "multiply_adds": 9,
+    }
     (folder / "architecture.json").write_text(json.dumps({**said, "blocks": blocks, **fields}))
     return read_architecture(folder)
 
@@ -135,7 +141,7 @@ def test_an_architecture_says_where_its_scores_come_from(tmp_path):
 
 @pytest.mark.parametrize("number", [float("nan"), 1e400, 10**400, -1, 1e300, "5", None])
 def test_an_architecture_with_impossible_numbers_is_none(tmp_path, number):
-    assert read_drawn(tmp_path, block("a", [], role="output"), gflops=number) is None
+    assert read_drawn(tmp_path, block("a", [], role="output"), multiply_adds=number) is None
 
 
 # -- Segment Anything ----------------------------------------------------------------------------------------
