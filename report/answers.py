@@ -35,7 +35,7 @@ def read_answers(path: Path, questions: Sequence[Question]) -> dict[str, str]:
         return _make(path, questions)
     words: dict[str, list[str]] = {}
     lost: list[str] = []
-    seen, key = set(), None
+    seen = set()
     keys = {line(question.key) for question in questions}
     for heading, text in _sections(_read(path), keys):
         number = NUMBER.match(heading)

@@ -156,8 +156,8 @@ DOTS_AN_INCH = 150  # of every PNG that report.style saves
 def content_of(report: Report, folder: Path) -> dict[str, Any]:
     """Everything that is drawn, in order, as dicts, lists, strings and numbers.
 
-    Every text is clean (see `report.text.cleaned`) and one line, but for a gap's command and the
-    student's words; each block has a "kind". A picture that is not below `folder`, or is broken, is a gap;
+    Every text is clean (see `report.text.cleaned`) and one line, but for a gap's command and the student's
+    words; each block has a "kind". A picture that is not below `folder`, or is broken, is a gap;
     others have their size and their PNG's bytes, which are read once, so that a file that vanishes later is
     missed by nobody.
     """
@@ -207,10 +207,10 @@ def _block(block: Block, folder: Path) -> dict[str, Any]:
         }
     if isinstance(block, Picture):
         return _picture(block, folder)
-    more = (
-        {"command": "\n".join(cleaned(block.command).splitlines()).strip()} if isinstance(block, Gap) else {}
-    )
-    return {"kind": kind, "text": line(block.text), **more}
+    if isinstance(block, Gap):
+        command = "\n".join(cleaned(block.command).splitlines()).strip()
+        return {"kind": kind, "text": line(block.text), "command": command}
+    return {"kind": kind, "text": line(block.text)}
 
 
 def _picture(picture: Picture, folder: Path) -> dict[str, Any]:
