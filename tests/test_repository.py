@@ -340,6 +340,11 @@ def test_files_can_be_read_in_one_go():
         assert max(map(len, lines), default=0) <= 110, relative(path)
 
 
+def test_the_house_has_few_rooms():
+    python = [path for path in our_files() if path.suffix == ".py"]
+    assert len([path for path in python if not relative(path).startswith("tests/")]) <= 100
+
+
 # -- what else is committed ----------------------------------------------------------------------------------
 
 
