@@ -153,7 +153,7 @@ from models.backbone import (
     start_from,
     with_other_head,
 )
-from models.builders import CLASSIFIERS, build_network, describe_classifier, normalisation
+from models.builders import CLASSIFIERS, build_network, check_network, describe_classifier, normalisation
 from models.describe import keep_architecture
 from models.predict import normalise, predict_classes
 from models.small_maps import use_matrix_products
@@ -162,8 +162,11 @@ from models.small_maps import use_matrix_products
 def main(args: argparse.Namespace) -> int:
     tune_allocator()
     args.edition = edition(args.edition).name
-    if args.weights != "none":  # what can't be had is told before thousands of images are read
-        network = build_network(args.model, CLASSIFIERS, num_classes=2, stem=args.stem)
+    # What can't be seen or had is told before thousands of images are read.
+    network = build_network(args.model, CLASSIFIERS, num_classes=2, stem=args.stem)
+    crops = () if args.augment == "none" else (args.crop_size,)
+    check_network(network, args.model, num_classes=2, sizes=(args.image_size, *crops))
+    if args.weights != "none":
         start_from(network, args.model, args.weights, None, False)
     train, validation = (args.train_images, args.train_csv), (args.val_images, args.val_csv)
     data, stopper = (

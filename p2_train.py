@@ -125,7 +125,7 @@ from engine.metrics import confusion_matrix, iou_per_class, mean_iou
 from engine.optimizer import build_optimizer, parameter_groups
 from engine.run import Run, Stopper
 from engine.run_folder import ARCHITECTURE, MODEL, snapshot_masks
-from models.builders import SEGMENTERS, build_network, describe_segmenter, normalisation
+from models.builders import SEGMENTERS, build_network, check_network, describe_segmenter, normalisation
 from models.describe import keep_architecture
 from models.losses import pixel_loss, soft_iou_loss
 from models.predict import normalise, predict_tiles
@@ -149,6 +149,7 @@ def main(args: argparse.Namespace) -> int:
     crops = TileCrops(train, crop_size, args.min_crop, args.seed, args.augment)
     args.pictures = validation.named(args.pictures, usual=edition(args.edition).report_images)
 
+    check_network(network, args.model, NUM_CLASSES, sizes=(crop_size,))
     network = network.to(device, memory_format=torch.channels_last)
     groups = parameter_groups(network, args.lr, args.backbone_lr if args.weights != "none" else None)
     optimizer = build_optimizer(args.optimizer, groups, args.lr, args.weight_decay)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
 
+import torch
 from torch import nn
 
-from engine.base import UserError
+from engine.base import UserError, is_out_of_memory
 from models.classifiers import (
     VGG19_BN_A,
     VGG19_BN_B,
@@ -195,6 +196,32 @@ def build_network(
         if value != allowed[0]:
             unusual[argument] = value
     return entry.build(num_classes, **unusual)
+
+
+def check_network(network: nn.Module, name: str, num_classes: int, sizes: Iterable[int]) -> None:
+    """Send an image of each size through a new `network` on the CPU; it stays in training mode.
+
+    UserError when it cannot see one (some see one size alone), or gives something else than its table says.
+    """
+    for size in sorted(set(sizes)):
+        try:
+            with torch.inference_mode():
+                outputs = network.eval()(torch.zeros(1, 3, size, size))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if is_out_of_memory(error):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{name} cannot see images of {size} x {size}: {reason}; give another size"
+            ) from None
+        finally:
+            network.train()
+        scores, shape, wanted = outputs, (1, num_classes), "logits (B, num_classes)"
+        if name in SEGMENTERS:
+            scores = outputs.get("out") if isinstance(outputs, dict) else None
+            shape, wanted = (1, num_classes, size, size), '{"out": logits (B, num_classes, H, W)}'
+        if tuple(getattr(scores, "shape", ())) != shape:
+            raise UserError(f"{name} gives no {wanted} for images of {size} x {size}; see models/builders.py")
 
 
 def normalisation(name: str) -> tuple[list[float], list[float]]:

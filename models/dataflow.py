@@ -49,6 +49,8 @@ _FUNCTIONS = {
     "cat": ("concatenate", "junction"),
     "interpolate": ("upsample", "upsampling"),
     "adaptive_avg_pool2d": ("average", "pooling"),
+    "avg_pool2d": ("average", "pooling"),
+    "max_pool2d": ("max pool", "pooling"),
     "mean": ("average", "pooling"),
     "pad": ("pad", "other"),
     "getitem": ("crop", "other"),

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from engine.base import UserError
-from models.builders import CLASSIFIERS, SEGMENTERS, build_network, load_trained, normalisation
+from models.builders import (
+    CLASSIFIERS,
+    SEGMENTERS,
+    build_network,
+    check_network,
+    load_trained,
+    normalisation,
+)
 from models.efficientnet_lite import EfficientNetLite
 from models.lite_fpn import bin_averages
 from models.weights import _load_fitting
@@ -40,6 +48,30 @@ def test_building_a_network_opens_no_connection(monkeypatch):
     with torch.device("meta"):
         for name in (*CLASSIFIERS, *SEGMENTERS):
             build_network(name, num_classes=7)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "lite_fpn"])
+def test_a_new_network_is_tried_with_the_sizes_that_it_will_see_and_left_as_it_is(name):
+    network = build_network(name, num_classes=7)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    random_state = torch.get_rng_state()
+    check_network(network, name, 7, sizes=(64, 56))
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(module.training for module in network.modules())
+
+
+def test_a_network_that_sees_one_size_alone_says_so_before_the_training():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 7))
+    check_network(network, "mine", 7, sizes=(32,))
+    with pytest.raises(UserError, match="mine cannot see images of 28 x 28: .* give another size"):
+        check_network(network, "mine", 7, sizes=(32, 28))
+
+
+@pytest.mark.parametrize("name, wanted", [("mine", "logits"), ("lite_fpn", '{"out": logits')])
+def test_a_network_whose_answer_has_another_form_says_which_is_wanted(name, wanted):
+    with pytest.raises(UserError, match=f"{name} gives no {wanted} .*see models/builders.py"):
+        check_network(nn.Conv2d(3, 7, 3), name, 7, sizes=(32,))
 
 
 def test_an_unknown_name_is_answered_with_the_names_there_are():
