@@ -192,7 +192,7 @@ def test_a_grid_without_a_point_for_the_smallest_crops_is_refused_in_words(sam):
         MaskGenerator(sam, 8, crop_n_layers=2, crop_n_points_downscale_factor=3)
 
 
-def test_an_image_too_thin_to_be_enlarged_is_refused_in_words(sam):
+def test_an_image_too_thin_to_be_upsampled_is_refused_in_words(sam):
     with pytest.raises(UserError, match="4000x1 pixels are too thin"):
         MaskGenerator(sam, **SETTINGS).generate(np.zeros((1, 4000, 3), dtype=np.uint8))
 

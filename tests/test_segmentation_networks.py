@@ -197,7 +197,7 @@ def test_a_tile_is_padded_to_whole_strides_and_to_the_least_size():
 
 
 @pytest.mark.parametrize("name", BILINEAR)
-def test_what_enlarges_scores_interpolates_bilinearly_before_any_training(name):
+def test_what_upsamples_scores_interpolates_bilinearly_before_any_training(name):
     network = build_network(name, num_classes=7)
     layers = [
         m for m in network.modules() if isinstance(m, nn.ConvTranspose2d) and m.in_channels == m.out_channels
