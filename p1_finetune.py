@@ -73,11 +73,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="how it begins: as published, or for small images",
     )
     add("--augment", choices=("all", "unfrozen", "none"), help="random crops and all below in these settings")
-    add(
-        "--policy",
-        choices=("colours", "trivial"),
-        help="what else changes: colours, or TrivialAugment",
-    )
     add("--mix", choices=("none", "mixup", "cutmix"), help="two photographs in one, in half of the batches")
     add("--backbone-lr", type=float, help="learning rate of weights that are not new (default: --lr)")
     add(
@@ -262,7 +257,7 @@ def what_is_trained(
 ) -> tuple[nn.Module, Dataset, Any]:
     """The network, or the head of a frozen one; and what it is given to train on and to be scored on."""
     if args.is_augmented:
-        changes = (args.min_area, args.shift, args.policy, args.jitter)
+        changes = (args.min_area, args.shift, args.jitter)
         crops = ImageCrops(data.images, args.crop_size, args.seed, *changes)
         return network, crops, data.validation
     if not args.is_frozen:

@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.labelled import LabelledImages
-from datasets.trivial_augment import trivial_augment
 
 MIX_PROBABILITY = 0.5  # share of the batches that are mixed: the rest keeps training close to inference
 ASPECTS = (3 / 4, 4 / 3)  # of a crop's width over its height, in the image
@@ -22,9 +21,7 @@ ASPECTS = (3 / 4, 4 / 3)  # of a crop's width over its height, in the image
 
 class ImageCrops(torch.utils.data.Dataset):
     """Random crops, resized to a square, half of them mirrored: `min_area` to all of an image; or with a
-    `shift` all of it, moved by up to so many of its pixels.
-
-    `policy` is "colours", which change by up to `jitter`, or "trivial", TrivialAugment.
+    `shift` all of it, moved by up to so many of its pixels. Colours change by up to `jitter`.
     """
 
     def __init__(
@@ -34,12 +31,10 @@ class ImageCrops(torch.utils.data.Dataset):
         seed: int,
         min_area: float = 1.0,
         shift: int = 0,
-        policy: str = "colours",
         jitter: float = 0.0,
     ):
         self.images, self.crop_size, self.seed = images, crop_size, seed
-        self.min_area, self.shift, self.policy = min_area, shift, policy
-        self.jitter = jitter if policy == "colours" else 0.0
+        self.min_area, self.shift, self.jitter = min_area, shift, jitter
 
     def __len__(self) -> int:
         return len(self.images)
@@ -56,8 +51,6 @@ class ImageCrops(torch.utils.data.Dataset):
         else:
             box = random_box(generator, *rgb.shape[:2], self.min_area)
         crop = Image.fromarray(rgb).resize((self.crop_size, self.crop_size), Image.BILINEAR, box=box)
-        if self.policy == "trivial":
-            crop = trivial_augment(crop, generator)
         image = torch.from_numpy(np.array(crop)).permute(2, 0, 1)
         if generator.integers(2) == 1:
             image = image.flip(2)

@@ -18,7 +18,6 @@ RECIPES = {
         "augment": "unfrozen",
         "min_area": 0.3,  # smallest share of a photograph that a crop covers ...
         "shift": 0,  # ... or by how many pixels at most it is moved, as it is
-        "policy": "colours",
         "jitter": 0.3,  # how far contrast and saturation change at most, and twice the brightness
         "mix": "none",
         "label_smoothing": 0.1,

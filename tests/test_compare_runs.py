@@ -93,13 +93,9 @@ def test_speed_that_was_logged_is_taken_and_a_batch_is_no_larger_than_the_data(t
 
 def test_only_arguments_that_differ_among_runs_of_a_kind_are_shown(tmp_path, capsys):
     common = {"weight_decay": 0.05, "output": "x", "workers": 2}
-    make_run(
-        tmp_path / "a", "finetuning", [0.5], **common, lr=0.1, mix=None, policy="colours", is_frozen=True
-    )
+    make_run(tmp_path / "a", "finetuning", [0.5], **common, lr=0.1, mix=None, is_frozen=True)
     other = {**common, "output": "y", "workers": 3}
-    make_run(
-        tmp_path / "b", "finetuning", [0.5], **other, lr=0.2, mix="cutmix", policy="colours", is_frozen=False
-    )
+    make_run(tmp_path / "b", "finetuning", [0.5], **other, lr=0.2, mix="cutmix", is_frozen=False)
     make_run(tmp_path / "c", "segmentation", [0.5], lr=0.3)
     _, lines, _ = compared(capsys, tmp_path)
     settings = [line for line in lines if line.split(" ")[0] in ("a", "b", "c")]

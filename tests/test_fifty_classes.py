@@ -34,7 +34,7 @@ from tests.killing import TinyClassifier, assert_same_end, scores_of, train_unti
 LABELS = (3, 11, 0, 40)
 COLOURS = ((220, 40, 40), (40, 220, 40), (40, 40, 220), (200, 200, 40))
 STEPS = 15  # of three epochs with batches of 4
-QUICK = ("--model", "tiny_classifier", "--batch-size", 4, "--epochs", 3, "--policy", "trivial",
+QUICK = ("--model", "tiny_classifier", "--batch-size", 4, "--epochs", 3,
          "--mix", "cutmix", "--edition", 2022)  # fmt: skip
 
 
@@ -90,20 +90,18 @@ def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(data, w
     assert f"going on from step {step - 1} of {STEPS}" in capsys.readouterr().err
     assert_same_end(data / "unbroken" / "A-seed0", data / "killed" / "A-seed0")
     arguments = json.loads((data / "killed" / "A-seed0" / "config.json").read_text())["arguments"]
-    assert [arguments[name] for name in ("recipe", "policy", "mix", "is_augmented")] == [
-        "small", "trivial", "cutmix", True,
+    assert [arguments[name] for name in ("recipe", "mix", "is_augmented")] == [
+        "small", "cutmix", True,
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("policy, mix", [("trivial", "cutmix"), ("colours", "mixup")])
-def test_the_classes_are_learned(data, where, policy, mix):
+@pytest.mark.parametrize("mix", ["cutmix", "mixup"])
+def test_the_classes_are_learned(data, where, mix):
     flags = (
         "--epochs",
         40,
         "--lr",
         0.05,
-        "--policy",
-        policy,
         "--mix",
         mix,
         "--ema-decay",

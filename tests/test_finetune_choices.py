@@ -138,7 +138,7 @@ def test_images_with_labels_in_their_names_are_taken_for_small_ones_and_others_a
         assert (listed.recipe, listed.model, listed.image_size, listed.crop_size, listed.stem) == (
             "default", "resnet50", 128, 112, "7x7",
         )  # fmt: skip
-        assert (listed.shift, listed.policy, listed.mix) == (0, "colours", "none")
+        assert (listed.shift, listed.mix) == (0, "none")
     assert parse("--train-images", "x", "--recipe", "default").recipe == "default"
     assert parse("--data", "x", "--recipe", "small").image_size == 32
 
@@ -189,7 +189,7 @@ def test_every_report_has_its_recipe():
 def test_a_report_s_recipe_has_nothing_of_ours(recipe):
     args = parse("--data", "x", "--recipe", recipe)
     assert (args.augment, args.label_smoothing, args.ema_decay) == ("none", 0, 0)
-    assert (args.mix, args.policy, args.shift, args.stem) == ("none", "colours", 0, "7x7")
+    assert (args.mix, args.shift, args.stem) == ("none", 0, "7x7")
 
 
 def test_weights_that_cannot_be_had_end_a_report_s_recipe_in_one_line_with_the_way_out(
