@@ -16,7 +16,7 @@ Try it in a minute on any machine:
 
 Every setting and seed has a run folder of its own below --output, such as runs/p1/A-seed0, with the best
 weights (chosen on the validation images) in model.pt for p1_inference.py and what they predict in
-predictions.csv; a table of all runs lies beside them. The same command goes on after Ctrl-C, a crash or a
+predictions.csv; a table of all runs lies beside them. The same command resumes after Ctrl-C, a crash or a
 power cut, and leaves finished runs alone. On a CPU a seed gives the same weights bit for bit, on a GPU
 closely.
 
@@ -27,84 +27,87 @@ Where labels are in the names (50 classes), the usual recipe is `small`. For wan
 from __future__ import annotations
 
 import argparse
-import sys
 from functools import partial
 from itertools import product
-from typing import Any
+from pathlib import Path
+from typing import Sequence, Tuple
 
-from engine.arguments import add_photograph_flags, add_training_flags, check_photograph_flags, fill_in
-from engine.settings import arguments_of_run, check_settings
+from engine.arguments import add_training_flags, chosen_recipe, fill_in, flag_adder
 from recipes.p1_finetune import RECIPES, VGG_LR
+
+Normalisation = Tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each colour
+
+# Which flag names the file of the backbone (None: random weights), and whether the backbone stays as it is.
+SETTINGS = {
+    "A": (None, False),
+    "B": ("sl_backbone", False),
+    "C": ("ssl_backbone", False),
+    "D": ("sl_backbone", True),
+    "E": ("ssl_backbone", True),
+}
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
-    add_photograph_flags(parser)
+    add = flag_adder(parser, RECIPES)
+    add("--data", help="the course's office folder: train/, train.csv, val/, val.csv")
+    add("--train-images", help="instead of --data: a folder of images")
+    add("--train-csv", help="their labels (default: those in names such as 7_123.png)")
+    add("--val-images", help="images to validate on (default: every 20th of --train-images)")
+    add("--val-csv", help="their labels (default: those in the names)")
+    add(
+        "--label-share",
+        type=float,
+        default=1.0,
+        help="share of each class's training images to use, drawn by seed (default 1)",
+    )
+    add("--edition", help="of the course, for p1_inference.py (default: that of EDITION, else 2024)")
+    # what is trained
     add("--settings", default="A", help="letters of the settings, such as A or ABCDE (default A)")
     add("--seed", "--seeds", dest="seeds", type=int, nargs="+", default=[0], help="a run each (default 0)")
     add("--sl-backbone", help="for B and D: the course's pretrain_model_SL.pt")
     add("--ssl-backbone", help="for C and E: backbone.pt of p1_ssl_pretrain.py")
     add("--weights", help="of setting A: none (what the course asks), imagenet, or a file")
-    # how long
-    add("--eval-every", type=int, default=1, help="epochs between two scorings of the validation images")
+    add("--model", help="name of a classifier of models/: resnet50, resnet50_bn, resnet50_mlp ...")
+    add(
+        "--stem",
+        choices=("7x7", "3x3", "3x3-nopool"),
+        help="how it begins: as published, or for small images",
+    )
+    add("--image-size", type=int, help="pixels a side of what the network sees at inference")
+    # how it is trained
+    add("--crop-size", type=int, help="pixels a side of a training crop (default: 7/8 of --image-size)")
+    add("--augment", choices=("all", "unfrozen", "none"), help="random crops and all below in these settings")
+    add("--mix", choices=("none", "mixup", "cutmix"), help="two images in one, in half of the batches")
+    add("--backbone-lr", type=float, help="learning rate of weights that are not new (default: --lr)")
+    add("--label-smoothing", type=float, help="share of the target that is spread over all classes")
+    add("--ema-decay", type=float, help="of the averaged weights that are scored and kept; 0: no average")
+    # what is kept
+    add(
+        "--eval-every",
+        type=int,
+        default=1,
+        help="epochs between two scorings of the validation images (default 1)",
+    )
     add(
         "--snapshot-epochs",
         type=int,
         nargs="+",
         help="epochs whose weights are kept (default: first, middle, last)",
     )
-    # what the recipe says otherwise
-    add(
-        "--model",
-        help="name of a classifier of models/: resnet50, resnet50_bn, resnet50_mlp, resnet50_fc1000 ...",
-    )
-    add(
-        "--image-size",
-        type=int,
-        help="pixels a side of what the network sees at inference (the course's is 128)",
-    )
-    add("--crop-size", type=int, help="pixels a side of a training crop (default: 7/8 of --image-size)")
-    add(
-        "--stem",
-        choices=("7x7", "3x3", "3x3-nopool"),
-        help="how it begins: as published, or for small images",
-    )
-    add("--augment", choices=("all", "unfrozen", "none"), help="random crops and all below in these settings")
-    add("--mix", choices=("none", "mixup", "cutmix"), help="two photographs in one, in half of the batches")
-    add("--backbone-lr", type=float, help="learning rate of weights that are not new (default: --lr)")
-    add(
-        "--label-share",
-        type=float,
-        default=1.0,
-        help="share of each class's training images to use, drawn by seed",
-    )
-    add("--label-smoothing", type=float, help="share of the target that is spread over all classes")
-    add("--edition", help="of the course, for p1_inference.py (default: that of EDITION, else 2024)")
-    add("--ema-decay", type=float, help="of the averaged weights that are scored and kept; 0: no average")
-    # the machine
-    add("--workers", type=int, help="processes that cut crops (default: none on a CPU, up to 8 beside a GPU)")
-    add(
-        "--dry-run",
-        action="store_true",
-        help="check the data, build everything, run one step, write no run folder",
-    )
     add_training_flags(parser, RECIPES)
-    parser.set_defaults(recipe=None)
+    add("--workers", type=int, help="processes that cut crops (default: none on a CPU, up to 8 beside a GPU)")
+    # what a recipe alone says
+    parser.set_defaults(recipe=None, min_area=None, shift=None, jitter=None)
     args = parser.parse_args(argv)
     args.recipe = args.recipe or ("default" if args.data or args.train_csv else "small")
-    recipe = RECIPES[args.recipe]
+    recipe = chosen_recipe(parser, args, RECIPES)
     if (args.model or recipe["model"]).startswith("vgg"):
         recipe = {**recipe, "lr": min(recipe["lr"], VGG_LR)}
     fill_in(parser, args, recipe)
-    check_arguments(parser, args)
-    return args
-
-
-def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    check_photograph_flags(parser, args)
+    check_images(parser, args)
     check_settings(parser, args)
     if not (0 <= args.label_smoothing < 1 and 0 <= args.ema_decay < 1):
         parser.error("--label-smoothing and --ema-decay must be 0 at least and less than 1")
@@ -113,18 +116,48 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     # Crops enlarge what they show, so the network is trained a little smaller than it is used (Touvron et
     # al., 2019).
     args.crop_size = args.crop_size or (args.image_size if args.shift else max(32, args.image_size * 7 // 8))
+    return args
+
+
+def check_images(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with usage where a flag lacks its partner; turn --data into the four others."""
+    if bool(args.data) == bool(args.train_images):
+        parser.error("say where the images are: --data FOLDER, or --train-images FOLDER, one of the two")
+    partners = {"train_csv": "train_images", "val_images": "train_images", "val_csv": "val_images"}
+    for flag, needed in partners.items():
+        if vars(args)[flag] and not vars(args)[needed]:
+            flag, needed = (name.replace("_", "-") for name in (flag, needed))
+            parser.error(f"--{flag} goes with --{needed} FOLDER: give both")
+    if args.data:
+        args.train_images, args.train_csv = f"{args.data}/train", f"{args.data}/train.csv"
+        args.val_images, args.val_csv = f"{args.data}/val", f"{args.data}/val.csv"
+
+
+def check_settings(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Bring --settings and --seeds into order; end with usage where a setting lacks its backbone."""
+    if not args.settings:
+        parser.error("--settings wants at least one letter")
+    args.settings = "".join(dict.fromkeys(args.settings.upper()))
+    args.seeds = list(dict.fromkeys(args.seeds))
+    for setting in args.settings:
+        if setting not in SETTINGS:
+            parser.error(f"--settings {args.settings}: there are only {', '.join(SETTINGS)}")
+        source = SETTINGS[setting][0]
+        if source is not None and vars(args)[source] is None:
+            parser.error(f"setting {setting} starts from a backbone: give --{source.replace('_', '-')} FILE")
+        if source is not None and args.weights != "none":
+            parser.error(f"--weights is for setting A alone; {setting} starts from its backbone")
+    if args.weights == "imagenet" and args.stem != "7x7":
+        parser.error("ImageNet's weights are for the published stem: give --stem 7x7 too")
 
 
 if __name__ == "__main__":
-    ARGUMENTS = (
-        parse_arguments()
-    )  # before torch, which takes two seconds to import: --help and mistakes don't wait
+    ARGUMENTS = parse_arguments()  # before torch, which takes two seconds: --help and mistakes don't wait
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import Dataset
 
 from datasets.augment import ImageCrops, jitter_colours, mix_images
 from datasets.editions import edition
@@ -137,7 +170,7 @@ from engine.device import autocast, choose_device, choose_workers, seed_everythi
 from engine.loop import Loop
 from engine.optimizer import build_optimizer, parameter_groups
 from engine.run import Run, Stopper
-from engine.run_folder import ARCHITECTURE, MODEL, PREDICTIONS, best_and_last
+from engine.run_folder import ARCHITECTURE, MODEL, PREDICTIONS, PREDICTIONS_LAST, best_and_last
 from models.backbone import (
     HeadInputs,
     backbone_sha256,
@@ -164,15 +197,11 @@ def main(args: argparse.Namespace) -> int:
     if args.weights != "none":
         start_from(network, args.model, args.weights, None, False)
     train, validation = (args.train_images, args.train_csv), (args.val_images, args.val_csv)
-    data, stopper = (
-        load_training_data(train, validation, args.image_size, args.cache),
-        Stopper(args.max_minutes),
-    )
+    data = load_training_data(train, validation, args.image_size, args.cache)
+    stopper = Stopper(args.max_minutes)
     for setting, seed in product(args.settings, args.seeds):
         part = data if args.label_share == 1 else data.with_labels_of(args.label_share, seed)
-        status = fine_tune(arguments_of_run(args, setting, seed), part, stopper)
-        if status is not None:
-            return status
+        fine_tune(arguments_of_run(args, setting, seed), part, stopper)
     if not args.dry_run:
         from report.settings_table import write_settings_table  # imports matplotlib, which takes a second
 
@@ -180,130 +209,164 @@ def main(args: argparse.Namespace) -> int:
     return 1 if data.left_out else 0
 
 
-def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) -> int | None:
-    """One run. Returns the exit status when it was asked to stop before its end, else None."""
+def arguments_of_run(args: argparse.Namespace, setting: str, seed: int) -> argparse.Namespace:
+    """What one run depends on: the other settings, seeds and backbones of the same command are none of it."""
+    others = ("settings", "seeds", "sl_backbone", "ssl_backbone")
+    own = {name: value for name, value in vars(args).items() if name not in others}
+    source, is_frozen = SETTINGS[setting]
+    own.update(setting=setting, seed=seed, is_frozen=is_frozen, backbone=source and vars(args)[source])
+    own.update(is_augmented=args.augment == "all" or (args.augment == "unfrozen" and not is_frozen))
+    return argparse.Namespace(**own)
+
+
+def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) -> None:
+    """One run; `args` are those of one setting and one seed."""
     seed_everything(args.seed)
     device = choose_device(args.device)
     network = build_network(args.model, CLASSIFIERS, num_classes=len(data.classes), stem=args.stem)
     origin = start_from(network, args.model, args.weights, args.backbone, args.is_frozen)
     is_random = args.backbone is None and args.weights == "none"
-    args.backbone_sha256 = (
-        None if is_random else backbone_sha256(network)
-    )  # another file under the name is refused
+    # Another file under the name of the backbone is refused by it.
+    args.backbone_sha256 = None if is_random else backbone_sha256(network)
     network = network.to(device, memory_format=torch.channels_last)
     if device.type == "cpu":
         use_matrix_products(network)
-    print(f"{args.setting}, seed {args.seed}: {args.model} {origin}; on {device}", file=sys.stderr)
-    trained, samples, validation = what_is_trained(args, network, data, device)
-    backbone_lr = None if is_random or trained is not network else args.backbone_lr
-    head = head_name(network) + "."
-    groups = parameter_groups(
-        trained, args.lr, backbone_lr, is_backbone=lambda name: not name.startswith(head)
-    )
-    optimizer = build_optimizer(args.optimizer, groups, args.lr, args.weight_decay)
+
+    name = f"{args.setting}-seed{args.seed}"
+    if not args.dry_run:
+        arguments = {**vars(args), "training_images": len(data.images), "num_classes": len(data.classes)}
+        run = Run(f"{args.output}/{name}", __file__, arguments, RECIPES[args.recipe])
+        if run.is_finished:
+            run.close()
+            print(result_of(name, run.folder))
+            return
+        counts = f"{len(data.images)} + {len(data.validation)} images"
+        run.say(f"{name}: {args.model} {origin}; {counts}; on {device}, 1 process(es)")
+        keep_architecture(network, args.model, args.image_size, run.folder / ARCHITECTURE)
+
+    normal = normalisation(args.model)
+    trained, validation = network, data.validation
+    if args.is_augmented:
+        samples = ImageCrops(data.images, args.crop_size, args.seed, args.min_area, args.shift, args.jitter)
+    elif not args.is_frozen:
+        samples = data.as_inference_sees
+    else:
+        trained = head_of(network)
+        samples, validation = head_inputs(network, data, args.backbone_sha256, normal, device)
     batch_size, workers = min(args.batch_size, len(samples)), choose_workers(args.workers, device)
-    set_training_mode(network, args.is_frozen)
+    loader = partial(epoch_loader, samples, args.seed, batch_size=batch_size, workers=workers)
+
+    head = head_name(network) + "."
+    backbone_lr = None if is_random or trained is not network else args.backbone_lr
+    groups = parameter_groups(trained, args.lr, backbone_lr, lambda name: not name.startswith(head))
+    optimizer = build_optimizer(args.optimizer, groups, args.lr, args.weight_decay)
+    losses = partial(loss_of, trained, normal=normal, mix=args.mix, label_smoothing=args.label_smoothing)
+
     if args.dry_run:
-        batch = next(iter(epoch_loader(samples, args.seed, 0, 0, batch_size, workers)))
-        loss = loss_of(trained, batch, args, device, step=0)
+        set_training_mode(network, args.is_frozen)
+        batch = next(iter(loader(epoch=0, first_batch=0)))
+        loss = losses(batch, seed=(args.seed, 0, 2), device=device)
         loss.backward()
         optimizer.step()
-        print(
-            f"dry run: {len(samples)} + {len(validation)} photographs, one step, loss {loss.item():.4f}: all "
-            "is well"
-        )
-        return None
+        counts = f"{len(samples)} + {len(validation)} images"
+        print(f"dry run: {name} {origin}; {counts}, one step, loss {loss.item():.4f}: all is well")
+        return
 
-    arguments = {**vars(args), "training_images": len(samples), "num_classes": len(data.classes)}
-    run = Run(f"{args.output}/{args.setting}-seed{args.seed}", arguments, RECIPES[args.recipe])
-    keep_architecture(network, args.model, args.image_size, run.folder / ARCHITECTURE)
-    loop = Loop(run, trained, optimizer, args, len(samples) // batch_size, stopper)
+    loop = Loop(
+        run,
+        trained,
+        optimizer,
+        stopper,
+        steps_per_epoch=len(samples) // batch_size,
+        batch_size=batch_size,
+        epochs=args.epochs,
+        budget_minutes=args.budget_minutes,
+        schedule=args.schedule,
+        warmup_steps=args.warmup_steps,
+        ema_decay=args.ema_decay,
+        score="accuracy",
+        snapshot_epochs=args.snapshot_epochs,
+    )
     description = describe_classifier(args.model, data.classes, args.image_size, args.edition, args.stem)
-    for epoch in loop.epochs_left():
+    for _ in loop.epochs():
         set_training_mode(network, args.is_frozen)
-        for batch in epoch_loader(samples, args.seed, epoch, loop.batch_in_epoch, batch_size, workers):
-            loop.set_learning_rates()
-            loss = loss_of(trained, batch, args, device, loop.step)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            loop.after_step(loss, batch_size)
-            if loop.must_stop():
-                return loop.stop()
-            if loop.is_done():
-                break
-        scores, predicted = predict(loop, epoch + 1, validation, args, device)
-        state = with_other_head(network, loop.average) if trained is head_of(network) else None
-        if loop.keep_weights(description, scores, args.snapshot_epochs, state):
-            images, classes = data.validation, data.classes
-            answers, truth = ([classes[label] for label in labels] for labels in (predicted, images.labels))
-            write_predictions(run.folder / PREDICTIONS, images.names, answers, truth)
-        loop.end_epoch(**scores)
-        if loop.must_stop():
-            return loop.stop()
+        for batch in loop.batches(loader):
+            loop.step(losses(batch, seed=(args.seed, loop.steps_done, 2), device=device))
+        scores, predicted = {}, None
+        if loop.epoch % args.eval_every == 0 or loop.is_done():
+            predicted = predict_classes(loop.scored, validation.batches(64), *normal, device)
+            right = int((predicted == torch.as_tensor(validation.labels)).sum())
+            share, error = accuracy(right, len(predicted))
+            run.say(f"{name}, epoch {loop.epoch}: accuracy {share:.4f} +- {error:.4f}")
+            scores = {"accuracy": share}
+        state = None if trained is network else with_other_head(network, loop.average)
+        if loop.keep_weights(description, scores, state):
+            keep_predictions(run.folder / PREDICTIONS, data, predicted)
+        if loop.is_done():
+            keep_predictions(run.folder / PREDICTIONS_LAST, data, predicted)
+        loop.end_epoch(scores)
     if args.is_frozen:
         prove_unchanged(network, run.folder / MODEL, args.backbone_sha256)
         run.say(
             f"the backbone did not change: sha256 {args.backbone_sha256} before and after, statistics "
             "included"
         )
-    loop.close()
-    print(f"{args.setting}, seed {args.seed}: {best_and_last(run.folder)}: {run.folder / MODEL}")
-    return None
-
-
-def what_is_trained(
-    args: argparse.Namespace, network: nn.Module, data: TrainingData, device: torch.device
-) -> tuple[nn.Module, Dataset, Any]:
-    """The network, or the head of a frozen one; and what it is given to train on and to be scored on."""
-    if args.is_augmented:
-        changes = (args.min_area, args.shift, args.jitter)
-        crops = ImageCrops(data.images, args.crop_size, args.seed, *changes)
-        return network, crops, data.validation
-    if not args.is_frozen:
-        return network, data.as_inference_sees, data.validation
-    if (
-        args.backbone_sha256 not in data.computed
-    ):  # a photograph's features are the same in every epoch, for every seed
-        look = (*normalisation(args.model), device)
-        data.computed[args.backbone_sha256] = [
-            HeadInputs(photographs, network, *look)
-            for photographs in (data.as_inference_sees, data.validation)
-        ]
-    return head_of(network), *data.computed[args.backbone_sha256]
-
-
-def predict(
-    loop: Loop, epoch: int, validation: Any, args: argparse.Namespace, device: torch.device
-) -> tuple[dict[str, float], Tensor | None]:
-    """The averaged weights' accuracy after `epoch` (from 1) and the classes they predict, when it is time."""
-    if epoch % args.eval_every and not loop.is_done():
-        return {}, None
-    predicted = predict_classes(loop.scored, validation.batches(64), *normalisation(args.model), device)
-    share, error = accuracy(int((predicted == torch.as_tensor(validation.labels)).sum()), len(predicted))
-    loop.run.say(f"{args.setting}, epoch {epoch}: accuracy {share:.4f} +- {error:.4f}")
-    return {"accuracy": share}, predicted
+    loop.finish()
+    print(result_of(name, run.folder))
 
 
 def loss_of(
-    network: nn.Module, batch: list[Tensor], args: argparse.Namespace, device: torch.device, step: int
+    network: nn.Module,
+    batch: list[Tensor],
+    normal: Normalisation,
+    mix: str,
+    label_smoothing: float,
+    seed: tuple[int, int, int],
+    device: torch.device,
 ) -> Tensor:
-    """Of bytes (B, 3, S, S), labels (B) and, with augmentation, colour factors (B, 3); or of features (B,
-    C).
+    """Of bytes (B, 3, S, S), labels (B) and, with augmentation, colour factors (B, 3); or of features (B, C).
+
+    Without colour factors nothing is mixed; what is, is drawn from `seed`.
     """
     inputs, labels, *colours = (part.to(device, non_blocking=True) for part in batch)
-    criterion = partial(functional.cross_entropy, label_smoothing=args.label_smoothing)
+    criterion = partial(functional.cross_entropy, label_smoothing=label_smoothing)
     if inputs.dtype != torch.uint8:  # features, for a head alone
         return criterion(network(inputs), labels)
-    images = jitter_colours(inputs.float() / 255, *colours) if colours else inputs.float() / 255
-    mix = args.mix if args.is_augmented else "none"
-    images, partners, share = mix_images(images, mix, np.random.default_rng((args.seed, step, 2)))
-    images = normalise(images, *normalisation(args.model)).contiguous(memory_format=torch.channels_last)
+    images, share = inputs.float() / 255, 1.0
+    if colours:
+        images = jitter_colours(images, *colours)
+        images, partners, share = mix_images(images, mix, np.random.default_rng(seed))
+    images = normalise(images, *normal).contiguous(memory_format=torch.channels_last)
     with autocast(device, network):
         logits = network(images).float()
     if share == 1:
         return criterion(logits, labels)
     return share * criterion(logits, labels) + (1 - share) * criterion(logits, labels[partners])
+
+
+def head_inputs(
+    network: nn.Module, data: TrainingData, backbone: str, normal: Normalisation, device: torch.device
+) -> list[HeadInputs]:
+    """What the head is given for the images to train and to validate on: an image's features are the same in
+    every epoch and for every seed, so they are computed once for each `backbone` (by its sha256).
+    """
+    if backbone not in data.computed:
+        data.computed[backbone] = [
+            HeadInputs(images, network, *normal, device)
+            for images in (data.as_inference_sees, data.validation)
+        ]
+    return data.computed[backbone]
+
+
+def keep_predictions(path: Path, data: TrainingData, predicted: Tensor) -> None:
+    """What the averaged weights answer for the validation images, beside the truth."""
+    answers = [data.classes[label] for label in predicted]
+    truth = [data.classes[label] for label in data.validation.labels]
+    write_predictions(path, data.validation.names, answers, truth)
+
+
+def result_of(name: str, folder: Path) -> str:
+    return f"{name}: {best_and_last(folder)}: {folder / MODEL}"
 
 
 if __name__ == "__main__":

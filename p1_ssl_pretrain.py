@@ -14,33 +14,37 @@ together.
 
 The run folder gets backbone.pt (torchvision's keys without `fc`) after every epoch, for p1_finetune.py
 --ssl-backbone. Watch `embedding_std` (1 is well spread, near 0 is collapsed) and, with --probe-csv, the
-accuracy of nearest neighbours; the loss says little. The same command goes on after Ctrl-C, a crash or a
-power cut. On one CPU process a seed gives the same weights bit for bit, on GPUs closely.
+accuracy of kNN; the loss says little. The same command resumes after Ctrl-C, a crash or a power cut. On one
+CPU process a seed gives the same weights bit for bit, on GPUs closely.
 """
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
+from typing import Sequence, Tuple
 
-from engine.arguments import add_training_flags, fill_in
+from engine.arguments import add_training_flags, chosen_recipe, fill_in, flag_adder
 from recipes.p1_ssl_pretrain import RECIPES
 
-LOG_EVERY = 50  # steps between two lines of metrics.jsonl
+Normalisation = Tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each colour
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
+    add = flag_adder(parser, RECIPES)
     add("--images", required=True, help="folder of images; the course's mini/train")
     add("--model", default="resnet50", help="name of a ResNet of models/ (default resnet50)")
     add("--weights", default="none", help="none (what the course asks for), imagenet, or a file")
+    add("--image-size", type=int, default=128, help="pixels a side of a view (default 128, the course's)")
+    add("--target-decay", type=float, help="of the target network at the start; 0.99 for runs of few steps")
     # how well
     add(
         "--probe-csv",
-        help="labelled images, such as office/train.csv of the folder office/train: how many of them their "
-        "nearest neighbours classify",
+        help="labelled images, such as office/train.csv of the folder office/train: how many of them kNN "
+        "classifies",
     )
     add(
         "--probe-every",
@@ -48,24 +52,22 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default=5,
         help="epochs between two probes (default 5); first and last are probed",
     )
-    # what the recipe says otherwise
-    add("--target-decay", type=float, help="of the target network at the start; 0.99 for runs of few steps")
-    add("--image-size", type=int, default=128, help="pixels a side of a view (default 128, the course's)")
-    # the machine
+    add_training_flags(parser, RECIPES)
     add(
         "--seed",
         type=int,
         default=0,
-        help="fixes every random choice; bit for bit on a CPU, closely on a GPU",
+        help="fixes every random choice; bit for bit on a CPU, closely on a GPU (default 0)",
     )
     add(
         "--compile",
         action="store_true",
         help="torch.compile the backbone: slow at the start, then faster on a GPU",
     )
-    add_training_flags(parser, RECIPES)
+    # what a recipe alone says
+    parser.set_defaults(views=None, min_area=None, target_schedule=None, ema_decay=None)
     args = parser.parse_args(argv)
-    fill_in(parser, args, RECIPES[args.recipe])
+    fill_in(parser, args, chosen_recipe(parser, args, RECIPES))
     if not 0 <= args.target_decay < 1:
         parser.error("--target-decay must be from 0 to less than 1")
     if args.probe_csv and not args.probe_csv.endswith(".csv"):
@@ -74,9 +76,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    ARGUMENTS = (
-        parse_arguments()
-    )  # before torch, which takes two seconds to import: --help and mistakes don't wait
+    ARGUMENTS = parse_arguments()  # before torch, which takes two seconds: --help and mistakes don't wait
 
 import torch
 from torch import Tensor, nn
@@ -105,151 +105,141 @@ from models.weights import load_pretrained
 def main(args: argparse.Namespace) -> int:
     tune_allocator()
     seed_everything(args.seed)
-    backbone = build_network(
-        args.model, CLASSIFIERS, num_classes=2
-    )  # however many: the head is dropped at once
-    if head_name(backbone) != "fc":
-        raise UserError(f"--model {args.model} is no plain ResNet, whose features BYOL trains; give resnet50")
-    origin = load_pretrained(backbone, args.model, args.weights)
-    backbone.fc = nn.Identity()  # what comes out are the pooled features
+    backbone, origin = build_backbone(args.model, args.weights)
     byol = BYOL(backbone, args.image_size)  # before the processes join, see there
     device = distributed.join(args.device)
+
     with distributed.main_first():
         images = load_unlabelled(args.images, args.image_size, args.cache)
-        probe = load_probe(args)
+        probe = load_probe(args.probe_csv, args.image_size, args.cache)
+    pixels = torch.from_numpy(images.pixels).to(device)  # a CPU leaves them in the cache's file
+    batch_size = min(args.batch_size, len(images))
+    share = distributed.share_of(batch_size)
+    loader = partial(epoch_images, pixels, args.seed, batch_size=batch_size, share=share)
+
     byol = byol.to(device, memory_format=torch.channels_last)
     if device.type == "cpu":
         use_matrix_products(byol)
+    normal = normalisation(args.model)
+    if args.views == "two":
+        views = partial(paper_views, size=args.image_size, min_area=args.min_area, normal=normal)
+    else:
+        views = partial(stock_views, byol, size=args.image_size, normal=normal)
     optimizer = build_optimizer(args.optimizer, parameter_groups(byol, args.lr), args.lr, args.weight_decay)
 
-    run = Run(args.output, {**vars(args), "training_images": len(images)}, RECIPES[args.recipe])
-    run.say(
-        f"BYOL of {args.model} {origin}, {len(images)} images; on {device}, {distributed.world_size()} "
-        "process(es)"
-    )
-    args.batch_size = min(args.batch_size, len(images))
-    loop = Loop(run, byol, optimizer, args, len(images) // args.batch_size, Stopper(args.max_minutes))
-    pixels = torch.from_numpy(images.pixels).to(device)  # a CPU leaves them in the cache's file
-    status = pretrain(loop, byol, pixels, probe, args, device)
-    if status is None:
-        status = 1 if images.left_out or (probe is not None and probe.left_out) else 0
+    if args.dry_run:
+        batch, numbers = next(iter(loader(epoch=0, first_batch=0)))
+        with autocast(device):
+            loss, _ = byol.train()(*views(batch.to(device), numbers.to(device)))
+        loss.backward()
+        optimizer.step()
         if distributed.is_main():
-            print(f"backbone for settings C and E: {run.folder / BACKBONE}")
-    return distributed.leave(status)
+            print(f"dry run: {len(images)} images, one step, loss {loss.item():.4f}: all is well")
+        return distributed.leave(0)
 
-
-def pretrain(
-    loop: Loop,
-    byol: BYOL,
-    pixels: Tensor,
-    probe: LabelledImages | None,
-    args: argparse.Namespace,
-    device: torch.device,
-) -> int | None:
-    """The loop. Returns the exit status when it was asked to stop before its end, else None."""
+    run = Run(args.output, __file__, {**vars(args), "training_images": len(images)}, RECIPES[args.recipe])
+    processes = distributed.world_size()
+    run.say(f"{args.model} {origin}; {len(images)} images; on {device}, {processes} process(es)")
+    loop = Loop(
+        run,
+        byol,
+        optimizer,
+        Stopper(args.max_minutes),
+        steps_per_epoch=len(images) // batch_size,
+        batch_size=batch_size,
+        epochs=args.epochs,
+        budget_minutes=args.budget_minutes,
+        schedule=args.schedule,
+        warmup_steps=args.warmup_steps,
+        ema_decay=args.ema_decay,
+    )
     network = distributed.wrap(byol, device)
     if args.compile:
         byol.backbone.compile()
         byol.target_encoder.net.compile()
-    share = distributed.share_of(args.batch_size)
-    for epoch in loop.epochs_left():
+
+    for _ in loop.epochs():
         byol.train()
-        for images, numbers in epoch_images(
-            pixels, args.seed, epoch, args.batch_size, loop.batch_in_epoch, share
-        ):
-            loop.set_learning_rates()
-            first, second = make_views(byol, images.to(device), numbers.to(device), args)
+        for batch, numbers in loop.batches(loader):
+            first, second = views(batch.to(device), numbers.to(device))
             with autocast(device):
                 loss, embedding_std = network(first, second)
-            loop.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            loop.optimizer.step()
-            decay = target_decay(loop.step, loop.total_steps, args.target_decay, args.target_schedule)
+            decay = target_decay(loop.steps_done, loop.total_steps, args.target_decay, args.target_schedule)
+            logged = loop.step(loss, embedding_std=embedding_std, target_decay=decay)
             byol.update_target(decay)
-            loop.after_step(loss, args.batch_size)
-            if loop.step % LOG_EVERY == 0 or loop.is_done():
-                log(loop, loss, embedding_std, decay)
-            if loop.must_stop():
-                return loop.stop()
-            if loop.is_done():
-                break
-        scores = probe_score(loop, epoch + 1, byol.backbone, probe, args, device)
-        loop.run.save(BACKBONE, {name: value.cpu() for name, value in byol.backbone.state_dict().items()})
-        loop.end_epoch(**scores)
-        if loop.must_stop():
-            return loop.stop()
-    loop.close()
-    return None
+            warn_of_collapse(loop, logged)
+        scores = {}
+        is_due = loop.epoch == 1 or loop.epoch % args.probe_every == 0 or loop.is_done()
+        if probe is not None and is_due and distributed.is_main():
+            accuracy = probe_accuracy(byol.backbone, probe, normal, device)
+            run.say(f"epoch {loop.epoch}: kNN classifies {100 * accuracy:.1f} % of {len(probe)} images")
+            scores = {"knn_accuracy": round(accuracy, 6)}
+        run.save(BACKBONE, {name: value.cpu() for name, value in byol.backbone.state_dict().items()})
+        loop.end_epoch(scores)
+    loop.finish()
+
+    if distributed.is_main():
+        print(f"backbone for settings C and E: {run.folder / BACKBONE}")
+    is_all_used = images.left_out == 0 and (probe is None or probe.left_out == 0)
+    return distributed.leave(0 if is_all_used else 1)
 
 
-def make_views(
-    byol: BYOL, images: Tensor, numbers: Tensor, args: argparse.Namespace
+def build_backbone(model: str, weights: str) -> tuple[nn.Module, str]:
+    """A ResNet whose output are its pooled features, and a line that says where its weights come from."""
+    backbone = build_network(model, CLASSIFIERS, num_classes=2)  # however many: the head is dropped at once
+    if head_name(backbone) != "fc":
+        raise UserError(f"--model {model} is no plain ResNet, whose features BYOL trains; give resnet50")
+    origin = load_pretrained(backbone, model, weights)
+    backbone.fc = nn.Identity()
+    return backbone, origin
+
+
+def paper_views(
+    images: Tensor, numbers: Tensor, size: int, min_area: float, normal: Normalisation
 ) -> tuple[Tensor, Tensor]:
-    """(B, 3, K, K) uint8 and their random numbers (B, 2, N) → two views (B, 3, S, S), normalised."""
-    mean, std = normalisation(args.model)
-    if args.views == "two":
-        first, second = two_views(images, numbers, args.image_size, args.min_area)
-        return normalise(first, mean, std), normalise(second, mean, std)
-    images = functional.interpolate(images.float() / 255, (args.image_size, args.image_size), mode="bilinear")
-    images = normalise(images, mean, std)
+    """(B, 3, K, K) uint8 and their random numbers (B, 2, N) → two views (B, 3, size, size), normalised."""
+    first, second = two_views(images, numbers, size, min_area)
+    return normalise(first, *normal), normalise(second, *normal)
+
+
+def stock_views(
+    byol: BYOL, images: Tensor, numbers: Tensor, size: int, normal: Normalisation
+) -> tuple[Tensor, Tensor]:
+    """The same as byol-pytorch draws them: from torch's generator, without the `numbers`."""
+    images = functional.interpolate(images.float() / 255, (size, size), mode="bilinear")
+    images = normalise(images, *normal)
     return byol.stock_views(images), byol.stock_views(images)
 
 
-def log(loop: Loop, loss: Tensor, embedding_std: Tensor, decay: float) -> None:
-    spread = distributed.mean_of_all(embedding_std).item()
-    loop.run.log_metrics(
-        loop.step,
-        loop.epoch_in_hand,
-        step_loss=round(distributed.mean_of_all(loss.detach()).item(), 6),
-        embedding_std=round(spread, 4),
-        target_decay=round(decay, 6),
-        learning_rate=loop.optimizer.param_groups[-1]["lr"],
-        images_per_second=round(loop.images_per_second, 1),
-    )
+def warn_of_collapse(loop: Loop, logged: dict[str, float]) -> None:
+    spread = logged.get("embedding_std", 1.0)
     if spread < COLLAPSED:
         loop.run.say(
-            f"warning, step {loop.step}: the network has collapsed, its embeddings hardly differ "
+            f"warning, step {loop.steps_done}: the network has collapsed, its embeddings hardly differ "
             f"(embedding_std {spread:.3f}, good is above 0.5); start again with a smaller --lr or a larger "
             "--batch-size"
         )
 
 
-def load_probe(args: argparse.Namespace) -> LabelledImages | None:
-    if not args.probe_csv:
+def load_probe(table: str | None, image_size: int, cache: str | None) -> LabelledImages | None:
+    """The labelled images of --probe-csv, which lie in the folder of its name without .csv."""
+    if not table:
         return None
-    probe = load_evaluation(args.probe_csv[: -len(".csv")], args.probe_csv, args.image_size, args.cache)
+    probe = load_evaluation(table[: -len(".csv")], table, image_size, cache)
     if len(probe) < 2:
-        raise UserError(f"{args.probe_csv}: one image has no neighbours; give more, or leave --probe-csv out")
+        raise UserError(f"{table}: one image has no neighbours; give more, or leave --probe-csv out")
     return probe
 
 
-def probe_score(
-    loop: Loop,
-    epoch: int,
-    backbone: nn.Module,
-    probe: LabelledImages | None,
-    args: argparse.Namespace,
-    device: torch.device,
-) -> dict[str, float]:
-    """How many of the labelled images their nearest neighbours classify after `epoch` (from 1), when it is
-    time.
-    """
-    if (
-        probe is None
-        or (epoch % args.probe_every and epoch > 1 and not loop.is_done())
-        or not distributed.is_main()
-    ):
-        return {}
+def probe_accuracy(
+    backbone: nn.Module, probe: LabelledImages, normal: Normalisation, device: torch.device
+) -> float:
+    """Share of the labelled images that kNN classifies by the features of the others."""
     backbone.eval()
-    normal = normalisation(args.model)
     features = torch.cat(
         [predict_images(backbone, images.to(device), *normal) for images, _ in probe.batches(64)]
     )
-    accuracy = knn_accuracy(features, torch.from_numpy(probe.labels).to(device))
-    loop.run.say(
-        f"epoch {epoch}: {100 * accuracy:.1f} % of {len(probe)} images are classified by their neighbours"
-    )
-    return {"knn_accuracy": round(accuracy, 6)}
+    return knn_accuracy(features, torch.from_numpy(probe.labels).to(device))
 
 
 if __name__ == "__main__":

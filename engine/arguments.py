@@ -1,10 +1,13 @@
-"""Arguments that a recipe fills in, and numbers that no training can do with."""
+"""The flags that training scripts share, what a recipe fills in, and numbers that no training can do with."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
-from typing import Any
+from typing import Any, Callable
+
+from engine.schedule import SCHEDULES
 
 LEAST = {
     "epochs": 1,
@@ -18,17 +21,36 @@ LEAST = {
     "probe_every": 1,
     "lr": 0,
     "backbone_lr": 0,
+    "weight_decay": 0,
+    "warmup_steps": 0,
 }
+OF_ITSELF = "assumed"  # the key under which a recipe speaks of itself; it is no argument
+
+
+def flag_adder(
+    parser: argparse.ArgumentParser, recipes: dict[str, dict[str, Any]]
+) -> Callable[..., argparse.Action]:
+    """The parser's add_argument; the help of a flag that recipes fill in ends with the default value."""
+
+    def add(*names: str, **options: Any) -> argparse.Action:
+        action = parser.add_argument(*names, **options)
+        if action.dest in recipes["default"]:
+            value = recipes["default"][action.dest]
+            shown = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            action.help = f"{action.help} (default recipe: {shown})"
+        return action
+
+    return add
 
 
 def add_training_flags(parser: argparse.ArgumentParser, recipes: dict[str, dict[str, Any]]) -> None:
     """The flags that every training script has. Those without a default get their value from the recipe."""
-    add = parser.add_argument
+    add = flag_adder(parser, recipes)
     add(
         "--output",
         type=nonempty_path,
         required=True,
-        help="folder for what a run writes; given again, the run goes on",
+        help="folder for what a run writes; given again, the run resumes",
     )
     add("--recipe", default="default", choices=sorted(recipes), help="the arguments not given by hand")
     # how long
@@ -38,39 +60,38 @@ def add_training_flags(parser: argparse.ArgumentParser, recipes: dict[str, dict[
         type=float,
         help="instead of --epochs: as many steps as these minutes hold, fixed once",
     )
-    add("--max-minutes", type=float, help="stop this invocation then; the same command goes on")
-    # what the recipe says otherwise
+    add("--max-minutes", type=float, help="stop this invocation then; the same command resumes")
+    # how it steps
     add("--batch-size", type=int, help="images a step; halve it when the GPU's memory is short")
+    add("--optimizer", choices=("adamw", "adam", "sgd"), help="what makes the steps")
     add("--lr", type=float, help="learning rate at its highest")
+    add("--schedule", choices=sorted(SCHEDULES), help="of the learning rate, after its warm-up")
+    add("--warmup-steps", type=int, help="over which the learning rate rises; a quarter of the run at most")
+    add("--weight-decay", type=float, help="of weights; biases and norms have none")
     # the machine
     add("--device", help="cuda, mps or cpu (default: the best there is)")
     add("--cache", help="folder for decoded images (default: the user's cache folder)")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="check the data, build everything, run one step, write no run folder",
+    )
 
 
-def add_photograph_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", help="the course's office folder: train/, train.csv, val/, val.csv")
-    parser.add_argument("--train-images", help="instead of --data: a folder of images")
-    parser.add_argument("--train-csv", help="their labels (default: those in names such as 7_123.png)")
-    parser.add_argument("--val-images", help="images to validate on (default: every 20th of --train-images)")
-    parser.add_argument("--val-csv", help="their labels (default: those in the names)")
-
-
-def check_photograph_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """End with usage where a flag lacks its partner; turn --data into the four others."""
-    if bool(args.data) == bool(args.train_images):
-        parser.error("say where the photographs are: --data FOLDER, or --train-images FOLDER, one of the two")
-    for flag, needed in (
-        ("train_csv", "train_images"),
-        ("val_images", "train_images"),
-        ("val_csv", "val_images"),
-    ):
-        if vars(args)[flag] and not vars(args)[needed]:
-            parser.error(
-                f"--{flag.replace('_', '-')} goes with --{needed.replace('_', '-')} FOLDER: give both"
-            )
-    if args.data:
-        args.train_images, args.train_csv = f"{args.data}/train", f"{args.data}/train.csv"
-        args.val_images, args.val_csv = f"{args.data}/val", f"{args.data}/val.csv"
+def chosen_recipe(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, recipes: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """The recipe that `args` name; ends with usage where it has a key that is no argument, or lacks one."""
+    recipe, known = recipes[args.recipe], {*vars(args), OF_ITSELF}
+    for name in recipe:
+        if name not in known:
+            alike = difflib.get_close_matches(name, known, n=1)
+            meant = f"; is {alike[0]!r} meant?" if alike else ""
+            parser.error(f"recipe {args.recipe!r}: there is no argument {name!r}{meant}")
+    for name in recipes["default"]:
+        if name not in recipe:
+            parser.error(f"recipe {args.recipe!r} lacks {name!r}; begin it with **RECIPES['default']")
+    return recipe
 
 
 def fill_in(parser: argparse.ArgumentParser, args: argparse.Namespace, recipe: dict[str, Any]) -> None:
@@ -78,7 +99,7 @@ def fill_in(parser: argparse.ArgumentParser, args: argparse.Namespace, recipe: d
     absurd.
     """
     for name, value in recipe.items():
-        if vars(args).get(name) is None:
+        if name != OF_ITSELF and vars(args)[name] is None:
             setattr(args, name, value)
     for seed in (vars(args).get("seeds") or []) + [vars(args).get("seed") or 0]:
         if not 0 <= seed < 2**32:

@@ -25,6 +25,14 @@ class UserError(Exception):
     exit_status = 2
 
 
+class Stopped(Exception):
+    """The training was asked to stop before its end, and has saved; `status` is what the script ends with."""
+
+    def __init__(self, status: int):
+        super().__init__(status)
+        self.status = status
+
+
 # -- how scripts speak and end -------------------------------------------------------------------------------
 
 
@@ -36,6 +44,8 @@ def run_script(main: Callable[[], int | None]) -> None:
     """
     try:
         status = main() or 0
+    except Stopped as stopped:
+        status = stopped.status
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         status = 130

@@ -1,90 +1,97 @@
-"""What every training loop does around its step: learning rate, averaged weights, checkpoints, progress,
-stopping.
+"""What every training loop does around its loss: the step, averaged weights, checkpoints, progress, stopping.
 
-loop = Loop(run, network, optimizer, args, steps_per_epoch, stopper)
-for epoch in loop.epochs_left():
-    for batch in loader(first=loop.batch_in_epoch):
-        loop.set_learning_rates()
-        loss = ...  # the script's own step
-        loop.after_step(loss, len(batch))
-        if loop.must_stop():
-            return loop.stop()
-        if loop.is_done():
-            break
+loop = Loop(run, network, optimizer, stopper, steps_per_epoch=..., ...)
+for epoch in loop.epochs():
+    for batch in loop.batches(loader):
+        loss = ...  # the script's own
+        loop.step(loss)
+    scores = ...
     loop.keep_weights(description, scores)
-    loop.end_epoch(**scores)
-    if loop.must_stop():
-        return loop.stop()
-loop.close()
+    loop.end_epoch(scores)
+loop.finish()
+
+A run that is asked to stop saves and leaves the loop by an exception, Stopped, which run_script turns into
+the exit status; the same command resumes it.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
 import time
-from typing import Any, Iterator
+from typing import Any, Callable, Iterable, Iterator, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from engine import checkpoint, distributed
-from engine.base import Progress, UserError, clock
-from engine.ema import update_average
-from engine.run import Run, Stopper, command_to_go_on, random_state, restore_random_state
+from engine.base import Progress, Stopped, UserError, clock
+from engine.optimizer import update_average
+from engine.run import Run, Stopper, command_to_resume, random_state, restore_random_state
 from engine.run_folder import MODEL, snapshot_weights
-from engine.schedule import SCHEDULES, average_decay, steps_of_warmup
+from engine.schedule import average_decay, learning_rate_factor, steps_of_warmup
 
 CHECKPOINT_SECONDS = 240  # a kill loses at most five minutes, the step and the scoring in hand included
-WARMING_STEPS, TIMED_STEPS = (
-    5,
-    25,
-)  # --budget-minutes: the steps left out of, and used for, measuring the speed
+LOG_EVERY = 50  # steps between two lines of metrics.jsonl within an epoch
+# --budget-minutes: the steps left out of, and used for, measuring the speed.
+WARMING_STEPS, TIMED_STEPS = 5, 25
+
+Batch = TypeVar("Batch")
 
 
 class Loop:
-    """The state of a training between two steps; everything in it that matters is in `last.pt`."""
+    """The state of a training between two steps; everything in it that matters is in the last checkpoint."""
 
     def __init__(
         self,
         run: Run,
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
-        args: argparse.Namespace,
-        steps_per_epoch: int,
         stopper: Stopper,
+        *,
+        steps_per_epoch: int,
+        batch_size: int,
+        epochs: int,
+        budget_minutes: float | None,
+        schedule: str,
+        warmup_steps: int,
+        ema_decay: float,
+        score: str | None = None,
+        snapshot_epochs: list[int] | None = None,
     ):
-        """Of `args` count epochs or budget_minutes, schedule, warmup_steps and ema_decay.
+        """Resume `run` where its newest checkpoint lies, or begin it.
 
-        With a decay of 0 nothing is averaged: the network itself is scored and kept.
+        It is `epochs` long, or where given as many steps as `budget_minutes` hold. `batch_size` is that of
+        all processes together. With an `ema_decay` of 0 nothing is averaged: the network itself is scored and
+        kept. The best weights are those of the highest `score`; snapshots are kept of the epochs named (from
+        1), or without names of the first, middle and last.
         """
         self.run, self.network, self.optimizer = run, network, optimizer
-        self.steps_per_epoch, self.warmup_steps, self.ema_decay = (
-            steps_per_epoch,
-            args.warmup_steps,
-            args.ema_decay,
-        )
-        self.schedule = SCHEDULES[args.schedule]
-        self.average = copy.deepcopy(network).eval().requires_grad_(False) if self.ema_decay else network
-        self.budget_seconds = None if args.budget_minutes is None else 60 * args.budget_minutes
-        self.total_steps = args.epochs * steps_per_epoch if args.budget_minutes is None else None
-        self.step, self.best = 0, -math.inf
+        self.steps_per_epoch, self.batch_size = steps_per_epoch, batch_size
+        self.schedule, self.warmup_steps, self.ema_decay = schedule, warmup_steps, ema_decay
+        self.score, self.snapshot_epochs = score, snapshot_epochs
+        self.average = copy.deepcopy(network).eval().requires_grad_(False) if ema_decay else network
+        self.budget_seconds = None if budget_minutes is None else 60 * budget_minutes
+        self.total_steps = epochs * steps_per_epoch if budget_minutes is None else None
+        self.steps_done, self.best = 0, -math.inf
         self.seconds = 0.0  # spent on training steps, over all invocations
         self.loss_sum = torch.zeros(())
         self.loss_count = 0
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
         self._restore()
         if self.total_steps is None:  # killed between fixing the steps and the checkpoint that knows them
-            self.total_steps = run.config.get("total_steps")
+            self.total_steps = run.config["total_steps"]
         if self.total_steps is not None:
             self._record_total_steps()
         self._stopper = stopper
-        self._progress = Progress("training", self.step, self.total_steps, is_shown=distributed.is_main())
+        self._progress = Progress(
+            "training", self.steps_done, self.total_steps, is_shown=distributed.is_main()
+        )
         self._note, self.images_per_second = "", 0.0
-        self._ended = self.step  # the step after which the last epoch was scored
-        self._first_step, self._first_seconds = self.step, self.seconds  # of this invocation
+        self._ended = self.steps_done  # the step after which the last epoch was scored
+        self._first_step, self._first_seconds = self.steps_done, self.seconds  # of this invocation
         self._timed_from = 0.0
+        self._is_save_due = False
         self._saved = self._tick = time.monotonic()
 
     @property
@@ -98,60 +105,82 @@ class Loop:
 
     @property
     def epoch(self) -> int:
-        """Whole epochs done."""
-        return self.step // self.steps_per_epoch
-
-    @property
-    def epoch_in_hand(self) -> int:
         """That of the step just done, from 1."""
-        return math.ceil(self.step / self.steps_per_epoch)
-
-    @property
-    def batch_in_epoch(self) -> int:
-        return self.step % self.steps_per_epoch
+        return math.ceil(self.steps_done / self.steps_per_epoch)
 
     @property
     def total_epochs(self) -> int | None:
         return None if self.total_steps is None else math.ceil(self.total_steps / self.steps_per_epoch)
 
     def is_done(self) -> bool:
-        return self.total_steps is not None and self.step >= self.total_steps
+        return self.total_steps is not None and self.steps_done >= self.total_steps
 
-    def epochs_left(self) -> Iterator[int]:
+    def is_snapshot_epoch(self) -> bool:
+        """Whether weights of the epoch just done are kept."""
+        usual = (1, ((self.total_epochs or 1) + 1) // 2, self.total_epochs)
+        return self.epoch in (self.snapshot_epochs or usual)
+
+    # -- the two loops ---------------------------------------------------------------------------------------
+
+    def epochs(self) -> Iterator[int]:
+        """The epochs that are left, from 0; the first may be one that was begun before."""
         while not self.is_done():
-            yield self.epoch
+            yield self.steps_done // self.steps_per_epoch
+            self._stop_if_asked()
 
-    # -- around a step ---------------------------------------------------------------------------------------
+    def batches(self, loader: Callable[..., Iterable[Batch]]) -> Iterator[Batch]:
+        """The batches of this epoch that are left: those of `loader(epoch=, first_batch=)`."""
+        epoch, first_batch = divmod(self.steps_done, self.steps_per_epoch)
+        for batch in loader(epoch=epoch, first_batch=first_batch):
+            yield batch
+            self._save_if_due()
+            self._stop_if_asked()
+            if self.is_done():
+                break
 
-    def set_learning_rates(self) -> None:
-        factor = self.schedule(self.step, self.total_steps, self.warmup_steps)
+    # -- a step ----------------------------------------------------------------------------------------------
+
+    def step(self, loss: Tensor, **values: Tensor | float) -> dict[str, float]:
+        """One step of the optimiser down the gradient of `loss`.
+
+        Every LOG_EVERY steps, and after the last, a line of metrics.jsonl has the loss, the learning rate,
+        the speed, and `values` (tensors as their mean over all processes). Returns those values, at other
+        steps {}.
+        """
+        self._set_learning_rates()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        if self.ema_decay:
+            update_average(self.average, self.network, average_decay(self.steps_done, self.ema_decay))
+        self._count(loss.detach())
+        if self.steps_done % LOG_EVERY and not self.is_done():
+            return {}
+        return self._log_step(loss.detach(), values)
+
+    def _set_learning_rates(self) -> None:
+        factor = learning_rate_factor(self.schedule, self.steps_done, self.total_steps, self.warmup_steps)
         for group, rate in zip(self.optimizer.param_groups, self._base_rates):
             group["lr"] = rate * factor
 
-    def after_step(self, loss: Tensor, batch_size: int) -> None:
-        """Count the step, average the weights, save when it is time."""
-        if self.ema_decay:
-            update_average(self.average, self.network, average_decay(self.step, self.ema_decay))
-        self.loss_sum = self.loss_sum.to(loss.device) + loss.detach()
+    def _count(self, loss: Tensor) -> None:
+        """Count the step, its loss and its time."""
+        self.loss_sum = self.loss_sum.to(loss.device) + loss
         self.loss_count += 1
-        self.step += 1
-        if self.total_steps is None and self.step - self._first_step in (
-            WARMING_STEPS,
-            WARMING_STEPS + TIMED_STEPS,
-        ):
+        self.steps_done += 1
+        done = self.steps_done - self._first_step
+        if self.total_steps is None and done in (WARMING_STEPS, WARMING_STEPS + TIMED_STEPS):
             self.mean_loss()  # waits for the GPU: its time is measured, not ours
         now = time.monotonic()
         self.seconds += now - self._tick
         self._tick = now
         if self.total_steps is None:
             self._fix_total_steps()
-        if self.step % 10 == 0 or not self._note:  # reading the loss makes a GPU wait
-            done, seconds = self.step - self._first_step, self.seconds - self._first_seconds
-            self.images_per_second = done * batch_size / max(1e-9, seconds)
+        if self.steps_done % 10 == 0 or not self._note:  # reading the loss makes a GPU wait
+            seconds = self.seconds - self._first_seconds
+            self.images_per_second = done * self.batch_size / max(1e-9, seconds)
             self._note = f"loss {self.mean_loss():.4f}, {self.images_per_second:.1f} images/s"
         self._progress.advance(self._note, self.total_steps)
-        if now - self._saved >= CHECKPOINT_SECONDS and not self._epoch_awaits_its_end():
-            self.save()
 
     def mean_loss(self) -> float:
         """Over the epoch so far, and all processes.
@@ -160,29 +189,51 @@ class Loop:
         """
         mean = distributed.mean_of_all(self.loss_sum).item() / max(1, self.loss_count)
         if not math.isfinite(mean):
-            raise UserError(f"{self.run.folder}: the loss is {mean} at step {self.step}; try a smaller --lr")
+            raise UserError(
+                f"{self.run.folder}: the loss is {mean} at step {self.steps_done}; try a smaller --lr"
+            )
         return mean
+
+    def _log_step(self, loss: Tensor, values: dict[str, Tensor | float]) -> dict[str, float]:
+        logged = {
+            name: distributed.mean_of_all(value.detach()).item() if isinstance(value, Tensor) else value
+            for name, value in values.items()
+        }
+        self.run.log_metrics(
+            self.steps_done,
+            self.epoch,
+            step_loss=round(distributed.mean_of_all(loss).item(), 6),
+            learning_rate=self._learning_rate,
+            images_per_second=round(self.images_per_second, 1),
+            **{name: round(value, 6) for name, value in logged.items()},
+        )
+        return logged
+
+    @property
+    def _learning_rate(self) -> float:
+        return self.optimizer.param_groups[-1]["lr"]
+
+    # -- how many steps --------------------------------------------------------------------------------------
 
     def _fix_total_steps(self) -> None:
         """Turn --budget-minutes into steps, once, from the speed of the first ones; a checkpoint records
         it.
         """
-        done = self.step - self._first_step
+        done = self.steps_done - self._first_step
         if done == WARMING_STEPS:
             self._timed_from = self.seconds
         left = self.budget_seconds - self.seconds
         if done == WARMING_STEPS + TIMED_STEPS or distributed.from_main(left <= 0):
             seconds_a_step = max(1e-9, self.seconds - self._timed_from) / max(1, done - WARMING_STEPS)
-            self.total_steps = distributed.from_main(self.step + max(0, round(left / seconds_a_step)))
+            self.total_steps = distributed.from_main(self.steps_done + max(0, round(left / seconds_a_step)))
             minutes = self.budget_seconds / 60
             self.run.say(f"{minutes:g} minutes at {seconds_a_step:.2f} s a step: {self.total_steps} steps")
             self._record_total_steps()
-            if not self._epoch_awaits_its_end():
-                self.save()
+            self._is_save_due = True
 
     def _record_total_steps(self) -> None:
         warmup_steps = steps_of_warmup(self.warmup_steps, self.total_steps)
-        if warmup_steps < self.warmup_steps and self.step < warmup_steps:
+        if warmup_steps < self.warmup_steps and self.steps_done < warmup_steps:
             self.run.say(
                 f"warm-up of {warmup_steps} steps, a quarter of the run, instead of {self.warmup_steps}"
             )
@@ -190,31 +241,15 @@ class Loop:
 
     # -- between epochs, and at the end ----------------------------------------------------------------------
 
-    def end_epoch(self, **scores: Any) -> None:
-        """Log the epoch just done with its `scores`, forget its losses, save."""
-        self.run.log_metrics(
-            self.step,
-            self.epoch_in_hand,
-            loss=round(self.mean_loss(), 6),
-            learning_rate=self.optimizer.param_groups[-1]["lr"],
-            seconds=round(self.seconds, 1),
-            **scores,
-        )
-        # On its device still: NCCL, by which several processes agree on stopping, knows no other.
-        self.loss_sum, self.loss_count = torch.zeros_like(self.loss_sum), 0
-        self._ended = self.step
-        self.save()
-
     def keep_weights(
         self,
         description: dict[str, Any],
         scores: dict[str, float],
-        snapshot_epochs: list[int] | None = None,
         state: dict[str, Tensor] | None = None,
     ) -> bool:
-        """The epoch's averaged weights: model.pt if the first of `scores` is the best so far (then True); a
-        snapshot of the epochs named (counted from 1), or of the first, middle and last. `description` is the
-        rest of a model.pt; `state` what is kept instead, where the loop trains a part of a network."""
+        """The epoch's averaged weights: as model.pt if their score is the best so far (then True), and as a
+        snapshot where one is due. `description` is the rest of a model.pt; `state` what is kept instead,
+        where the loop trains a part of a network."""
         model = {
             "format": checkpoint.MODEL_FORMAT,
             **description,
@@ -222,52 +257,76 @@ class Loop:
             "score": scores,
             "source": self.run.folder.name,
         }
-        score = next(iter(scores.values()), -math.inf)
+        score = scores.get(self.score, -math.inf)
         is_best = score > self.best
         if is_best:
             self.best = score
             self.run.save(MODEL, model)
-        if self.is_snapshot_epoch(snapshot_epochs):
-            self.run.save(snapshot_weights(self.epoch_in_hand), model)
+        if self.is_snapshot_epoch():
+            self.run.save(snapshot_weights(self.epoch), model)
         return is_best
 
-    def is_snapshot_epoch(self, named: list[int] | None) -> bool:
-        """Whether the epoch just done is one of the `named`, or without names the first, middle or last."""
-        return self.epoch_in_hand in (named or (1, max(1, (self.total_epochs or 2) // 2), self.total_epochs))
+    def end_epoch(self, scores: dict[str, float]) -> None:
+        """Log the epoch just done with its `scores`, forget its losses, save."""
+        self.run.log_metrics(
+            self.steps_done,
+            self.epoch,
+            loss=round(self.mean_loss(), 6),
+            learning_rate=self._learning_rate,
+            seconds=round(self.seconds, 1),
+            **scores,
+        )
+        # On its device still: NCCL, by which several processes agree on stopping, knows no other.
+        self.loss_sum, self.loss_count = torch.zeros_like(self.loss_sum), 0
+        self._ended = self.steps_done
+        self._save()
 
-    def _epoch_awaits_its_end(self) -> bool:
-        """Saved now, a run that goes on would not score the epoch that was just finished."""
-        return (self.batch_in_epoch == 0 or self.is_done()) and self._ended != self.step
+    def finish(self) -> None:
+        """All is done and kept: say so, also in config.json."""
+        self._progress.close()
+        self.run.record_end()
+        self.run.say(f"done: {self.steps_done} steps, {clock(self.seconds)} of training")
+        self.run.close()  # last, since it gives up the lock
 
-    def must_stop(self) -> bool:
+    # -- stopping --------------------------------------------------------------------------------------------
+
+    def _stop_if_asked(self) -> None:
+        """Save, say how to resume, and leave the loop."""
+        if not self._must_stop():
+            return
+        self._save()
+        self._progress.close()
+        self.run.say(
+            f"stopped at step {self.steps_done} of {self.total_steps or '?'}; "
+            f"resume with: {command_to_resume()}"
+        )
+        raise Stopped(distributed.leave(self._stopper.status()))
+
+    def _must_stop(self) -> bool:
         """Whether to end this invocation here; several processes agree on it every tenth step."""
         if self.is_done() or self._epoch_awaits_its_end():
             return False
         if distributed.world_size() == 1:
             return self._stopper.asked()
-        is_time = self.step % 10 == 0 or self._ended == self.step
+        is_time = self.steps_done % 10 == 0 or self._ended == self.steps_done
         return is_time and distributed.any_says(self._stopper.asked(), self.loss_sum.device)
 
-    def stop(self) -> int:
-        """Save, say how to go on, and give the exit status."""
-        self.save()
-        self._progress.close()
-        self.run.say(
-            f"stopped at step {self.step} of {self.total_steps or '?'}; go on with: {command_to_go_on()}"
-        )
-        return self._stopper.status()
-
-    def close(self) -> None:
-        self._progress.close()
-        self.run.say(f"done: {self.step} steps, {clock(self.seconds)} of training")
-        self.run.close()  # last, since it gives up the lock
+    def _epoch_awaits_its_end(self) -> bool:
+        """Saved now, a run that is resumed would not score the epoch that was just finished."""
+        is_end = self.steps_done % self.steps_per_epoch == 0 or self.is_done()
+        return is_end and self._ended != self.steps_done
 
     # -- checkpoints -----------------------------------------------------------------------------------------
 
-    def save(self) -> None:
+    def _save_if_due(self) -> None:
+        is_due = self._is_save_due or time.monotonic() - self._saved >= CHECKPOINT_SECONDS
+        if is_due and not self._epoch_awaits_its_end():
+            self._save()
+
+    def _save(self) -> None:
         self.run.save_last(
             {
-                "step": self.step,
+                "step": self.steps_done,
                 "total_steps": self.total_steps,
                 "best": self.best,
                 "seconds": self.seconds,
@@ -279,6 +338,7 @@ class Loop:
                 "random": random_state(),
             }
         )
+        self._is_save_due = False
         self._saved = self._tick = time.monotonic()  # neither saving nor scoring is training time
 
     def _restore(self) -> None:
@@ -291,11 +351,12 @@ class Loop:
                 self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             restore_random_state(state["random"])
-            for name in ("step", "total_steps", "best", "seconds", "loss_sum", "loss_count"):
+            self.steps_done = state["step"]
+            for name in ("total_steps", "best", "seconds", "loss_sum", "loss_count"):
                 setattr(self, name, state[name])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise UserError(
                 f"{self.run.folder}: its checkpoint is of another version of this program "
                 f"({str(error)[:120]}); start again in a new folder"
             ) from None
-        self.run.say(f"going on from step {self.step} of {self.total_steps or '?'}")
+        self.run.say(f"resuming from step {self.steps_done} of {self.total_steps or '?'}")

@@ -1,4 +1,4 @@
-"""The optimisers by name, and what they are told of each parameter."""
+"""What moves the weights: the optimisers by name, what they are told of each parameter, and the average."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Callable
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 def build_optimizer(name: str, groups: list[dict], lr: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -35,3 +36,15 @@ def parameter_groups(
         {"params": parameters, "lr": rate, **({} if is_decayed else {"weight_decay": 0.0})}
         for (rate, is_decayed), parameters in groups.items()
     ]
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """average ← decay · average + (1 - decay) · network, for weights and batch-norm statistics alike."""
+    ours, theirs = list(average.state_dict().values()), list(network.state_dict().values())
+    floats = [index for index, tensor in enumerate(ours) if tensor.is_floating_point()]
+    # One fused call: a Python loop over the tensors costs more than a training step of a small network on a
+    # GPU.
+    get_ema_multi_avg_fn(decay)([ours[i] for i in floats], [theirs[i] for i in floats], None)
+    for index in set(range(len(ours))) - set(floats):
+        ours[index].copy_(theirs[index])

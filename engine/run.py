@@ -31,17 +31,24 @@ from engine.run_folder import CONFIG, LAST, LOG, MAY_DIFFER, METRICS, PREVIOUS, 
 class Run:
     """One run folder, locked for this process; of several that train together the main one alone writes."""
 
-    def __init__(self, folder: str | Path, arguments: dict[str, Any], recipe: dict[str, Any]):
-        """Make or reopen `folder`.
+    def __init__(self, folder: str | Path, script: str, arguments: dict[str, Any], recipe: dict[str, Any]):
+        """Make or reopen `folder`; `script` is the file that trains.
 
         UserError when it is in use, is something else, or was made with other arguments.
         """
         self.folder = Path(folder)
         self._metrics = self._board = self._lock = None
-        self.config = distributed.from_main(self._open(arguments, recipe) if distributed.is_main() else None)
+        begun = {
+            "script": Path(script).name,
+            "arguments": arguments,
+            "recipe": recipe,
+            "total_steps": None,
+            "finished": False,
+        }
+        self.config = distributed.from_main(self._open(begun) if distributed.is_main() else None)
 
-    def _open(self, arguments: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
-        """Make or reopen the folder; returns its config."""
+    def _open(self, begun: dict[str, Any]) -> dict[str, Any]:
+        """Make or reopen the folder, of a run that is `begun` so; returns its config."""
         folder = self.folder
         with plain_errors(self.folder):
             is_old = (self.folder / CONFIG).is_file()
@@ -52,12 +59,12 @@ class Run:
             ):
                 raise UserError(f"{folder}: not empty and no run folder; give --output a new folder")
             if is_old:
-                self._refuse_other(self._read_config(), arguments, recipe)
+                self._refuse_other(self._read_config()["arguments"], begun["arguments"])
             (self.folder / SNAPSHOTS).mkdir(parents=True, exist_ok=True)
             self._lock = self._take_lock()
             if is_old:
                 return self._read_config()
-            config = {"arguments": arguments, "recipe": recipe, "total_steps": None, **_surroundings()}
+            config = {**begun, **_surroundings()}
             write_json(folder / CONFIG, config)
             return config
 
@@ -89,10 +96,7 @@ class Run:
             raise UserError(f"{path}: cannot be read ({error}); give --output a new folder") from None
         return config
 
-    def _refuse_other(
-        self, config: dict[str, Any], arguments: dict[str, Any], recipe: dict[str, Any]
-    ) -> None:
-        old, new = {**config["recipe"], **config["arguments"]}, {**recipe, **arguments}
+    def _refuse_other(self, old: dict[str, Any], new: dict[str, Any]) -> None:
         other = [
             f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
             for name in sorted({*old, *new})
@@ -106,11 +110,23 @@ class Run:
 
     def record_total_steps(self, total_steps: int) -> None:
         """The number of steps is fixed once; config.json says it from then on."""
-        if self.config.get("total_steps") != total_steps:
-            self.config["total_steps"] = total_steps
-            if distributed.is_main():
-                with plain_errors(self.folder / CONFIG):
-                    write_json(self.folder / CONFIG, self.config)
+        self._record("total_steps", total_steps)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.config.get("finished", False)
+
+    def record_end(self) -> None:
+        """All is done: the last step, the last score, and what had to be checked after them."""
+        self._record("finished", True)
+
+    def _record(self, name: str, value: Any) -> None:
+        if self.config.get(name) == value:
+            return
+        self.config[name] = value
+        if distributed.is_main():
+            with plain_errors(self.folder / CONFIG):
+                write_json(self.folder / CONFIG, self.config)
 
     # -- checkpoints -----------------------------------------------------------------------------------------
 
@@ -244,7 +260,7 @@ class Stopper:
         return 0 if self.signal is None else 128 + self.signal
 
 
-def command_to_go_on() -> str:
+def command_to_resume() -> str:
     processes = distributed.world_size()
     start = ["python3"] if processes == 1 else ["torchrun", "--nproc-per-node", str(processes)]
     return shlex.join([*start, *sys.argv])
@@ -262,8 +278,7 @@ def random_state() -> dict[str, Any]:
 
 def restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
-    if "python" in state:  # absent from the checkpoints of earlier versions
-        random.setstate(state["python"])
+    random.setstate(state["python"])
     if torch.cuda.is_available() and len(state.get("cuda", [])) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
 
@@ -275,20 +290,27 @@ def _plain(value: Any) -> Any:
 
 def _surroundings() -> dict[str, Any]:
     """Versions, machine and commit, for whoever asks later how a figure came about."""
-    here = Path(__file__).resolve().parent
-    commit = None
-    with suppress(OSError, subprocess.SubprocessError):
-        asked = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=True
-        )
-        commit = asked.stdout.strip()
+    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     return {
-        "command": command_to_go_on(),
+        "command": command_to_resume(),
         "commit": commit,
+        "dirty": None if changes is None else bool(changes),  # whether files differ from the commit's
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "machine": {"system": platform.platform(), "cores": available_cores(), "gpu": _gpu_name()},
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
+
+
+def _git(*words: str) -> str | None:
+    """What git answers about this repository; None where there is no git or no repository."""
+    here = Path(__file__).resolve().parent
+    try:
+        asked = subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked.stdout.strip()
 
 
 def _gpu_name() -> str | None:

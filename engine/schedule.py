@@ -1,4 +1,4 @@
-"""Learning rate and averaging decay as pure functions of the step."""
+"""Learning rate and decays as pure functions of the step."""
 
 from __future__ import annotations
 
@@ -10,38 +10,34 @@ def steps_of_warmup(warmup_steps: int, total_steps: int | None) -> int:
     return warmup_steps if total_steps is None else min(warmup_steps, total_steps // 4)
 
 
-def warmup_cosine(step: int, total_steps: int | None, warmup_steps: int) -> float:
-    """Factor on the learning rate: a linear rise over `warmup_steps`, then half a cosine down to 0 at
-    `total_steps`.
+def cosine(progress: float) -> float:
+    """Half a cosine, down to 0."""
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def poly(progress: float) -> float:
+    """Chen et al., 2017, section 3.3."""
+    return (1 - progress) ** 0.9
+
+
+def constant(progress: float) -> float:
+    return 1.0
+
+
+# Progress from 0 to 1 after the warm-up → factor on the learning rate.
+SCHEDULES = {"cosine": cosine, "poly": poly, "constant": constant}
+
+
+def learning_rate_factor(schedule: str, step: int, total_steps: int | None, warmup_steps: int) -> float:
+    """A linear rise over the warm-up, then as the schedule says.
 
     Before the number of steps is known (None) there is only the rise.
     """
     warmup_steps = steps_of_warmup(warmup_steps, total_steps)
-    rise = min(1.0, (step + 1) / max(1, warmup_steps))
     if total_steps is None or step < warmup_steps:
-        return rise
+        return min(1.0, (step + 1) / max(1, warmup_steps))
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def poly(step: int, total_steps: int | None, warmup_steps: int) -> float:
-    """Factor on the learning rate: a linear rise, then (1 - progress)^0.9 (Chen et al., 2017, section
-    3.3).
-    """
-    warmup_steps = steps_of_warmup(warmup_steps, total_steps)
-    rise = min(1.0, (step + 1) / max(1, warmup_steps))
-    if total_steps is None or step < warmup_steps:
-        return rise
-    return max(0.0, 1 - (step - warmup_steps) / max(1, total_steps - warmup_steps)) ** 0.9
-
-
-def constant(step: int, total_steps: int | None, warmup_steps: int) -> float:
-    """Factor on the learning rate: a linear rise over `warmup_steps`, then 1."""
-    return min(1.0, (step + 1) / max(1, steps_of_warmup(warmup_steps, total_steps)))
-
-
-# (step, total steps or None while they are not known, steps of warm-up) → factor on the learning rate
-SCHEDULES = {"cosine": warmup_cosine, "poly": poly, "constant": constant}
+    return SCHEDULES[schedule](min(1.0, progress))
 
 
 def target_decay(step: int, total_steps: int | None, start: float, schedule: str) -> float:
@@ -52,7 +48,7 @@ def target_decay(step: int, total_steps: int | None, start: float, schedule: str
     """
     if schedule == "constant" or total_steps is None:
         return start
-    return 1 - (1 - start) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total_steps)))
+    return 1 - (1 - start) * cosine(min(1.0, step / total_steps))
 
 
 def average_decay(step: int, decay: float) -> float:

@@ -70,13 +70,19 @@ def assert_same_end(run: Path, other: Path, checkpoints: tuple[str, ...] = ("las
     for name in checkpoints:
         ours, theirs = (torch.load(folder / name, weights_only=True) for folder in (run, other))
         assert_equal(ours, theirs, name)
-    ours, theirs = (scores_of(folder) for folder in (run, other))
+    ours, theirs = (lines_of(folder) for folder in (run, other))
     assert ours == theirs
 
 
-def scores_of(run: Path) -> list[dict]:
+def lines_of(run: Path) -> list[dict]:
+    """Every line of metrics.jsonl, but for how long things took."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name not in SPEEDS} for line in lines]
+
+
+def scores_of(run: Path) -> list[dict]:
+    """The lines at the ends of epochs, with their mean loss and scores."""
+    return [line for line in lines_of(run) if "loss" in line]
 
 
 def assert_equal(ours: object, theirs: object, where: str) -> None:
@@ -101,14 +107,14 @@ def run_script_with_tiny_networks(kill_at: int, script: str) -> None:
     )
     builders.SEGMENTERS["tiny_segmenter"] = builders.Network(TinySegmenter)
     loop.CHECKPOINT_SECONDS = 0
-    after_step = loop.Loop.after_step
+    step = loop.Loop.step
 
-    def die_or_go_on(self: loop.Loop, *arguments: object) -> None:
-        if self.step + 1 == kill_at:
+    def die_or_go_on(self: loop.Loop, *arguments: object, **values: object) -> dict:
+        if self.steps_done + 1 == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        after_step(self, *arguments)
+        return step(self, *arguments, **values)
 
-    loop.Loop.after_step = die_or_go_on
+    loop.Loop.step = die_or_go_on
     runpy.run_path(script, run_name="__main__")
 
 

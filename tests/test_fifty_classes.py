@@ -87,7 +87,7 @@ def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(data, w
     train_until_killed(step, "p1_finetune.py", *where("killed"), *QUICK)
     capsys.readouterr()
     assert call(p1_finetune, *where("killed"), *QUICK) == 0
-    assert f"going on from step {step - 1} of {STEPS}" in capsys.readouterr().err
+    assert f"resuming from step {step - 1} of {STEPS}" in capsys.readouterr().err
     assert_same_end(data / "unbroken" / "A-seed0", data / "killed" / "A-seed0")
     arguments = json.loads((data / "killed" / "A-seed0" / "config.json").read_text())["arguments"]
     assert [arguments[name] for name in ("recipe", "mix", "is_augmented")] == [

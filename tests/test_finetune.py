@@ -192,7 +192,7 @@ def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(finetun
 
     again = train("p1_finetune.py", *where, *QUICK)
     assert again.returncode == 0, f"killed at step {step}: {again.stderr}"
-    assert f"going on from step {step - 1} of {STEPS}" in again.stderr
+    assert f"resuming from step {step - 1} of {STEPS}" in again.stderr
     assert_same_end(tmp_path / "unbroken" / "A-seed0", tmp_path / "killed" / "A-seed0")
 
     newest = tmp_path / "truncated" / "A-seed0" / "last.pt"
@@ -200,14 +200,14 @@ def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(finetun
     capsys.readouterr()
     assert finetune(output="truncated") == 0
     said = capsys.readouterr().err
-    assert "last.pt: broken" in said and f"going on from step {step - 2} of {STEPS}" in said
+    assert "last.pt: broken" in said and f"resuming from step {step - 2} of {STEPS}" in said
     assert_same_end(tmp_path / "unbroken" / "A-seed0", tmp_path / "truncated" / "A-seed0")
 
 
 def test_stopped_by_its_minutes_it_goes_on_to_the_same_weights(finetune, tmp_path, capsys):
     assert finetune(output="unbroken") == 0
     assert finetune("--max-minutes", 0, output="stopped") == 0
-    assert "stopped at step 1 of 12; go on with: " in capsys.readouterr().err
+    assert "stopped at step 1 of 12; resume with: " in capsys.readouterr().err
     assert finetune(output="stopped") == 0
     assert_same_end(tmp_path / "unbroken" / "A-seed0", tmp_path / "stopped" / "A-seed0")
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import p1_finetune
+from datasets import sampling
 from datasets.augment import ImageCrops
 from datasets.labelled import LabelledImages, load_training_data
 from engine.base import UserError, run_script
@@ -117,11 +118,21 @@ def test_augmentation_is_for_the_settings_that_it_is_asked_for(load, folder, tmp
                      "--ssl-backbone", "x")  # fmt: skip
         runs = [p1_finetune.arguments_of_run(args, setting, 0) for setting in "ABCDE"]
         assert "".join(run.setting for run in runs if run.is_augmented) == settings
-    data, network = load("--train-images", folder), build_network("resnet18", num_classes=3)
-    run = p1_finetune.arguments_of_run(args, "A", 0)
-    assert isinstance(p1_finetune.what_is_trained(run, network, data, torch.device("cpu"))[1], LabelledImages)
-    run.is_augmented = True
-    assert isinstance(p1_finetune.what_is_trained(run, network, data, torch.device("cpu"))[1], ImageCrops)
+
+
+@pytest.mark.parametrize("augment, seen", [("all", ImageCrops), ("none", LabelledImages)])
+def test_without_augmentation_training_sees_what_inference_sees(folder, tmp_path, monkeypatch, augment, seen):
+    given = []
+
+    def epoch_loader(samples, *arguments, **more):
+        given.append(samples)
+        return sampling.epoch_loader(samples, *arguments, **more)
+
+    monkeypatch.setattr(p1_finetune, "epoch_loader", epoch_loader)
+    small = ("--model", "resnet18", "--batch-size", 2, "--image-size", 32, "--cache", tmp_path / "cache")
+    args = parse("--train-images", folder, *small, "--augment", augment, "--device", "cpu", "--dry-run")
+    assert p1_finetune.main(args) == 0
+    assert [type(samples) for samples in given] == [seen]
 
 
 # -- recipes -------------------------------------------------------------------------------------------------
@@ -143,17 +154,23 @@ def test_images_with_labels_in_their_names_are_taken_for_small_ones_and_others_a
     assert parse("--data", "x", "--recipe", "small").image_size == 32
 
 
+def assumed_in(recipe):
+    return p1_finetune.RECIPES[recipe]["assumed"]
+
+
 def test_a_report_s_recipe_is_what_the_report_says():
     args = parse("--data", "x", "--recipe", "report001")
     assert (args.model, args.epochs, args.optimizer, args.lr, args.batch_size) == (
         "resnet50_fc1000", 50, "adam", 1e-4, 64,
     )  # fmt: skip
-    assert args.schedule == "constant" and {"optimizer", "lr", "batch_size", "augment"} <= set(args.assumed)
+    assert args.schedule == "constant" and {"optimizer", "lr", "batch_size", "augment"} <= set(
+        assumed_in("report001")
+    )
     args = parse("--data", "x", "--recipe", "report004")
     assert (args.epochs, args.optimizer, args.lr, args.weight_decay, args.warmup_steps, args.batch_size) == (
         500, "adamw", 1e-4, 0.05, 100, 128,
     )  # fmt: skip
-    assert args.schedule == "cosine" and "augment" in args.assumed
+    assert args.schedule == "cosine" and "augment" in assumed_in("report004")
 
 
 @pytest.mark.parametrize(
@@ -173,9 +190,10 @@ def test_of_a_report_on_50_classes_all_but_the_network_is_assumed(recipe, model,
         "batch_size",
         "image_size",
     }
-    assert chosen | {"augment", "label_smoothing", "ema_decay"} <= set(args.assumed)
-    assert "model" not in args.assumed and ("weights" in args.assumed) is not says_its_weights
-    assert all(hasattr(args, name) for name in args.assumed)
+    assumed = assumed_in(recipe)
+    assert chosen | {"augment", "label_smoothing", "ema_decay"} <= set(assumed)
+    assert "model" not in assumed and ("weights" in assumed) is not says_its_weights
+    assert all(hasattr(args, name) for name in assumed)
 
 
 REPORTS = sorted(name for name in p1_finetune.RECIPES if name.startswith("report"))

@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 
 def open_and_close(folder, **changes):
-    run = Run(folder, {**ARGUMENTS, **changes}, {"lr": 0.2})
+    run = Run(folder, "script.py", {**ARGUMENTS, **changes}, {"lr": 0.2})
     run.close()
     return run
 
@@ -47,9 +47,9 @@ def test_the_machine_may_change_under_a_run(folder):
 
 
 def test_two_processes_cannot_train_in_one_folder(folder):
-    run = Run(folder, ARGUMENTS, {})
+    run = Run(folder, "script.py", ARGUMENTS, {})
     with pytest.raises(UserError, match="another process"):
-        Run(folder, ARGUMENTS, {})
+        Run(folder, "script.py", ARGUMENTS, {})
     run.close()
     open_and_close(folder)
 
@@ -57,7 +57,7 @@ def test_two_processes_cannot_train_in_one_folder(folder):
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
     (tmp_path / "thesis.docx").write_text("years of work")
     with pytest.raises(UserError, match="no run folder"):
-        Run(tmp_path, ARGUMENTS, {})
+        Run(tmp_path, "script.py", ARGUMENTS, {})
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.docx"]
 
 
@@ -70,7 +70,7 @@ def test_a_broken_configuration_is_one_plain_line(folder, content):
 
 
 def test_the_newest_whole_checkpoint_is_taken_and_a_broken_one_set_aside(folder, capsys):
-    run = Run(folder, ARGUMENTS, {})
+    run = Run(folder, "script.py", ARGUMENTS, {})
     run.save_last({"step": 1})
     run.save_last({"step": 2})
     assert run.load_last()["step"] == 2
@@ -84,7 +84,7 @@ def test_the_newest_whole_checkpoint_is_taken_and_a_broken_one_set_aside(folder,
 
 
 def test_hours_of_work_are_not_begun_anew_because_no_checkpoint_can_be_read(folder):
-    run = Run(folder, ARGUMENTS, {})
+    run = Run(folder, "script.py", ARGUMENTS, {})
     run.save_last({"step": 1})
     run.save_last({"step": 2})
     run.log_metrics(2, 1, loss=0.5)
@@ -108,14 +108,14 @@ def test_a_refused_folder_is_not_touched(folder):
 def test_what_the_disk_refuses_is_one_plain_line(folder):
     open_and_close(folder)
     (folder / "metrics.jsonl").symlink_to("/dev/full")
-    run = Run(folder, ARGUMENTS, {})
+    run = Run(folder, "script.py", ARGUMENTS, {})
     with pytest.raises(UserError, match=r"metrics\.jsonl: No space left on device; make room"):
         run.log_metrics(1, 1, loss=0.5)
     (folder / "metrics.jsonl").unlink()
 
 
 def test_killed_between_two_renames_a_run_still_has_its_checkpoint(folder):
-    run = Run(folder, ARGUMENTS, {})
+    run = Run(folder, "script.py", ARGUMENTS, {})
     run.save_last({"step": 1})
     (folder / "last.pt").rename(folder / "previous.pt")
     assert run.load_last()["step"] == 1
@@ -123,14 +123,14 @@ def test_killed_between_two_renames_a_run_still_has_its_checkpoint(folder):
 
 
 def test_lines_of_work_that_is_repeated_are_dropped(folder):
-    run = Run(folder, ARGUMENTS, {})
+    run = Run(folder, "script.py", ARGUMENTS, {})
     run.save_last({"step": 10})
     for step in (5, 10, 15):
         run.log_metrics(step, 1, loss=0.5)
     with open(folder / "metrics.jsonl", "a") as file:
         file.write('{"step": 20, "lo')  # the power went
     run.close()
-    run = Run(folder, ARGUMENTS, {})
+    run = Run(folder, "script.py", ARGUMENTS, {})
     run.load_last()
     run.log_metrics(15, 1, loss=0.4)
     run.close()
@@ -139,14 +139,14 @@ def test_lines_of_work_that_is_repeated_are_dropped(folder):
 
 
 def test_metrics_go_to_tensorboard_too(folder):
-    run = Run(folder, ARGUMENTS, {})
+    run = Run(folder, "script.py", ARGUMENTS, {})
     run.log_metrics(1, 1, loss=0.5)
     run.close()
     assert any((folder / "tensorboard").iterdir())
 
 
 def test_leftovers_of_a_kill_while_writing_are_removed(folder):
-    run = Run(folder, ARGUMENTS, {})
+    run = Run(folder, "script.py", ARGUMENTS, {})
     (folder / ".last.pt.x.part").write_bytes(b"half")
     run.load_last()
     assert not list(folder.glob(".*.part"))

@@ -213,7 +213,7 @@ def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(flags, 
     shutil.copytree(tmp_path / "killed", tmp_path / "truncated")
 
     went_on = train("p2_train.py", *flags("killed/run"))
-    assert went_on.returncode == 0 and "going on from step" in went_on.stderr, (step, went_on.stderr)
+    assert went_on.returncode == 0 and "resuming from step" in went_on.stderr, (step, went_on.stderr)
     assert_same_end(tmp_path / "killed" / "run", tmp_path / "unbroken" / "run")
 
     # The power went while the newest checkpoint was on its way to the disk.

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import p1_finetune
 from engine.base import UserError
 from engine.run_folder import read_run
-from engine.settings import SETTINGS
 from report import settings_figures, settings_table
 from report.collect import STARTS, class_names_of
 from report.settings_figures import spread
@@ -220,7 +220,7 @@ def test_augmentation_that_is_the_same_in_all_runs_is_not_spoken_of(tmp_path, no
 
 def test_the_settings_start_where_fine_tuning_starts_them():
     words = {None: "random", "sl_backbone": "labels", "ssl_backbone": "own SSL"}
-    assert {letter: words[source] for letter, (source, _) in SETTINGS.items()} == STARTS
+    assert {letter: words[source] for letter, (source, _) in p1_finetune.SETTINGS.items()} == STARTS
 
 
 def test_what_is_trained_is_what_the_runs_say(tmp_path, no_pictures):

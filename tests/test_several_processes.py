@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from datasets.palette import COLOURS, mask_image
+from tests.killing import scores_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STEPS = 20
@@ -77,7 +78,7 @@ def together(images, tmp_path_factory):
     for flags in (("--max-minutes", 0), ()):
         done = pretrain(images, run, 2, *flags)
         assert done.returncode == 0, done.stderr
-    assert "going on from step 5 of 20" in (run / "log.txt").read_text()
+    assert "resuming from step 5 of 20" in (run / "log.txt").read_text()
     return run
 
 
@@ -145,9 +146,7 @@ def segmentations(tiles, tmp_path_factory):
 
 
 def test_two_processes_segment_as_one_does(segmentations):
-    ours, theirs = (
-        list(map(json.loads, (run / "metrics.jsonl").read_text().splitlines())) for run in segmentations
-    )
+    ours, theirs = (scores_of(run) for run in segmentations)
     assert len(ours) == 10 and ours[-1]["loss"] < ours[0]["loss"]
     for line, other in zip(ours, theirs):
         assert other["loss"] == pytest.approx(line["loss"], abs=1e-4)

@@ -4,8 +4,6 @@ claims.
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
 import pytest
 import torch
@@ -220,12 +218,11 @@ def loss_and_share(mix: str, step: int, is_augmented: bool = True, seed: int = 3
     """The loss of four grey images of four classes; and the share of itself that the network saw of each."""
     levels = torch.tensor([0, 51, 153, 255], dtype=torch.uint8)
     inputs = levels[:, None, None, None].expand(4, 3, 8, 8)
-    args = argparse.Namespace(
-        mix=mix, is_augmented=is_augmented, seed=seed, label_smoothing=0.1, model="resnet34"
-    )  # fmt: skip
     network, labels = Answers(), torch.tensor([5, 1, 0, 2])
     batch = [inputs, labels] + ([torch.tensor([[0.0, 1.0, 1.0]]).expand(4, 3)] if is_augmented else [])
-    loss = p1_finetune.loss_of(network, batch, args, torch.device("cpu"), step)
+    loss = p1_finetune.loss_of(
+        network, batch, normalisation("resnet34"), mix, 0.1, (seed, step, 2), torch.device("cpu")
+    )
     means, own = network.seen.mean(dim=(1, 2, 3)), levels / 255
     shares = (means - own.roll(1)) / (own - own.roll(1))  # of itself, the rest is of the one before
     torch.testing.assert_close(shares, shares[:1].expand(4), atol=1e-4, rtol=0)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import p1_ssl_pretrain
+from engine import loop
 from engine.base import run_script
 from models import builders
 from models.backbone import load_backbone
@@ -107,7 +108,7 @@ def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(
     train_until_killed(step, "p1_ssl_pretrain.py", *flags)
     again = train("p1_ssl_pretrain.py", *flags)
     assert again.returncode == 0, f"killed at step {step}: {again.stderr}"
-    assert f"going on from step {step - 1} of {STEPS}" in again.stderr
+    assert f"resuming from step {step - 1} of {STEPS}" in again.stderr
     assert_same_end(tmp_path / "unbroken", tmp_path / "killed", ("last.pt", "backbone.pt"))
 
 
@@ -140,7 +141,7 @@ def test_labelled_images_say_how_good_the_features_are(pretrain, images, tmp_pat
 
 
 def test_the_log_has_loss_spread_decay_and_speed(pretrain, tmp_path, monkeypatch):
-    monkeypatch.setattr(p1_ssl_pretrain, "LOG_EVERY", 2)
+    monkeypatch.setattr(loop, "LOG_EVERY", 2)
     assert pretrain() == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if "embedding_std" in line]
@@ -150,7 +151,7 @@ def test_the_log_has_loss_spread_decay_and_speed(pretrain, tmp_path, monkeypatch
 
 
 def test_a_collapse_is_said_in_plain_words(pretrain, monkeypatch, capsys):
-    monkeypatch.setattr(p1_ssl_pretrain, "LOG_EVERY", 1)
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
     monkeypatch.setattr("models.byol.embedding_std", lambda projections: torch.tensor(0.01))
     assert pretrain("--epochs", 1) == 0
     assert "the network has collapsed" in capsys.readouterr().err

@@ -4,7 +4,6 @@ go on.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import math
@@ -16,12 +15,12 @@ import torch
 from torch import nn
 
 from engine import loop as loop_module
-from engine.base import UserError
-from engine.ema import update_average
+from engine import run_folder
+from engine.base import Stopped, UserError, run_script
 from engine.loop import Loop
-from engine.optimizer import parameter_groups
+from engine.optimizer import parameter_groups, update_average
 from engine.run import Run, Stopper
-from engine.schedule import average_decay, warmup_cosine
+from engine.schedule import SCHEDULES, average_decay, learning_rate_factor
 
 
 @pytest.fixture(autouse=True)
@@ -36,47 +35,72 @@ def new_loop(folder, **changes):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
     stopper = changes.pop("stopper", None) or Stopper(changes.pop("max_minutes", None))
-    steps_per_epoch = changes.pop("steps_per_epoch", 4)
-    values = {"epochs": 3, "budget_minutes": None, "schedule": "cosine", "warmup_steps": 2, "ema_decay": 0.9}
-    args = argparse.Namespace(**{**values, **changes})
-    run = Run(folder, {"seed": 0}, {})
-    return Loop(run, network, torch.optim.SGD(network.parameters(), lr=0.1), args, steps_per_epoch, stopper)
+    values = {
+        "steps_per_epoch": 4,
+        "batch_size": 4,
+        "epochs": 3,
+        "budget_minutes": None,
+        "schedule": "cosine",
+        "warmup_steps": 2,
+        "ema_decay": 0.9,
+    }
+    run = Run(folder, "script.py", {"seed": 0}, {})
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    return Loop(run, network, optimizer, stopper, **{**values, **changes})
 
 
-def train(loop, steps=10**9):
-    """Train until done, or for some steps; whether it is done."""
-    for epoch in loop.epochs_left():
-        for _ in range(loop.steps_per_epoch - loop.batch_in_epoch):
+def batches_of(loop):
+    """A loader as scripts have: four random samples a batch, of torch's generator."""
+    return lambda epoch, first_batch: (torch.randn(4, 2) for _ in range(first_batch, loop.steps_per_epoch))
+
+
+class Killed(Exception):
+    """The process died: nothing more is written."""
+
+
+def train(loop, steps=math.inf, kill_after=math.inf):
+    """Train until done (True), or be asked to stop after some steps, or die after some."""
+    for epoch in loop.epochs():
+        for batch in loop.batches(batches_of(loop)):
+            loop.step(loop.network(batch).square().mean())
+            steps, kill_after = steps - 1, kill_after - 1
             if steps == 0:
-                return False
-            steps -= 1
-            loop.set_learning_rates()
-            loss = loop.network(torch.randn(4, 2)).square().mean()
-            loop.optimizer.zero_grad()
-            loss.backward()
-            loop.optimizer.step()
-            loop.after_step(loss, 4)
-            if loop.must_stop():
-                return False
-            if loop.is_done():
-                break
-        loop.end_epoch(score=epoch / 10)
+                loop._stopper.signal = signal.SIGTERM
+            if kill_after == 0:
+                raise Killed
+        loop.end_epoch({"score": epoch / 10})
     return True
 
 
+def stopped(loop, **when):
+    """Train and be stopped: the exit status."""
+    with pytest.raises(Stopped) as stop:
+        train(loop, **when)
+    loop.run.close()
+    return stop.value.status
+
+
 def test_the_rate_rises_and_falls_as_the_schedule_says():
-    factors = [warmup_cosine(step, 110, 10) for step in range(111)]
+    factors = [learning_rate_factor("cosine", step, 110, 10) for step in range(111)]
     assert factors[0] == 0.1 and factors[9] == factors[10] == 1.0
     assert factors[60] == pytest.approx(0.5) and factors[110] == pytest.approx(0)
     assert all(a >= b for a, b in zip(factors[10:], factors[11:]))
 
 
 def test_before_the_length_is_known_there_is_only_the_rise():
-    assert [warmup_cosine(step, None, 4) for step in (0, 3, 100)] == [0.25, 1.0, 1.0]
+    for schedule in SCHEDULES:
+        assert [learning_rate_factor(schedule, step, None, 4) for step in (0, 3, 100)] == [0.25, 1.0, 1.0]
 
 
 def test_a_short_run_is_not_all_rise():
-    assert warmup_cosine(2, 8, 100) == 1.0
+    for schedule in SCHEDULES:
+        assert learning_rate_factor(schedule, 2, 8, 100) == 1.0
+
+
+def test_poly_and_constant_are_what_they_are_called():
+    assert learning_rate_factor("poly", 60, 110, 10) == pytest.approx(0.5**0.9)
+    assert learning_rate_factor("poly", 110, 110, 10) == 0
+    assert {learning_rate_factor("constant", step, 110, 10) for step in range(10, 111)} == {1.0}
 
 
 def test_the_average_follows_its_formula():
@@ -102,6 +126,15 @@ def test_biases_and_batch_norm_are_not_decayed_and_the_backbone_has_its_own_rate
     assert found == {(0.01, None, 2), (0.01, 0.0, 1), (0.1, None, 2), (0.1, 0.0, 1)}
 
 
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def ends(folder):
+    """The lines of epochs, not of steps."""
+    return [line for line in lines_of(folder) if "loss" in line]
+
+
 def test_stopped_anywhere_and_started_again_a_run_ends_with_the_same_weights(tmp_path):
     whole = new_loop(tmp_path / "whole")
     torch.manual_seed(7)
@@ -110,17 +143,14 @@ def test_stopped_anywhere_and_started_again_a_run_ends_with_the_same_weights(tmp
         folder = tmp_path / f"stopped{steps}"
         first = new_loop(folder)
         torch.manual_seed(7)
-        train(first, steps)
-        first.stop()
-        first.run.close()
+        assert stopped(first, steps=steps) == 128 + signal.SIGTERM
         torch.manual_seed(99)  # another process knows nothing of the random numbers so far
         second = new_loop(folder)
         assert train(second)
         for ours, theirs in ((second.network, whole.network), (second.average, whole.average)):
             for a, b in zip(ours.state_dict().values(), theirs.state_dict().values()):
                 assert torch.equal(a, b)
-        scored = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        assert scored == [1, 2, 3]
+        assert [line["epoch"] for line in ends(folder)] == [1, 2, 3]
         second.run.close()
 
 
@@ -129,16 +159,22 @@ def test_a_budget_of_minutes_becomes_a_number_of_steps_once(tmp_path, monkeypatc
     seconds_a_step = 0.5
     monkeypatch.setattr(loop_module.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(loop_module, "update_average", lambda *_: now.__setitem__(0, now[0] + seconds_a_step))
-    loop = new_loop(tmp_path / "run", steps_per_epoch=1000, budget_minutes=10.0)
-    train(loop, 29)
-    assert loop.total_steps is None
-    train(loop, 1)
-    assert loop.total_steps == 10 * 60 / seconds_a_step
+    given = {"steps_per_epoch": 1000, "budget_minutes": 10.0}
+    loop, steps = new_loop(tmp_path / "run", **given), []
+    for _ in loop.epochs():
+        for batch in loop.batches(batches_of(loop)):
+            loop.step(loop.network(batch).square().mean())
+            steps.append(loop.total_steps)
+            if len(steps) == 31:  # killed
+                break
+        break
+    assert steps == [None] * 29 + [10 * 60 / seconds_a_step] * 2
+    assert torch.load(tmp_path / "run" / "last.pt")["step"] == 30
     assert json.loads((tmp_path / "run" / "config.json").read_text())["total_steps"] == loop.total_steps
     fixed = loop.total_steps
     loop.run.close()
     (tmp_path / "run" / "last.pt").unlink()  # killed before it was written
-    assert new_loop(tmp_path / "run", steps_per_epoch=1000, budget_minutes=10.0).total_steps == fixed
+    assert new_loop(tmp_path / "run", **given).total_steps == fixed
 
 
 def test_a_budget_that_is_over_before_the_speed_is_known_ends_the_run_scored(tmp_path, monkeypatch):
@@ -146,20 +182,22 @@ def test_a_budget_that_is_over_before_the_speed_is_known_ends_the_run_scored(tmp
     monkeypatch.setattr(loop_module.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(loop_module, "update_average", lambda *_: now.__setitem__(0, now[0] + 60))
     loop = new_loop(tmp_path / "run", steps_per_epoch=100, budget_minutes=3.0)
-    assert train(loop) and loop.step == loop.total_steps == 3
-    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+    assert train(loop) and loop.steps_done == loop.total_steps == 3
+    assert len(ends(tmp_path / "run")) == 1
 
 
 @pytest.mark.parametrize("steps_per_epoch", [10, 15, 30])
 def test_fixing_the_steps_at_the_end_of_an_epoch_does_not_lose_its_score(tmp_path, steps_per_epoch):
     loop = new_loop(tmp_path / "run", steps_per_epoch=steps_per_epoch, budget_minutes=10.0)
-    for _ in range(30):  # killed before the epoch is scored
-        loop.after_step(torch.ones(()), 4)
-        if loop.step < 30 and loop.batch_in_epoch == 0:
-            loop.end_epoch()
-    assert (
-        not (tmp_path / "run" / "last.pt").is_file() or torch.load(tmp_path / "run" / "last.pt")["step"] < 30
-    )
+    for _ in loop.epochs():
+        for batch in loop.batches(batches_of(loop)):
+            loop.step(loop.network(batch).square().mean())
+        if loop.steps_done == 30:
+            break  # killed before the epoch is scored
+        loop.end_epoch({})
+    newest = tmp_path / "run" / "last.pt"
+    assert loop.total_steps is not None
+    assert not newest.is_file() or torch.load(newest)["step"] < 30
     loop.run.close()
 
 
@@ -167,48 +205,108 @@ def test_asked_to_stop_between_two_runs_the_second_stops_too(tmp_path):
     stopper = Stopper(None)
     first = new_loop(tmp_path / "first", stopper=stopper)
     os.kill(os.getpid(), signal.SIGTERM)
-    train(first)
+    stopped(first)
     second = new_loop(tmp_path / "second", stopper=stopper)
-    assert not train(second) and second.step == 1
+    assert stopped(second) == 128 + signal.SIGTERM and second.steps_done == 1
 
 
 def test_max_minutes_stop_this_invocation_with_status_0(tmp_path, capsys):
     loop = new_loop(tmp_path / "run", max_minutes=0.0)
-    assert not train(loop)
-    assert loop.step == 1 and loop.stop() == 0
-    assert "go on with: python3" in capsys.readouterr().err
+    assert stopped(loop) == 0 and loop.steps_done == 1
+    assert "resume with: python3" in capsys.readouterr().err
 
 
 def test_sigterm_finishes_the_step_saves_and_tells_the_shell(tmp_path):
     loop = new_loop(tmp_path / "run")
     os.kill(os.getpid(), signal.SIGTERM)
-    assert not train(loop)
-    assert loop.stop() == 128 + signal.SIGTERM
+    with pytest.raises(SystemExit) as end:
+        run_script(lambda: train(loop))
+    assert end.value.code == 128 + signal.SIGTERM
     loop.run.close()
-    assert new_loop(tmp_path / "run").step == 1
+    assert new_loop(tmp_path / "run").steps_done == 1
 
 
 def test_an_epoch_is_scored_before_a_stop_at_its_end(tmp_path):
     loop = new_loop(tmp_path / "run", steps_per_epoch=1)
     os.kill(os.getpid(), signal.SIGTERM)
-    for _ in loop.epochs_left():
-        loop.after_step(torch.ones(()), 4)
-        assert not loop.must_stop()
-        loop.end_epoch()
-        assert loop.must_stop()
-        break
+    stopped(loop)
+    assert [line["epoch"] for line in ends(tmp_path / "run")] == [1]
+
+
+def test_what_the_script_does_after_a_step_is_in_the_checkpoint_of_that_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop_module, "CHECKPOINT_SECONDS", 0)
+    loop = new_loop(tmp_path / "run")
+    with pytest.raises(Killed):
+        for _ in loop.epochs():
+            for number, batch in enumerate(loop.batches(batches_of(loop)), start=1):
+                if number == 3:
+                    raise Killed
+                loop.step(loop.network(batch).square().mean())
+                loop.network[0].bias.data.fill_(number)  # as BYOL's target is moved
+    saved = torch.load(tmp_path / "run" / "last.pt")
+    assert saved["step"] == 2 and (saved["network"]["0.bias"] == 2).all()
+
+
+# -- what it keeps and says ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "epochs, kept", [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (4, [1, 2, 4]), (5, [1, 3, 5]), (30, [1, 15, 30])]
+)
+def test_first_middle_and_last_are_three_epochs_wherever_there_are_three(tmp_path, epochs, kept):
+    loop = new_loop(tmp_path / "run", epochs=epochs)
+    for epoch in range(1, epochs + 1):
+        loop.steps_done = 4 * epoch
+        loop.keep_weights({}, {})
+    assert run_folder.snapshot_epochs(tmp_path / "run") == kept
+
+
+def test_the_best_weights_are_those_of_the_score_that_is_named(tmp_path):
+    loop = new_loop(tmp_path / "run", score="mean_iou")
+    series = [{"urban": 0.9, "mean_iou": 0.1}, {"urban": 0.1, "mean_iou": 0.2}, {}]
+    is_best = []
+    for epoch, scores in enumerate(series, start=1):
+        loop.steps_done = 4 * epoch
+        is_best.append(loop.keep_weights({}, scores))
+    assert is_best == [True, True, False]
+    assert torch.load(tmp_path / "run" / "model.pt")["score"] == series[1]
+
+
+def test_every_so_many_steps_and_at_the_end_a_line_has_loss_rate_speed_and_what_the_script_adds(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop_module, "LOG_EVERY", 5)
+    loop, logged = new_loop(tmp_path / "run"), []
+    for _ in loop.epochs():
+        for batch in loop.batches(batches_of(loop)):
+            loss = loop.network(batch).square().mean()
+            logged.append(loop.step(loss, spread=torch.tensor(0.25), decay=0.5))
+        loop.end_epoch({})
+    lines = [line for line in lines_of(tmp_path / "run") if "step_loss" in line]
+    assert [line["step"] for line in lines] == [5, 10, 12]
+    assert all({"learning_rate", "images_per_second"} <= line.keys() for line in lines)
+    assert all((line["spread"], line["decay"]) == (0.25, 0.5) for line in lines)
+    assert [step for step, values in enumerate(logged, start=1) if values] == [5, 10, 12]
+    assert logged[4] == {"spread": 0.25, "decay": 0.5}
+
+
+def test_its_end_is_in_the_configuration(tmp_path):
+    loop = new_loop(tmp_path / "run")
+    train(loop)
+    assert not run_folder.is_finished(tmp_path / "run")  # what is checked after the last epoch may yet fail
+    loop.finish()
+    assert run_folder.is_finished(tmp_path / "run")
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_advice(tmp_path):
     loop = new_loop(tmp_path / "run")
     with pytest.raises(UserError, match="smaller --lr"):
-        loop.after_step(torch.tensor(math.nan), 4)
+        loop.step(loop.network(torch.randn(4, 2)).sum() * math.nan)
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     loop = new_loop(tmp_path / "run")
-    train(loop, 1)
-    loop.stop()
+    stopped(loop, steps=1)
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     state["network"] = {"0.weight": torch.zeros(5)}
     torch.save(state, tmp_path / "run" / "last.pt")

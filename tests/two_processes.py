@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.distributed.nn
 from torch import Tensor, nn
 
-from engine import device, distributed
+from engine import device, distributed, loop
 from engine.base import run_script
 from models import builders
 from tests.killing import TinyClassifier, TinySegmenter
@@ -80,7 +80,7 @@ def train_precisely(script: str, argv: list[str]) -> None:
     if hasattr(module, "BYOL"):
         build_byol = module.BYOL
         module.BYOL = lambda *arguments: build_byol(*arguments).double()
-        module.LOG_EVERY = 1
+        loop.LOG_EVERY = 1
     device.autocast_dtype = lambda of_device: None
     module.normalise = lambda images, mean, std: images.double() - 0.5
     module.build_optimizer = lambda name, groups, lr, weight_decay: torch.optim.SGD(

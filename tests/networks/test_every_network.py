@@ -115,7 +115,7 @@ def test_it_learns_goes_on_after_ctrl_c_and_answers_through_the_wrapper(network,
     assert 0 < step < steps
     status, said = train(command, tmp_path / "finished.log")
     assert status == 0, said
-    assert f"going on from step {step} of {steps}" in said and f"done: {steps} steps" in said
+    assert f"resuming from step {step} of {steps}" in said and f"done: {steps} steps" in said
 
     scores = scores_of(run)
     assert [line["epoch"] for line in scores] == list(range(1, epochs + 1))
