@@ -19,8 +19,9 @@ import p1_finetune
 from datasets.images import evaluation_image
 from datasets.tables import read_table
 from engine import checkpoint
-from engine.base import run_script
+from engine.base import UserError, run_script
 from engine.device import autocast_dtype
+from engine.run_folder import is_finished
 from models import builders
 from models.backbone import backbone_sha256
 from models.builders import build_network, load_trained
@@ -153,6 +154,17 @@ def test_what_the_best_weights_predict_is_a_table_beside_them(finetune, office, 
     assert checkpoint.read_model(run / "model.pt")["score"] == {"accuracy": right / len(rows)}
 
 
+def test_what_the_last_weights_predict_is_a_table_too(finetune, office, tmp_path):
+    assert finetune("--lr", 0.01, "--eval-every", 2) == 0
+    run = tmp_path / "runs" / "A-seed0"
+    best, last = (read_table(run / name) for name in ("predictions.csv", "predictions_last.csv"))
+    assert [(row["filename"], row["truth"]) for row in last] == [
+        (row["filename"], row["truth"]) for row in best
+    ]
+    images = [office / "val" / row["filename"] for row in last]
+    assert [row["label"] for row in last] == answers(run / "snapshots" / "epoch_0003.pt", images)
+
+
 def test_class_names_come_back_as_names(finetune, office, tmp_path):
     shutil.rmtree(office)
     write_office(office, labels=("Mug", "Alarm_Clock", "Bed"))
@@ -220,6 +232,27 @@ def test_a_finished_run_is_left_alone(finetune, tmp_path, capsys):
     assert finetune() == 0
     assert capsys.readouterr().out == said
     assert written == {path: path.stat().st_mtime_ns for path in run.glob("*.pt")}
+
+
+def test_a_finished_run_on_features_computes_none(finetune, backbone, tmp_path, capsys, monkeypatch):
+    flags = ("--settings", "DE", "--sl-backbone", tmp_path / "backbone.pt", "--ssl-backbone")
+    assert finetune(*flags, tmp_path / "backbone.pt") == 0
+    said = capsys.readouterr().out
+    monkeypatch.setattr(p1_finetune, "HeadInputs", None)  # calling it would be an error
+    assert finetune(*flags, tmp_path / "backbone.pt") == 0
+    assert capsys.readouterr().out == said
+
+
+def test_a_run_that_failed_after_its_last_epoch_is_not_finished(finetune, backbone, tmp_path, monkeypatch):
+    def find_a_change(*_):
+        raise UserError("the backbone has changed")
+
+    flags = ("--settings", "D", "--sl-backbone", tmp_path / "backbone.pt")
+    with monkeypatch.context() as patch:
+        patch.setattr(p1_finetune, "prove_unchanged", find_a_change)
+        assert finetune(*flags) == 2
+    assert not is_finished(tmp_path / "runs" / "D-seed0")
+    assert finetune(*flags) == 0 and is_finished(tmp_path / "runs" / "D-seed0")
 
 
 def test_other_arguments_in_the_same_folder_are_refused_by_name(finetune, capsys):

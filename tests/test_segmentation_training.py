@@ -8,14 +8,16 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import mean_iou_evaluate
 import p2_inference
 import p2_train
 from datasets.palette import COLOURS, mask_image
-from datasets.tile_pairs import load_pairs
+from datasets.tile_pairs import load_pairs, read_mask
 from engine import checkpoint
+from engine.run_folder import is_finished
 from models import builders
 from tests.grader import call
 from tests.killing import TinySegmenter, assert_same_end, scores_of, train, train_until_killed
@@ -124,6 +126,30 @@ def test_without_an_average_the_score_is_that_of_the_masks_that_inference_writes
     )
     score = mean_iou_evaluate.mean_iou_score(pred, labels)
     assert scores_of(tmp_path / "run")[-1]["mean_iou"] == pytest.approx(score, abs=1e-6)
+
+
+def test_every_tiles_confusion_is_kept_of_the_best_and_the_last_epoch(flags, data, tmp_path):
+    assert call(p2_train, *flags("run", "--epochs", 4, "--lr", 0.02, "--eval-every", 3)) == 0
+    with np.load(tmp_path / "run" / "confusions.npz", allow_pickle=False) as kept:
+        assert kept["names"].tolist() == ["0000", "0001", "0002"]
+        confusions = {name: kept[name] for name in ("best", "last")}
+    scored = [line["mean_iou"] for line in scores_of(tmp_path / "run") if "mean_iou" in line]
+    for name, score in (("best", max(scored)), ("last", scored[-1])):
+        assert confusions[name].shape == (3, 7, 7) and confusions[name].dtype == np.int64
+        assert (confusions[name].sum(axis=(1, 2)) == 96 * 96).all()
+        assert p2_train.scores_of(torch.from_numpy(confusions[name]))["mean_iou"] == score
+    for number, name in enumerate(("0000", "0001", "0002")):  # rows are the truth
+        truth = read_mask(data / "validation" / f"{name}_mask.png")
+        assert (confusions["last"][number].sum(axis=1) == np.bincount(truth.ravel(), minlength=7)).all()
+
+
+def test_the_best_confusions_survive_a_stop(flags, tmp_path):
+    ways = ("--epochs", 3, "--lr", 0.02)
+    assert call(p2_train, *flags("unbroken", *ways)) == 0
+    while not is_finished(tmp_path / "stopped"):
+        assert call(p2_train, *flags("stopped", *ways, "--max-minutes", 0)) == 0  # one step each
+    ours, theirs = (np.load(tmp_path / name / "confusions.npz") for name in ("stopped", "unbroken"))
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ("best", "last", "names"))
 
 
 def test_rare_classes_can_be_drawn_more_often_among_three_times_the_tiles(flags, tmp_path):

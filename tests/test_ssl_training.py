@@ -157,6 +157,12 @@ def test_a_collapse_is_said_in_plain_words(pretrain, monkeypatch, capsys):
     assert "the network has collapsed" in capsys.readouterr().err
 
 
+def test_a_dry_run_takes_a_step_and_writes_nothing(pretrain, tmp_path, capsys):
+    assert pretrain("--dry-run") == 0
+    assert not (tmp_path / "run").exists()
+    assert "all is well" in capsys.readouterr().out
+
+
 def test_a_broken_image_is_named_and_left_out(pretrain, images, capsys):
     (images / "7.png").write_bytes(b"no image")
     assert pretrain("--epochs", 1) == 1
