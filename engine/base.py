@@ -1,5 +1,5 @@
-"""The ground floor, which every module may import: errors, messages, progress, cores and the writing of
-files.
+"""The ground floor, which every module may import: errors, messages, progress, cores, the reading and the
+writing of files.
 
 It imports nothing of ours and no package (tqdm alone, and only where somebody watches a terminal), so that
 --help and bad arguments are answered at once.
@@ -7,16 +7,18 @@ It imports nothing of ours and no package (tqdm alone, and only where somebody w
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import math
 import os
+import stat
 import sys
 import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any, BinaryIO, Callable, Iterable, Iterator, TextIO
 
 
 class UserError(Exception):
@@ -42,36 +44,93 @@ def run_script(main: Callable[[], int | None]) -> None:
     A UserError is a message to the user, and so is a lack of memory: one line on stderr. Anything else is our
     mistake and shows where.
     """
+    speak_safely()
     try:
         status = main() or 0
     except Stopped as stopped:
         status = stopped.status
     except KeyboardInterrupt:
-        print("stopped by Ctrl-C", file=sys.stderr)
+        say("stopped by Ctrl-C")
         status = 130
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"error: {' '.join(str(error).split())}")
         status = error.exit_status
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        print(
-            "error: the memory is short; give a smaller --batch-size, or --device cpu for a GPU's",
-            file=sys.stderr,
-        )
+        say("error: the memory is short; give a smaller --batch-size, or --device cpu for a GPU's")
         status = 2
     sys.exit(status)
 
 
-def say(text: object) -> None:
-    """One line on stderr; what a file name may hold beside printable characters is escaped."""
-    line = "".join(
+def printable(text: object, kept: str = "") -> str:
+    """The text without what a terminal would obey: what is not printable (control characters, halves of
+    surrogate pairs) is escaped, but for the characters `kept`.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(
         character
-        if character.isprintable()
+        if character.isprintable() or character in kept
         else character.encode("unicode_escape", "backslashreplace").decode()
-        for character in str(text)
+        for character in text
     )
-    print(line, file=sys.stderr, flush=True)
+
+
+def say(text: object) -> None:
+    """One line on stderr, in place of a progress bar that stands there."""
+    over_the_bar = "\r\033[K" if sys.stderr is not None and sys.stderr.isatty() else ""
+    stream = getattr(sys.stderr, "bare", sys.stderr)
+    _attempt(lambda: print(over_the_bar + printable(text), file=stream, flush=True))
+
+
+def speak_safely() -> None:
+    """From now on what cannot be said stops nothing: a stream that is closed, full, read by nobody, or of an
+    encoding that lacks a letter; and what is said moves no terminal. Called first by every script.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: the next file would get its number, and what libraries print with it
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = open(os.devnull, "w", encoding="utf-8")
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+        if not isinstance(stream, SafeStream):
+            setattr(sys, name, SafeStream(stream))
+
+
+class SafeStream:
+    """stdout or stderr, cleaned, and never a reason to end. A class, since print, argparse, tqdm, warnings
+    and tracebacks all write by themselves; `bare` is the stream behind it.
+    """
+
+    def __init__(self, bare: TextIO):
+        self.bare = bare
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.bare, name)
+
+    def write(self, text: str) -> int:
+        _attempt(lambda: self.bare.write(printable(text, kept="\n\r\t")))  # tqdm's bar starts with \r
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        _attempt(self.bare.flush)
+
+
+def _attempt(call: Callable[[], Any]) -> None:
+    # RuntimeError: a signal's handler that prints in the middle of a print.
+    with suppress(OSError, ValueError, RuntimeError):
+        call()
 
 
 # -- the machine ---------------------------------------------------------------------------------------------
@@ -150,12 +209,14 @@ class Progress:
         self.bar = None
         if not is_shown:
             self.interval = math.inf
-        elif sys.stderr.isatty():
+        elif sys.stderr is not None and sys.stderr.isatty():
             try:
                 from tqdm import tqdm
 
                 scaled = {"unit": unit, "unit_scale": unit == "B"}  # 3.2 MB instead of 3200000 B
-                self.bar = tqdm(desc=label, initial=done, total=total, dynamic_ncols=True, **scaled)
+                self.bar = tqdm(
+                    desc=printable(label), initial=done, total=total, dynamic_ncols=True, **scaled
+                )
             except ImportError:
                 pass
 
@@ -165,7 +226,7 @@ class Progress:
         self.total = total or self.total
         if self.bar is not None:
             self.bar.total = self.total
-            self.bar.set_postfix_str(note, refresh=False)
+            self.bar.set_postfix_str(printable(note), refresh=False)
             self.bar.update(count)
             return
         now = time.monotonic()
@@ -174,7 +235,7 @@ class Progress:
             pace = (now - self.started) / (self.done - self.first)
             left = f", {clock(pace * (self.total - self.done))} left" if self.total else ""
             note = f", {note}" if note else ""
-            print(f"{self.label}: {self._place()}{note}{left}", file=sys.stderr, flush=True)
+            say(f"{self.label}: {self._place()}{note}{left}")
 
     def _place(self) -> str:
         if self.unit == "B":
@@ -186,6 +247,39 @@ class Progress:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+# -- files from outside: a pipe would be waited for without end, a device read without end -------------------
+
+LARGEST_TEXT = 64 << 20  # bytes of a table, of JSON, of answers: far more than any of ours
+
+
+def open_regular(path: str | Path, largest: int) -> BinaryIO:
+    """A regular file of at most `largest` bytes, open for reading; OSError says what it is else."""
+    file = open(path, "rb", opener=_without_waiting)
+    status = os.fstat(file.fileno())
+    reason = None
+    if not stat.S_ISREG(status.st_mode):
+        reason = OSError(errno.EINVAL, "not a regular file", str(path))
+    elif status.st_size > largest:
+        reason = OSError(errno.EFBIG, f"larger than {largest / 1e6:,.0f} MB", str(path))
+    if reason is not None:
+        file.close()
+        raise reason
+    return file
+
+
+def read_regular(path: str | Path, largest: int = LARGEST_TEXT) -> bytes:
+    """All bytes of a regular file; OSError, see open_regular, also where it grows beyond `largest`."""
+    with open_regular(path, largest) as file:
+        data = file.read(largest + 1)
+    if len(data) > largest:
+        raise OSError(errno.EFBIG, f"larger than {largest / 1e6:,.0f} MB", str(path))
+    return data
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 # -- files that are whole or not there: written under a temporary name in the same folder, then renamed ------
@@ -218,9 +312,10 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented UTF-8 JSON."""
+    """Write `value` as indented UTF-8 JSON; a path that is no UTF-8 is escaped, and read as it was."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def check_writable(folder: str, output: str) -> None:
