@@ -24,7 +24,15 @@ from typing import Any
 import torch
 
 from engine import checkpoint, distributed
-from engine.base import UserError, available_cores, plain_errors, write_atomically, write_json
+from engine.base import (
+    UserError,
+    available_cores,
+    plain_errors,
+    printable,
+    say,
+    write_atomically,
+    write_json,
+)
 from engine.run_folder import CONFIG, LAST, LOG, MAY_DIFFER, METRICS, PREVIOUS, SNAPSHOTS, TENSORBOARD
 
 
@@ -211,27 +219,34 @@ class Run:
             self._metrics.write(json.dumps(line) + "\n")
             self._metrics.flush()
         if self._board is None:
+            self._board = self._open_board(step)
+        for name, value in values.items():
+            if self._board and isinstance(value, (int, float)):
+                self._board.add_scalar(name, value, step)
+
+    def _open_board(self, step: int) -> Any:
+        """TensorBoard's writer, or False: it is an extra, and whatever it lacks ends no training."""
+        try:
             from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
-            self._board = SummaryWriter(str(self.folder / TENSORBOARD), purge_step=step)
-        for name, value in values.items():
-            if isinstance(value, (int, float)):
-                self._board.add_scalar(name, value, step)
+            return SummaryWriter(str(self.folder / TENSORBOARD), purge_step=step)
+        except Exception as error:  # a package that is missing, a folder whose name is no UTF-8
+            self.say(f"note: no events for TensorBoard ({type(error).__name__}: {error})")
+            return False
 
     def say(self, line: str) -> None:
         """A line on stderr and in log.txt."""
         if not distributed.is_main():
             return
-        over_the_bar = "\r\033[K" if sys.stderr.isatty() else ""
-        print(over_the_bar + line, file=sys.stderr, flush=True)
+        say(line)
         # On a full disk the next checkpoint says so; the log is no reason to lose the steps until then.
         with suppress(OSError), open(self.folder / LOG, "a", encoding="utf-8") as log:
-            log.write(time.strftime("%Y-%m-%d %H:%M:%S ") + line + "\n")
+            log.write(time.strftime("%Y-%m-%d %H:%M:%S ") + printable(line) + "\n")
 
     def close(self) -> None:
         """Close its files and give up the lock; a process that ends does so by itself."""
         for file in (self._metrics, self._board, self._lock):
-            if file is not None:
+            if file:
                 file.close()
 
 
@@ -250,7 +265,7 @@ class Stopper:
             number == signal.SIGINT
         ):  # the second one ends the process at once; torchrun and schedulers repeat SIGTERM
             signal.signal(number, signal.SIG_DFL)
-            print("\nstopping after this step; Ctrl-C once more ends at once", file=sys.stderr)
+            say("stopping after this step; Ctrl-C once more ends at once")
 
     def asked(self) -> bool:
         return self.signal is not None or (self.deadline is not None and time.monotonic() >= self.deadline)

@@ -18,12 +18,11 @@ import json
 import math
 import os
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
-from engine.base import say
+from engine.base import read_regular, run_script, say
 
 CONFIG = "config.json"  # every argument, recipe, versions, commit, machine, and whether it is finished
 METRICS = "metrics.jsonl"  # one JSON object a line: step, epoch, time, values
@@ -189,7 +188,7 @@ def read_json(path: Path) -> Any:
     ValueError.
     """
     try:
-        return _clean(json.loads(path.read_text(encoding="utf-8")))
+        return _clean(json.loads(read_regular(path).decode("utf-8")))
     except RecursionError:
         raise ValueError("its lists lie too deep inside one another") from None
 
@@ -197,7 +196,7 @@ def read_json(path: Path) -> Any:
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
     """One line for each step: what its lines say together, of work that was done twice the later."""
     try:
-        text = path.read_bytes().decode("utf-8", errors="replace")
+        text = read_regular(path).decode("utf-8", errors="replace")
     except OSError:
         return []
     lines = {}
@@ -259,4 +258,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)
