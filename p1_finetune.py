@@ -27,12 +27,17 @@ Where labels are in the names (50 classes), the usual recipe is `small`. For wan
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Sequence, Tuple
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
+
 from engine.arguments import add_training_flags, chosen_recipe, fill_in, flag_adder
+from engine.base import speak_safely
 from recipes.p1_finetune import RECIPES, VGG_LR
 
 Normalisation = Tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each colour
@@ -152,6 +157,7 @@ def check_settings(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
 
 
 if __name__ == "__main__":
+    speak_safely()
     ARGUMENTS = parse_arguments()  # before torch, which takes two seconds: --help and mistakes don't wait
 
 import numpy as np

@@ -20,10 +20,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from typing import Any, Iterator, Sequence
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
+
 from engine.arguments import nonempty_path, positive_count, positive_number
-from engine.base import default_workers, require_packages
+from engine.base import default_workers, require_packages, speak_safely
 from engine.checkpoint import TTA_CHOICES
 from engine.checkpoint_choice import read_models, with_state
 
@@ -76,6 +79,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    speak_safely()
     # Before torch, which takes two seconds to import: --help and mistakes don't wait.
     ARGUMENTS = parse_arguments()
     require_packages()

@@ -21,10 +21,15 @@ CPU process a seed gives the same weights bit for bit, on GPUs closely.
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from functools import partial
 from typing import Sequence, Tuple
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
+
 from engine.arguments import add_training_flags, chosen_recipe, fill_in, flag_adder
+from engine.base import speak_safely
 from recipes.p1_ssl_pretrain import RECIPES
 
 Normalisation = Tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each colour
@@ -76,6 +81,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    speak_safely()
     ARGUMENTS = parse_arguments()  # before torch, which takes two seconds: --help and mistakes don't wait
 
 import torch

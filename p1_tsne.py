@@ -25,10 +25,14 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any, Sequence
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
+
 from engine.arguments import nonempty_path, positive_count
+from engine.base import speak_safely
 from engine.checkpoint_choice import read_models
 
 LEAST_IMAGES = 10  # fewer points are no picture
@@ -71,6 +75,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    speak_safely()
     # Before torch, which takes two seconds to import: --help and mistakes don't wait.
     ARGUMENTS = parse_arguments()
 

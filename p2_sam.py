@@ -27,9 +27,11 @@ import sys
 from functools import partial
 from typing import Any, Callable, Sequence
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
+
 from engine import manifest
 from engine.arguments import nonempty_path, positive_count, positive_number
-from engine.base import UserError, install_command, require_packages, run_script, say
+from engine.base import UserError, install_command, require_packages, run_script, say, speak_safely
 from engine.checkpoint_choice import read_models
 
 POINTS_PER_SIDE, POINTS_PER_BATCH = {"cpu": 16}, {"cpu": 16}  # by device; any other has 32 and 64
@@ -130,6 +132,7 @@ def require_more(*packages: str) -> None:
 
 
 if __name__ == "__main__":
+    speak_safely()
     # Before torch, which takes two seconds to import: --help and mistakes don't wait.
     ARGUMENTS = parse_arguments()
     require_packages()

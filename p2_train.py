@@ -20,11 +20,16 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import sys
 from functools import partial
 from typing import Sequence, Tuple
 from zipfile import BadZipFile
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
+
 from engine.arguments import add_training_flags, chosen_recipe, fill_in, flag_adder
+from engine.base import speak_safely
 from recipes.p2_train import RECIPES
 
 AUXILIARY_WEIGHT = 0.4  # of the loss of a head on earlier features, as torchvision trains its own
@@ -106,6 +111,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    speak_safely()
     ARGUMENTS = parse_arguments()  # before torch, which takes two seconds: --help and mistakes don't wait
 
 import numpy as np

@@ -141,7 +141,11 @@ def _report(entry: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python3 -m engine.publish", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python3 -m engine.publish",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "model", type=Path, metavar="RUN/model.pt", help="a trained model.pt, or its run folder"
     )
