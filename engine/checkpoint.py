@@ -109,7 +109,7 @@ def _rules(model: dict[str, Any]) -> dict[str, tuple[bool, str]]:
     import torch
 
     classes, scale, size = model["classes"], model.get("scale"), model.get("image_size")
-    is_named = all(isinstance(name, str) for name in classes)
+    is_named = all(isinstance(name, str) and _can_be_written(name) for name in classes)
     tta_choices = TTA_CHOICES.get(model["problem"], ())
     return {
         "problem": (bool(tta_choices), f"is none of {', '.join(TTA_CHOICES)}"),
@@ -123,6 +123,11 @@ def _rules(model: dict[str, Any]) -> dict[str, tuple[bool, str]]:
         "classes": (
             is_named and model["arguments"].get("num_classes", len(classes)) == len(classes),
             "are no names, or not as many as the network's",
+        ),
+        "score": (
+            all(isinstance(name, str) for name in model["score"])
+            and not any(type(value) is int and abs(value) > 2**53 for value in model["score"].values()),
+            "holds a number that is too large",
         ),
         "integer_labels": (
             not model.get("integer_labels")
@@ -143,8 +148,16 @@ def _rules(model: dict[str, Any]) -> dict[str, tuple[bool, str]]:
     }
 
 
+def _can_be_written(name: str) -> bool:
+    """Into a CSV, where a name that came from a file's may be no UTF-8."""
+    try:
+        return bool(name.encode("utf-8", "surrogateescape")) or not name
+    except UnicodeEncodeError:
+        return False
+
+
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) < 1e300 and math.isfinite(value)
 
 
 def _are_three(values: list, least: float) -> bool:

@@ -175,7 +175,9 @@ def print_tables(runs: Sequence[RunRecord]) -> None:
             console.print(
                 table("No runs", [Column("run"), Column("what is missing")], strangers), "", sep="\n"
             )
-    print("\n".join(line.rstrip() for line in capture.get().rstrip().split("\n")))
+    text = "\n".join(line.rstrip() for line in capture.get().rstrip().split("\n"))
+    # The colours are ours; what runs say has been cleaned (one_line).
+    print(text, file=getattr(sys.stdout, "bare", sys.stdout) if is_terminal else sys.stdout)
 
 
 def results(kind: Kind, named: Sequence[tuple[str, RunRecord]]) -> Table:
