@@ -16,8 +16,10 @@ import argparse
 import json
 import os
 import re
+import stat
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -32,6 +34,10 @@ RED = 4
 CLASS_OF_CODE = np.zeros(8, dtype=np.intp)
 for _class, (_r, _g, _b) in enumerate(COLOURS):
     CLASS_OF_CODE[4 * (_r >= 128) + 2 * (_g >= 128) + (_b >= 128)] = _class
+
+# Masks are opened as these alone, whatever they are called: EPS, for one, starts a program.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+LARGEST_FILE = 1 << 30  # bytes
 
 COURSE_NAME = re.compile(r"([0-9]+)(?:_mask)?\.png")  # 0012_mask.png, or 0012.png in 2021 and 2022
 
@@ -59,18 +65,17 @@ def read_rgb(path: str) -> np.ndarray:
     MaskError for anything but a colour image.
     """
     try:
-        with Image.open(path) as image:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
+            raise MaskError(f"{path}: not a regular file; put a mask there")
+        if status.st_size > LARGEST_FILE:
+            raise MaskError(f"{path}: {status.st_size:,} bytes, too many for a mask; write this mask again")
+        with Image.open(path, formats=FORMATS) as image:
             is_grey = len(image.getbands()) < 3 and image.mode not in ("P", "PA")
             rgb = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    # What Pillow raises for broken files depends on the byte that is broken.
-    except (
-        Image.DecompressionBombError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        ArithmeticError,
-    ) as error:
+    except (MaskError, MemoryError):
+        raise
+    except Exception as error:  # what Pillow raises for broken files depends on the byte that is broken
         reason = (
             "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None)
         )
@@ -141,10 +146,7 @@ def pair_masks(pred_folder: str, label_folder: str) -> list[tuple[str, str]]:
         count = f"{len(preds)} masks in {pred_folder}, but {len(labels)} in {label_folder}"
         raise MaskError(f"{count}; each needs its partner")
     elif preds != labels:
-        print(
-            "note: not all names are like 0012_mask.png: paired by their position in the sort",
-            file=sys.stderr,
-        )
+        say("note: not all names are like 0012_mask.png: paired by their position in the sort")
     return [
         (os.path.join(pred_folder, pred), os.path.join(label_folder, label))
         for pred, label in zip(preds, labels)
@@ -193,8 +195,8 @@ def mean_of(ious: list[float]) -> np.float64:
 
 def print_scores(ious: list[float]) -> None:
     for index, iou in enumerate(ious):
-        print(f"class #{index} : {iou:1.5f}")
-    print(f"\nmean_iou: {mean_of(ious):f}\n")
+        tell(f"class #{index} : {iou:1.5f}")
+    tell(f"\nmean_iou: {mean_of(ious):f}\n")
 
 
 def mean_iou_score(pred: np.ndarray, labels: np.ndarray) -> np.float64:
@@ -214,9 +216,9 @@ def mean_iou_score(pred: np.ndarray, labels: np.ndarray) -> np.float64:
 
 
 def print_confusion(confusion: np.ndarray) -> None:
-    print("pixels of each label (rows) and prediction (columns)")
+    tell("pixels of each label (rows) and prediction (columns)")
     for name, row in zip(("", *CLASS_NAMES), (CLASS_NAMES, *confusion.tolist())):
-        print(f"{name:11}" + "".join(f"{entry:>12}" for entry in row))
+        tell(f"{name:11}" + "".join(f"{entry:>12}" for entry in row))
 
 
 def write_json(path: str, value: dict) -> None:
@@ -257,10 +259,7 @@ def main(args: argparse.Namespace) -> None:
     for side, count in red.items():
         if count:
             folder = getattr(args, side)
-            print(
-                f"note: {folder}: {count} red pixels, a colour of no class, are scored as class 0",
-                file=sys.stderr,
-            )
+            say(f"note: {folder}: {count} red pixels, a colour of no class, are scored as class 0")
 
     # Rows are labels, columns predictions.
     confusion = np.zeros((len(CLASS_NAMES), len(CLASS_NAMES)), dtype=np.int64)
@@ -276,11 +275,37 @@ def main(args: argparse.Namespace) -> None:
         print_confusion(confusion)
 
 
+def tell(text: str) -> None:
+    """Print a result; a disk that is full or a reader that has left stops nothing."""
+    with suppress(OSError, ValueError):
+        print(text)
+
+
+def say(text: str) -> None:
+    """One line on stderr, where there is one: what moves a terminal is escaped, and so are letters that its
+    encoding lacks.
+    """
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def finish(status: int) -> None:
+    """Leave with this status, also where nobody reads the scores any more, or the disk is full."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the last flush, which is Python's own
+    sys.exit(status)
+
+
 if __name__ == "__main__":
     try:
         main(get_args())
     except MaskError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(error.exit_status)
+        say("error: " + " ".join(str(error).split()))
+        finish(error.exit_status)
     except KeyboardInterrupt:
-        sys.exit(130)
+        finish(130)
+    finish(0)

@@ -17,7 +17,10 @@ def read_masks(folder: str) -> np.ndarray:
     names = sorted(name for name in os.listdir(folder) if name.endswith(".png"))
     masks = np.zeros((len(names), 512, 512))
     for i, name in enumerate(names):
-        mask = np.array(Image.open(os.path.join(folder, name)))
+        path = os.path.join(folder, name)
+        if not os.path.isfile(path):
+            sys.exit(f"{path!a}: not a regular file")
+        mask = np.array(Image.open(path, formats=["PNG"]))
         mask = (mask >= 128).astype(int)
         mask = 4 * mask[:, :, 0] + 2 * mask[:, :, 1] + mask[:, :, 2]
         masks[i, mask == 3] = 0  # cyan, urban
