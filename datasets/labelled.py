@@ -17,7 +17,7 @@ from torch import Tensor
 
 from datasets.cache import ImageCache, cached_images
 from datasets.images import ImageError, evaluation_image, path_inside, read_rgb
-from datasets.tables import NO_LABEL, labels_in_names, read_labels
+from datasets.tables import labels_in_names, read_labels
 from engine.base import UserError, say
 
 HELD_OUT = 20  # without images to validate on, every 20th image of training is one
@@ -152,11 +152,11 @@ def _labelled_rows(folder: str | Path, table: str | Path | None) -> list[tuple[s
     table_rows = labels_in_names(folder) if table is None else read_labels(table)
     rows = [(row["filename"], row["label"]) for row in table_rows]
     for number, (name, label) in enumerate(rows, start=1):
-        if label in NO_LABEL and table is None:
+        if not label and table is None:
             raise UserError(
                 f"{folder}: {name} has no label in its name, as in 7_123.png; give the CSV with the labels"
             )
-        if label in NO_LABEL:
+        if not label:
             raise UserError(f"{table}: row {number} ({name}) has no label; training needs one in every row")
     return rows
 
@@ -174,11 +174,9 @@ def _load(
         raise UserError(f"{folder}: no such folder; it should hold the images of {table}")
     source = table or folder
     numbers = {name: number for number, name in enumerate(classes)}
-    in_numbers = are_integers(classes)
     names, labels, paths, escaping = [], [], [], []
     for name, label in rows:
-        key = str(int(label)) if in_numbers and are_integers([label]) else label
-        if key not in numbers:
+        if label not in numbers:
             raise UserError(
                 f"{source}: label {label!r} of {name} is none of the {len(classes)} classes of training"
             )
@@ -187,7 +185,7 @@ def _load(
             escaping.append(name)
         else:
             names.append(name)
-            labels.append(numbers[key])
+            labels.append(numbers[label])
             paths.append(Path(path))
 
     images = cached_images(paths, read, cache_name, cache)

@@ -4,7 +4,7 @@
     python3 -m datasets.score predictions.csv hw1_data/p1_data/val_50    # labels in the images' names
 
 Rows are matched by file name (`filename`, or `image_id` in early editions), and by `id` where both files have
-it; their order may differ. Labels are compared as text, so numbers and class names both work.
+it; their order may differ. Labels are numbers or class names, read as in training: `3`, `3.0` and `03` are 3.
 
 Exit status: 0 scored; 2 nothing scored, the reason is one line on stderr.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Iterable, Sequence
 
 from datasets.images import natural_key
-from datasets.tables import NO_LABEL, labels_in_names, read_labels
+from datasets.tables import labels_in_names, read_labels
 from engine.base import UserError, run_script
 
 Key = tuple  # (filename,) or (id, filename)
@@ -61,7 +61,7 @@ def matched_labels(predictions: str | Path, truth: str | Path) -> list[tuple[str
                 "give the prediction of this very CSV"
             )
     pairs = [pair for key in true for pair in zip(predicted[key], true[key])]
-    unlabelled = sum(label in NO_LABEL for _, label in pairs)
+    unlabelled = sum(not label for _, label in pairs)
     if unlabelled:
         raise UserError(
             f"{truth}: {unlabelled} of {len(pairs)} rows have no label; give a CSV with the true labels"

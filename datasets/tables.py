@@ -8,51 +8,58 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Iterable, Sequence
 
 from datasets.images import list_images
-from engine.base import UserError, cannot_write, write_atomically
+from engine.base import LARGEST_TEXT, UserError, cannot_write, read_regular, write_atomically
 
-NO_LABEL = ("", "None", "NONE")  # what the course's test files have instead of labels
+NO_LABEL = ("", "None", "NONE", "nan", "NaN")  # the course's test files, and pandas where there is none
+_WHOLE_NUMBER = re.compile(r"0*([0-9]{1,9})(\.0*)?")  # 3, 03 and pandas' 3.0
+COLUMNS = ("id", "filename", "image_id", "label", "truth")  # what any table of the course's or ours has
 PREDICTIONS = ("filename", "label", "truth")  # the columns of a run's own predictions
 
 
 def read_table(path: str | Path, required: Sequence[str] = ("filename",)) -> list[dict[str, str]]:
-    """One dict for each row below the header, cell by column name ("id", "filename", ...), as it stands in
-    the file.
+    """One dict for each row below the header, cell by column name (those of COLUMNS), as it stands in the
+    file.
 
-    A byte-order mark, either line end, quotes, blank lines, more columns and other orders of them are taken
-    as they are meant; cells that a short row lacks are "". UserError when it can't be read, isn't UTF-8, or
-    lacks a column.
+    A byte-order mark, either line end, quotes, spaces after commas, blank lines, more columns and other
+    orders of them are taken as they are meant; cells that a short row lacks are "". UserError when it can't
+    be read, isn't UTF-8, or lacks a column.
     """
     needs = f"give a CSV with the column{'s' if len(required) > 1 else ''} {', '.join(required)}"
     try:
-        with open(path, "rb") as file:
-            text = file.read().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; {needs}") from None
+        text = read_regular(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except (OSError, ValueError) as error:  # ValueError: NUL in the path
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}; {needs}") from None
     # The csv module refuses NUL before Python 3.11: another character, one that the text lacks, stands in for
     # it.
-    stand_in = (
-        next(chr(code) for code in range(0xE000, 0x110000) if chr(code) not in text) if "\0" in text else "\0"
-    )
+    stand_in, used = "\0", set(text)
+    if "\0" in used:
+        stand_in = next(chr(code) for code in range(0xE000, 0x110000) if chr(code) not in used)
+    lines = io.StringIO(text.replace("\0", stand_in), newline="")
+    csv.field_size_limit(LARGEST_TEXT)
     try:
-        rows = list(csv.reader(io.StringIO(text.replace("\0", stand_in), newline="")))
+        # A quote after a space is meant to open a quoted cell; then no cell begins with a space.
+        reader = csv.reader(lines, skipinitialspace=', "' in text)
+        rows = (row for row in reader if any(cell.strip() for cell in row))
+        header = [name.strip().lower() for name in next(rows, [])]
+        for column in required:
+            if column not in header:
+                found = f"only {', '.join(header)}"[:200] if header else "the file is empty"
+                raise UserError(f"{path}: no column '{column}' ({found}); {needs}")
+        # Of two columns with one name, the first.
+        columns = {name: header.index(name) for name in (*COLUMNS, *required) if name in header}
+        return [
+            {name: row[i].replace(stand_in, "\0") if i < len(row) else "" for name, i in columns.items()}
+            for row in rows
+        ]
     except csv.Error as error:
         raise UserError(f"{path}: not a CSV ({error}); {needs}") from None
-    rows = [
-        [cell.replace(stand_in, "\0") for cell in row] for row in rows if any(cell.strip() for cell in row)
-    ]
-    header = [name.strip().lower() for name in rows[0]] if rows else []
-    for column in required:
-        if column not in header:
-            found = f"only {', '.join(header)}"[:200] if header else "the file is empty"
-            raise UserError(f"{path}: no column '{column}' ({found}); {needs}")
-    columns = {name: header.index(name) for name in header}  # of two columns with one name, the first
-    return [{name: row[i] if i < len(row) else "" for name, i in columns.items()} for row in rows[1:]]
 
 
 def write_table(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -72,17 +79,39 @@ def _quoted(cell: object) -> str:
 
 
 def read_labels(path: str | Path) -> list[dict[str, str]]:
-    """The rows of a CSV with `filename` (or `image_id`) and `label`, at least one; UserError otherwise."""
+    """The rows of a CSV with `filename` (or `image_id`) and `label`, at least one; UserError otherwise.
+
+    Labels, and true ones in a column `truth`, are read as `as_labels` says.
+    """
     rows = read_table(path, ("label",))
     if not rows:
         raise UserError(f"{path}: has no row below its header; give a CSV with labels")
     if "filename" not in rows[0]:
         if "image_id" not in rows[0]:
-            raise UserError(
-                f"{path}: no column 'filename' (only {', '.join(rows[0])}); give a CSV with file names"
-            )
+            raise UserError(f"{path}: no column 'filename'; give a CSV with file names")
         rows = [{**row, "filename": row["image_id"]} for row in rows]
-    return [{column: cell.strip() for column, cell in row.items()} for row in rows]
+    rows = [{column: cell.strip() for column, cell in row.items()} for row in rows]
+    return _with_labels(rows)
+
+
+def as_labels(cells: Iterable[str]) -> list[str]:
+    """The one reading of a table's labels, in training, inference and scoring: `3`, `3.0` and `03` are "3"
+    where all labels are whole numbers; what is no label (NO_LABEL) is "".
+    """
+    labels = ["" if cell.strip() in NO_LABEL else cell.strip() for cell in cells]
+    numbers = [_WHOLE_NUMBER.fullmatch(label) for label in labels]
+    if not all(number or not label for number, label in zip(numbers, labels)):
+        return labels
+    return [str(int(number.group(1))) if number else "" for number in numbers]
+
+
+def _with_labels(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The same rows, their labels read as they are meant."""
+    for column in ("label", "truth"):
+        if column in rows[0]:
+            labels = as_labels(row[column] for row in rows)
+            rows = [{**row, column: label} for row, label in zip(rows, labels)]
+    return rows
 
 
 def write_predictions(
@@ -106,14 +135,13 @@ def read_predictions(path: str | Path) -> list[tuple[str, str, str]]:
     rows = read_table(path, PREDICTIONS)
     if not rows:
         raise UserError(f"{path}: has no row below its header; train the run again in a new folder")
-    return [(row["filename"], row["truth"].strip(), row["label"].strip()) for row in rows]
+    return [(row["filename"], row["truth"], row["label"]) for row in _with_labels(rows)]
 
 
 def read_class_names(path: str | Path) -> dict[str, str]:
     """Label → name from a classes.txt, a name a line; empty where there is none, or none that can be read."""
     try:
-        # A device or a pipe would never end.
-        text = Path(path).read_bytes().decode("utf-8-sig", errors="replace") if Path(path).is_file() else ""
+        text = read_regular(path).decode("utf-8-sig", errors="replace")
     except OSError:
         return {}
     names = text.replace("\r\n", "\n").rstrip("\n").split("\n")
@@ -127,4 +155,4 @@ def labels_in_names(folder: str | Path) -> list[dict[str, str]]:
     rows = [{"filename": name, "label": name.rpartition("_")[0]} for name in list_images(folder)]
     if not rows:
         raise UserError(f"{folder}: no image in it; give a folder of labelled images")
-    return rows
+    return _with_labels(rows)
