@@ -29,6 +29,11 @@ def classes_of_colours(rgb: np.ndarray) -> np.ndarray:
     return np.take(_CLASS_OF_CODE, (bits[..., 0] << 2) | (bits[..., 1] << 1) | bits[..., 2])
 
 
+def is_of_a_class(rgb: np.ndarray, tolerance: int = 0) -> np.ndarray:
+    """(..., 3) uint8 colours → (...) bool: each channel is 0 or 255, to a tolerance. True of red as well."""
+    return ((rgb <= tolerance) | (rgb >= 255 - tolerance)).all(axis=-1)
+
+
 def mask_image(classes: np.ndarray) -> Image.Image:
     """(H, W) classes 0 to 6 → RGB image."""
     image = Image.fromarray(np.ascontiguousarray(classes, dtype=np.uint8))

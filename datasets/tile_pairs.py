@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from pathlib import Path
 from typing import Sequence
 
@@ -13,12 +14,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from datasets.cache import ImageCache, cached_images
-from datasets.images import FORMATS, ImageError, list_images, read_rgb
-from datasets.palette import NUM_CLASSES, SCORED_CLASSES, UNKNOWN, classes_of_colours
+from datasets.images import FORMATS, LARGEST_FILE, ImageError, list_images, read_rgb
+from datasets.palette import (
+    NUM_CLASSES,
+    SCORED_CLASSES,
+    UNCLAIMED,
+    UNKNOWN,
+    classes_of_colours,
+    is_of_a_class,
+)
 from datasets.tiles import satellite_masks
-from engine.base import UserError, say
+from engine.base import UserError, open_regular, say
 
 IGNORED = 255  # in training targets: unknown, and the red that no class claims
+STRANGE = 8  # added, in the cache, to the class of a pixel whose colour is not exactly a class's
+MOST_STRANGE = 0.001  # share of pixels; the course's own masks have 27 in all
+LOSS = 8  # what a lossy format may add to a channel, or take from it
+_READ_AGAIN = 8  # masks, to say which colours are strange
 
 
 class TilePairs:
@@ -35,6 +47,10 @@ class TilePairs:
         return self._tiles[self._indices[index]]
 
     def mask(self, index: int) -> np.ndarray:
+        return self._masks[self._indices[index]] & (STRANGE - 1)
+
+    def marked_mask(self, index: int) -> np.ndarray:
+        """As mask, with STRANGE added where a pixel's colour is not exactly a class's."""
         return self._masks[self._indices[index]]
 
     def split(self, share: float, seed: int) -> tuple[TilePairs, TilePairs]:
@@ -89,17 +105,27 @@ def find_pairs(folder: str | Path) -> list[tuple[str, Path, Path]]:
     return pairs
 
 
-def read_mask(path: Path) -> np.ndarray:
+def read_mask(path: str | Path) -> np.ndarray:
     """(H, W) classes 0 to 7 of a mask in its colours.
 
     ImageError when it cannot be read, or has no colours.
     """
+    return classes_of_colours(read_colours(path))
+
+
+def read_colours(path: str | Path) -> np.ndarray:
+    """(H, W, 3) uint8 of a mask; ImageError as read_mask."""
     rgb = read_rgb(path, apply_exif=False)
-    with Image.open(path, formats=FORMATS) as image:
+    with open_regular(path, LARGEST_FILE) as file, Image.open(file, formats=FORMATS) as image:
         is_grey = Image.getmodebase(image.mode) == "L"  # 1, L, LA, I, F
     if is_grey:  # class numbers as grey values: as colours they would all be black
         raise ImageError(f"{path}: a grey image, not a mask; save it in the seven colours as RGB")
-    return classes_of_colours(rgb)
+    return rgb
+
+
+def _read_marked(path: Path) -> np.ndarray:
+    rgb = read_colours(path)
+    return np.where(is_of_a_class(rgb), 0, STRANGE).astype(np.uint8) | classes_of_colours(rgb)
 
 
 def read_tile(path: Path) -> np.ndarray:
@@ -114,7 +140,7 @@ def load_pairs(folder: str | Path, cache: str | Path | None, least: int = 1) -> 
     """
     pairs = find_pairs(folder)
     tiles = cached_images([tile for _, tile, _ in pairs], read_tile, "tile", cache)
-    masks = cached_images([mask for _, _, mask in pairs], read_mask, "mask", cache)
+    masks = cached_images([mask for _, _, mask in pairs], _read_marked, "marked-mask", cache)
     usable = []
     for index, (_, tile, mask) in enumerate(pairs):
         reason = tiles.errors.get(str(index)) or masks.errors.get(str(index))
@@ -128,7 +154,54 @@ def load_pairs(folder: str | Path, cache: str | Path | None, least: int = 1) -> 
         raise UserError(
             f"{folder}: {len(usable)} of its {len(pairs)} pairs can be used; {least} at least are needed"
         )
-    return TilePairs([pairs[index][0] for index in usable], tiles, masks, usable)
+    found = TilePairs([pairs[index][0] for index in usable], tiles, masks, usable)
+    check_colours(folder, found, [pairs[index][2] for index in usable])
+    return found
+
+
+def check_colours(folder: str | Path, pairs: TilePairs, paths: Sequence[Path]) -> None:
+    """Whether these are masks at all, judged by the colours of all of them; `paths` are their files.
+
+    UserError when no pixel has one of the six scored colours; a warning when many have none of the seven.
+    """
+    masks = [pairs.marked_mask(index) for index in range(len(pairs))]
+    strange = [np.count_nonzero(mask >= UNCLAIMED) for mask in masks]
+    share = sum(strange) / max(1, sum(mask.size for mask in masks))
+    is_mask = any((mask < SCORED_CLASSES).any() for mask in masks) or any(map(_has_scored_colour, paths))
+    if is_mask and share <= MOST_STRANGE:
+        return
+    most = sorted(range(len(masks)), key=lambda index: -strange[index])[:_READ_AGAIN]
+    colours = commonest_colours([paths[index] for index in most if strange[index]])
+    there = f"; the commonest such colours (R,G,B): {colours}" if colours else ""
+    if not is_mask:
+        raise UserError(
+            f"{folder}: no pixel of its {len(masks)} masks has one of the six scored colours{there}; "
+            "save the masks in the course's colours as RGB, not as class numbers"
+        )
+    say(
+        f"warning: {folder}: {share:.1%} of the pixels of its masks are red or of no class's colour{there}; "
+        "look whether they are the course's masks, with red before green and blue"
+    )
+
+
+def _has_scored_colour(path: Path) -> bool:
+    """Whether a pixel has one of the six scored colours as a lossy format leaves them."""
+    rgb = read_colours(path)
+    return bool((is_of_a_class(rgb, LOSS) & (classes_of_colours(rgb) < SCORED_CLASSES)).any())
+
+
+def commonest_colours(paths: Sequence[Path]) -> str:
+    """The three commonest colours of these masks that are red or not exactly a class's."""
+    counts: Counter = Counter()
+    for path in paths:
+        rgb = read_colours(path)
+        is_strange = ~is_of_a_class(rgb) | (classes_of_colours(rgb) == UNCLAIMED)
+        colours, numbers = np.unique(rgb[is_strange], axis=0, return_counts=True)
+        counts.update(dict(zip(map(tuple, colours.tolist()), numbers.tolist())))
+    total = max(1, sum(counts.values()))
+    return ", ".join(
+        f"({red},{green},{blue}) {number / total:.0%}" for (red, green, blue), number in counts.most_common(3)
+    )
 
 
 def rare_class_weights(pairs: TilePairs) -> np.ndarray:
