@@ -12,12 +12,16 @@ nothing was.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import sys
 from functools import partial
 from typing import Any, Iterable, Iterator, Sequence
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
+
 from engine.arguments import nonempty_path, positive_count, positive_number
-from engine.base import default_workers, require_packages
+from engine.base import default_workers, require_packages, speak_safely
 from engine.checkpoint import TTA_CHOICES
 from engine.checkpoint_choice import read_models
 
@@ -63,6 +67,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    speak_safely()
     # Before torch, which takes two seconds to import: --help and mistakes don't wait.
     ARGUMENTS = parse_arguments()
     require_packages()
@@ -70,9 +75,9 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor
 
-from datasets.images import ImageError, read_rgb
+from datasets.images import ImageError
 from datasets.palette import save_mask
-from datasets.tiles import find_tiles
+from datasets.tiles import find_tiles, read_tile
 from engine.base import Progress, UserError, cannot_write, check_writable, run_script, say, write_atomically
 from engine.device import choose_device, tune_allocator
 from engine.pipeline import Runner, batches_of_one_shape, read_ahead, run_each, write_behind
@@ -96,16 +101,20 @@ def main(args: argparse.Namespace) -> int:
         failed.append(name)
 
     def read(name: str) -> Tensor:
-        pixels = read_rgb(os.path.join(args.images, name), apply_exif=False)
+        pixels = read_tile(os.path.join(args.images, name))
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def readable() -> Iterator[tuple[str, Tensor]]:
-        for name, tile in read_ahead(read, mask_of_tile, args.workers, batch_size, ImageError):
+        named = [name for name in mask_of_tile if name not in failed]
+        for name, tile in read_ahead(read, named, args.workers, batch_size, ImageError):
             if isinstance(tile, ImageError):
                 fail(name, tile)
             else:
                 yield name, tile
 
+    for name, mask in mask_of_tile.items():
+        if is_too_long(args.output, mask):
+            fail(name, UserError(f"its mask's name has too many letters for the folder {args.output}"))
     with write_behind(write_mask, args.workers) as write:
         for batch in batches_of_one_shape(readable(), batch_size):
             for name, classes in run_each(runner, batch):
@@ -136,6 +145,18 @@ def check_output(output: str, images: str, masks: Iterable[str]) -> None:
             )
         if os.path.isdir(path):
             raise UserError(f"{path}: a folder lies where a mask belongs; give another --output")
+
+
+def is_too_long(output: str, mask: str) -> bool:
+    """Whether the file system of the folder, which may not be there yet, has no such long name."""
+    folder = os.path.abspath(output)
+    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    try:
+        os.lstat(os.path.join(folder, mask))
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
 
 
 def segmenter(

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from engine.base import UserError
+from engine.base import UserError, open_regular
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 # What a file is counts, not its name. Others (EPS starts a program, for one) are not opened.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 LARGEST_IMAGE = 89_478_485  # pixels; from here on Pillow itself speaks of a decompression bomb
+LARGEST_FILE = 1 << 30  # bytes; that many pixels of four channels with 16 bits each are fewer
 
 # Said once and for all threads, since warnings.catch_warnings is not safe in threads. Sizes are checked
 # below.
@@ -56,21 +57,19 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def read_rgb(path: str | Path, apply_exif: bool) -> np.ndarray:
+def read_rgb(path: str | Path, apply_exif: bool, longest_side: int | None = None) -> np.ndarray:
     """An image file as (H, W, 3) uint8; those to classify want `apply_exif`, tiles do not.
 
-    Raises ImageError when the file is missing, empty, truncated, a decompression bomb or no image.
+    Raises ImageError when the file is missing, empty, truncated, a decompression bomb, no image, or has a
+    side of more pixels than `longest_side`, where that is given.
     """
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
-            raise ImageError(f"{path}: not a file")
-        if status.st_size == 0:
-            raise ImageError(f"{path}: the file is empty")
-        with Image.open(path, formats=FORMATS) as image:
+        with open_regular(path, LARGEST_FILE) as file, _opened(file, path) as image:
             width, height = image.size
             if width * height > LARGEST_IMAGE:
                 raise ImageError(f"{path}: {width}x{height} pixels; taken for a decompression bomb")
+            if longest_side is not None and max(width, height) > longest_side:
+                raise ImageError(f"{path}: {width}x{height} pixels, above {longest_side:,} a side; cut it up")
             image.load()
             return _pixels(_upright(image) if apply_exif else image)
     except ImageError:
@@ -80,6 +79,12 @@ def read_rgb(path: str | Path, apply_exif: bool) -> np.ndarray:
     except Exception as error:  # Pillow's readers raise nearly anything on a broken file
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(f"{path}: {reason}") from None
+
+
+def _opened(file: BinaryIO, path: str | Path) -> Image.Image:
+    if os.fstat(file.fileno()).st_size == 0:
+        raise ImageError(f"{path}: the file is empty")
+    return Image.open(file, formats=FORMATS)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -108,7 +113,12 @@ def evaluation_image(rgb: np.ndarray, image_size: int) -> np.ndarray:
 
 
 def path_inside(folder: str | Path, name: str) -> str | None:
-    """Where the image `name` of a table lies; None when that is no place inside the folder."""
-    if not name or "\0" in name or os.path.isabs(name) or ".." in name.split("/"):
+    """Where the image `name` of a table lies; None when that is no place inside the folder.
+
+    Spaces around the name, as people write them after commas, are the file's only where one is called so.
+    """
+    bare = name.strip() or name
+    if not name or "\0" in name or os.path.isabs(bare) or ".." in bare.split("/"):
         return None
-    return os.path.join(folder, name)
+    path = os.path.join(folder, name)
+    return path if bare == name or os.path.lexists(path) else os.path.join(folder, bare)

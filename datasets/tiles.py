@@ -8,8 +8,12 @@ import os
 from pathlib import Path
 from typing import Iterable, NamedTuple, Sequence
 
-from datasets.images import list_images
+import numpy as np
+
+from datasets.images import list_images, read_rgb
 from engine.base import UserError
+
+LONGEST_SIDE = 4096  # pixels; the light network takes 6.3 GB for such a tile
 
 
 def satellite_masks(names: Iterable[str]) -> list[tuple[str, str]]:
@@ -43,6 +47,11 @@ def find_tiles(folder: str | Path) -> list[tuple[str, str]]:
             )
         tile_of_mask[mask] = name
     return named
+
+
+def read_tile(path: str | Path) -> np.ndarray:
+    """A tile that is to get a mask, (H, W, 3) uint8, not turned as EXIF says; ImageError."""
+    return read_rgb(path, apply_exif=False, longest_side=LONGEST_SIDE)
 
 
 class ChosenImage(NamedTuple):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections import Counter
 from pathlib import Path
 
@@ -11,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from datasets.cache import cached_images
-from datasets.images import FORMATS, evaluation_image, list_images, read_rgb
+from datasets.images import FORMATS, LARGEST_FILE, evaluation_image, list_images, read_rgb
 from datasets.labelled import MARGIN
-from engine.base import UserError, say
+from engine.base import UserError, open_regular, say
 
 _LOOKED_AT = 64  # images whose headers say how large the others will be
 
@@ -76,9 +74,7 @@ def common_side(paths: list[Path], largest: int) -> int:
 def _shorter_side(path: Path) -> int | None:
     """In pixels, from an image's header alone; None where that can't be read (read_rgb will say why)."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for without end
-            return None
-        with Image.open(path, formats=FORMATS) as image:
+        with open_regular(path, LARGEST_FILE) as file, Image.open(file, formats=FORMATS) as image:
             return min(image.size)
     except Exception:  # Pillow's readers raise nearly anything on a broken file
         return None
