@@ -19,7 +19,7 @@ from typing import IO, Callable, Sequence
 
 import numpy as np
 
-from engine.base import UserError, available_cores, say
+from engine.base import UserError, available_cores, read_regular, say
 
 _VERSION = 1
 _READING = ".reading-"  # how names of unfinished files start
@@ -88,8 +88,8 @@ def _opened(data: Path, index: Path, count: int) -> ImageCache | None:
     written.
     """
     try:
-        found = ImageCache(data, json.loads(index.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, OverflowError):  # no JSON, or another's
+        found = ImageCache(data, json.loads(read_regular(index).decode("utf-8")))
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # no JSON, or another's
         return None
     is_whole = (
         data.stat().st_size == found.offsets[-1] and len(found) == count and isinstance(found.errors, dict)

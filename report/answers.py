@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Sequence
 
-from engine.base import UserError, cannot_write, say
+from engine.base import UserError, cannot_write, read_regular, say
 from report.document import Question, line
 from report.text import cleaned, parser
 
@@ -77,7 +77,7 @@ def _make(path: Path, questions: Sequence[Question]) -> dict[str, str]:
 
 def _read(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror or error}); it holds the report's answers"

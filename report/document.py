@@ -12,6 +12,7 @@ from typing import Any, Sequence, Union
 
 from PIL import Image
 
+from engine.base import read_regular
 from report.text import cleaned, one_line, read_markdown
 
 
@@ -217,7 +218,7 @@ def _picture(picture: Picture, folder: Path) -> dict[str, Any]:
     """With its PNG and its size in inches, as drawn; a gap where there is no picture to be read."""
     path = folder / "figures" / f"{picture.name}.png"
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             image.load()
             width, height = image.size

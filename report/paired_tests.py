@@ -13,7 +13,6 @@ give the same figures. UserError where there is no test, in words that tell why.
 
 from __future__ import annotations
 
-import stat
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ import numpy as np
 
 from datasets.palette import NUM_CLASSES, SCORED_CLASSES
 from datasets.tables import read_predictions
-from engine.base import UserError
+from engine.base import UserError, open_regular
 from engine.run_folder import CONFUSIONS, PREDICTIONS, PREDICTIONS_LAST, RunRecord, best, scores
 
 SEED = 0
@@ -254,9 +253,7 @@ def read_confusions(path: str | Path) -> Confusions:
     """What p2_train.py wrote of its validation tiles; UserError where there is no such file, or another."""
     path = Path(path)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end
-            raise UserError(f"{path}: no plain file; train the run again in a new folder")
-        with zipfile.ZipFile(path) as packed:
+        with open_regular(path, LARGEST_FILE) as file, zipfile.ZipFile(file) as packed:
             if sum(part.file_size for part in packed.infolist()) > LARGEST_FILE:
                 raise UserError(f"{path}: larger than any run's; train the run again in a new folder")
         with np.load(path, allow_pickle=False) as arrays:
