@@ -241,7 +241,16 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
     name = f"{args.setting}-seed{args.seed}"
     if not args.dry_run:
         arguments = {**vars(args), "training_images": len(data.images), "num_classes": len(data.classes)}
-        run = Run(f"{args.output}/{name}", __file__, arguments, RECIPES[args.recipe])
+        inputs = {
+            "data": None,  # the four below
+            "train_images": data.images.names,
+            "train_csv": args.train_csv,
+            "val_images": data.validation.names,
+            "val_csv": args.val_csv,
+            "weights": args.weights,
+            "backbone": None,  # compared by backbone_sha256
+        }
+        run = Run(f"{args.output}/{name}", __file__, arguments, RECIPES[args.recipe], inputs)
         if run.is_finished:
             run.close()
             print(result_of(name, run.folder))

@@ -88,6 +88,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from datasets.images import list_images
 from datasets.labelled import LabelledImages, load_evaluation
 from datasets.unlabelled import load_unlabelled
 from datasets.views import epoch_images, two_views
@@ -143,7 +144,10 @@ def main(args: argparse.Namespace) -> int:
             print(f"dry run: {len(images)} images, one step, loss {loss.item():.4f}: all is well")
         return distributed.leave(0)
 
-    run = Run(args.output, __file__, {**vars(args), "training_images": len(images)}, RECIPES[args.recipe])
+    arguments = {**vars(args), "training_images": len(images)}
+    names = list_images(args.images)
+    inputs = {"images": names, "probe_csv": args.probe_csv, "weights": args.weights}
+    run = Run(args.output, __file__, arguments, RECIPES[args.recipe], inputs)
     processes = distributed.world_size()
     run.say(f"{args.model} {origin}; {len(images)} images; on {device}, {processes} process(es)")
     loop = Loop(

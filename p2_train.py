@@ -183,7 +183,9 @@ def main(args: argparse.Namespace) -> int:
             print(f"dry run: {args.model} {origin}; {counts}, one step, loss {loss.item():.4f}: all is well")
         return distributed.leave(0)
 
-    run = Run(args.output, __file__, {**vars(args), "training_tiles": len(train)}, RECIPES[args.recipe])
+    arguments = {**vars(args), "training_tiles": len(train)}
+    inputs = {"data": [*train.names, *validation.names], "weights": args.weights}
+    run = Run(args.output, __file__, arguments, RECIPES[args.recipe], inputs)
     run.say(f"{args.model} {origin}; {counts}; on {device}, {distributed.world_size()} process(es)")
     if distributed.is_main():
         side = round(args.scale * min(train.tile(0).shape[:2]))

@@ -8,6 +8,7 @@ arguments it is refused.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -19,7 +20,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 import torch
 
@@ -39,10 +40,19 @@ from engine.run_folder import CONFIG, LAST, LOG, MAY_DIFFER, METRICS, PREVIOUS, 
 class Run:
     """One run folder, locked for this process; of several that train together the main one alone writes."""
 
-    def __init__(self, folder: str | Path, script: str, arguments: dict[str, Any], recipe: dict[str, Any]):
+    def __init__(
+        self,
+        folder: str | Path,
+        script: str,
+        arguments: dict[str, Any],
+        recipe: dict[str, Any],
+        inputs: dict[str, str | Sequence[str] | None] | None = None,
+    ):
         """Make or reopen `folder`; `script` is the file that trains.
 
-        UserError when it is in use, is something else, or was made with other arguments.
+        `inputs` are the arguments that name a place, with what lies there: the names of images, or the path
+        of a file. They are compared by that, for a project moves. UserError when the folder is in use, is
+        something else, or was made with other arguments.
         """
         self.folder = Path(folder)
         self._metrics = self._board = self._lock = None
@@ -50,6 +60,7 @@ class Run:
             "script": Path(script).name,
             "arguments": arguments,
             "recipe": recipe,
+            "inputs": {name: _content(given) for name, given in (inputs or {}).items()},
             "total_steps": None,
             "finished": False,
         }
@@ -67,7 +78,7 @@ class Run:
             ):
                 raise UserError(f"{folder}: not empty and no run folder; give --output a new folder")
             if is_old:
-                self._refuse_other(self._read_config()["arguments"], begun["arguments"])
+                self._refuse_other(self._read_config(), begun)
             (self.folder / SNAPSHOTS).mkdir(parents=True, exist_ok=True)
             self._lock = self._take_lock()
             if is_old:
@@ -98,17 +109,22 @@ class Run:
         path = self.folder / CONFIG
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
-            if not (isinstance(config["arguments"], dict) and isinstance(config["recipe"], dict)):
-                raise TypeError("arguments or recipe is no object")
+            if not all(isinstance(config[name], dict) for name in ("arguments", "recipe", "inputs")):
+                raise TypeError("arguments, recipe or inputs is no object")
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise UserError(f"{path}: cannot be read ({error}); give --output a new folder") from None
         return config
 
-    def _refuse_other(self, old: dict[str, Any], new: dict[str, Any]) -> None:
+    def _refuse_other(self, begun: dict[str, Any], now: dict[str, Any]) -> None:
+        """UserError that names what is not as it was when the run was `begun`."""
+        old = {**begun["arguments"], **begun["inputs"]}
+        new = {**now["arguments"], **now["inputs"]}
+        # A flag that the run is older than may be there, where it says nothing.
+        silent = {name for name in new if name not in old and new[name] in (now["recipe"].get(name), None)}
         other = [
             f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
-            for name in sorted({*old, *new})
-            if name not in MAY_DIFFER and _plain(old.get(name)) != _plain(new.get(name))
+            for name in sorted({*old, *new} - {*MAY_DIFFER, *silent})
+            if _plain(old.get(name)) != _plain(new.get(name))
         ]
         if other:
             raise UserError(
@@ -301,6 +317,20 @@ def restore_random_state(state: dict[str, Any]) -> None:
 def _plain(value: Any) -> Any:
     """As JSON gives it back, so that a tuple equals the list that it became."""
     return json.loads(json.dumps(value, default=str))
+
+
+def _content(given: str | Sequence[str] | None) -> str | None:
+    """What lies at a place, in words: of images their number and names, of a file its bytes."""
+    if given is None or (isinstance(given, str) and not os.path.isfile(given)):
+        return given  # a word such as imagenet
+    digest = hashlib.sha256()
+    if not isinstance(given, str):
+        digest.update("\0".join(given).encode("utf-8", "surrogateescape"))
+        return f"{len(given)} images, sha256 of their names {digest.hexdigest()}"
+    with open(given, "rb") as file:
+        for part in iter(lambda: file.read(1 << 20), b""):
+            digest.update(part)
+    return f"sha256 {digest.hexdigest()}"
 
 
 def _surroundings() -> dict[str, Any]:

@@ -16,7 +16,7 @@ RECIPES = {
         "image_size": 128,
         "stem": "7x7",
         "augment": "unfrozen",
-        "min_area": 0.3,  # smallest share of a photograph that a crop covers ...
+        "min_area": 0.3,  # smallest share of an image that a crop covers ...
         "shift": 0,  # ... or by how many pixels at most it is moved, as it is
         "jitter": 0.3,  # how far contrast and saturation change at most, and twice the brightness
         "mix": "none",

@@ -12,7 +12,7 @@ RECIPES = {
         "epochs": 30,
         "optimizer": "adamw",
         "lr": 2e-3,  # the head's
-        "backbone_lr": 5e-4,  # the backbone's, where it starts from ready-made weights
+        "backbone_lr": 5e-4,  # the backbone's, where it starts from pretrained weights
         "weight_decay": 0.02,
         "schedule": "cosine",
         "warmup_steps": 100,

@@ -182,7 +182,7 @@ def test_first_middle_and_last_epoch_are_kept(finetune, tmp_path):
     assert kept == ["epoch_0002.pt"]
 
 
-# -- it goes on ----------------------------------------------------------------------------------------------
+# -- it resumes ----------------------------------------------------------------------------------------------
 
 
 def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(finetune, office, tmp_path, capsys):

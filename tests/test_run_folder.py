@@ -1,4 +1,4 @@
-"""A run folder goes on only as the run that it is, loses nothing, and repeats no line."""
+"""A run folder resumes only as the run that it is, loses nothing, and repeats no line."""
 
 from __future__ import annotations
 
@@ -44,6 +44,37 @@ def test_other_arguments_in_the_same_folder_are_refused_by_name(folder):
 def test_the_machine_may_change_under_a_run(folder):
     open_and_close(folder)
     open_and_close(folder, device="cpu", workers=2, max_minutes=5.0)
+
+
+def test_what_lies_at_a_place_counts_and_not_what_the_place_is_called(folder, tmp_path):
+    def begin(place, names, weights):
+        arguments = {**ARGUMENTS, "images": place, "weights": str(weights)}
+        inputs = {"images": names, "weights": str(weights)}
+        Run(folder, "script.py", arguments, {}, inputs).close()
+
+    for name, content in (("one.pt", b"1"), ("moved.pt", b"1"), ("other.pt", b"2")):
+        (tmp_path / name).write_bytes(content)
+    begin("here", ["a.png", "b.png"], tmp_path / "one.pt")
+    begin("there", ["a.png", "b.png"], tmp_path / "moved.pt")
+    with pytest.raises(UserError, match="images was '2 images, .* now '3 images"):
+        begin("here", ["a.png", "b.png", "c.png"], tmp_path / "one.pt")
+    with pytest.raises(UserError, match="weights was 'sha256 .* now 'sha256"):
+        begin("here", ["a.png", "b.png"], tmp_path / "other.pt")
+    with pytest.raises(UserError, match="weights was 'sha256 .* now 'imagenet'"):
+        begin("here", ["a.png", "b.png"], "imagenet")
+
+
+def test_a_flag_that_the_run_is_older_than_may_be_there_at_its_default(folder):
+    Run(folder, "script.py", ARGUMENTS, {}).close()
+    recipe = {"precision": "auto"}
+    Run(folder, "script.py", {**ARGUMENTS, "precision": "auto", "micro_batch": None}, recipe).close()
+    with pytest.raises(UserError, match="precision was None, now 'bf16'"):
+        Run(folder, "script.py", {**ARGUMENTS, "precision": "bf16"}, recipe)
+
+
+def test_what_a_recipe_says_of_itself_is_no_argument(folder):
+    Run(folder, "script.py", ARGUMENTS, {"assumed": ["lr"]}).close()
+    Run(folder, "script.py", ARGUMENTS, {"assumed": ["lr", "epochs"]}).close()
 
 
 def test_two_processes_cannot_train_in_one_folder(folder):
@@ -99,7 +130,7 @@ def test_hours_of_work_are_not_begun_anew_because_no_checkpoint_can_be_read(fold
 
 def test_a_refused_folder_is_not_touched(folder):
     folder.mkdir()
-    (folder / "config.json").write_text('{"arguments": {"lr": 9}, "recipe": {}}')
+    (folder / "config.json").write_text('{"arguments": {"lr": 9}, "recipe": {}, "inputs": {}}')
     with pytest.raises(UserError, match="other arguments"):
         open_and_close(folder)
     assert [path.name for path in folder.iterdir()] == ["config.json"]

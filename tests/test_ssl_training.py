@@ -1,4 +1,4 @@
-"""Pre-training without labels: it learns, goes on to the last bit, and leaves a backbone that fine-tuning
+"""Pre-training without labels: it learns, resumes to the last bit, and leaves a backbone that fine-tuning
 takes.
 """
 

@@ -1,5 +1,5 @@
-"""Around a training step: the rate follows its schedule, the average its formula, and every way to stop can
-go on.
+"""Around a training step: the rate follows its schedule, the average its formula, and from every way to stop
+a run resumes.
 """
 
 from __future__ import annotations
