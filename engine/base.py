@@ -282,6 +282,32 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
+# -- files of weights, before torch reads them ---------------------------------------------------------------
+
+
+def damage_of_zip(path: str | Path) -> str:
+    """What is wrong with a zip file, the form in which torch saves; "" when nothing is, or it is no zip file.
+
+    torch.load does not look at the sums that the file holds, so that one wrong bit would go unseen. OSError
+    when the file cannot be read.
+    """
+    import zipfile  # only what reads weights needs it
+
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\3\4":  # as torch tells them from its older files
+            return ""
+        try:
+            with zipfile.ZipFile(file) as archive:
+                if sum(part.file_size for part in archive.infolist()) > os.path.getsize(path):
+                    return "its parts are larger than the file"  # compressed: torch never does that
+                damaged = archive.testzip()
+        except OSError:
+            raise
+        except Exception as error:  # BadZipFile, zlib.error, NotImplementedError, EOFError, struct.error, ...
+            return f"damaged or cut off: {str(error)[:100] or type(error).__name__}"
+    return f"damaged: the bytes of {damaged!a:.100} are not those that were saved" if damaged else ""
+
+
 # -- files that are whole or not there: written under a temporary name in the same folder, then renamed ------
 
 # Asked for once: it can only be read by setting it, which would touch the files that other threads make

@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from engine.base import UserError, write_atomically
+from engine.base import UserError, damage_of_zip, write_atomically
 
 KINDS = {"p1": "p1", "p1_50": "p1", "p2": "p2"}  # what the model.pt for each problem says it was trained for
 TTA_CHOICES = {"p1": ("none", "flip"), "p2": ("none", "flip", "d4")}  # of --tta, by that kind
@@ -54,13 +54,16 @@ def save(path: str | Path, values: dict[str, Any]) -> None:
 def read(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU with weights_only=True.
 
-    UserError when it is missing, broken or no dict.
+    UserError when it is missing, broken (one wrong bit is enough) or no dict.
     """
     import torch
 
     if not Path(path).is_file():
         raise UserError(f"{path}: no such checkpoint file")
     try:
+        damage = damage_of_zip(path)
+        if damage:
+            raise UserError(f"{path}: not a readable checkpoint ({damage})")
         values = torch.load(path, map_location="cpu", weights_only=True)
     except (
         OSError,
@@ -99,7 +102,19 @@ def read_model(path: str | Path) -> dict[str, Any]:
     for key, (is_right, rule) in _rules(model).items():
         if not is_right:
             raise UserError(f"{path}: broken model.pt, '{key}' {rule}; train or download it again")
+    if not _is_finite(model["state"]):  # all of its answers would be one class
+        raise UserError(
+            f"{path}: its weights hold numbers that are not finite, from a training that failed; "
+            "train or download it again"
+        )
     return model
+
+
+def _is_finite(state: dict[str, Any]) -> bool:
+    try:
+        return all(bool(value.isfinite().all()) for value in state.values())
+    except RuntimeError:  # sparse, quantised, without storage: no network here has such weights
+        return False
 
 
 def _rules(model: dict[str, Any]) -> dict[str, tuple[bool, str]]:
