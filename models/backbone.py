@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from engine.base import UserError, say
 from models.classifiers import head_name, head_of
 from models.predict import predict_images
-from models.weights import load_pretrained, state_of_file
+from models.weights import load_pretrained, state_of_file, unwrapped
 
 # The last layer of a file's own network; report001's classifier has a place for it, the others have not.
 FC = "fc."
@@ -36,17 +36,22 @@ def start_from(network: nn.Module, name: str, weights: str, backbone: str | None
 def load_backbone(network: nn.Module, path: str | Path) -> str:
     """Load everything but the head from a file with the network's own keys; returns a line that says so.
 
-    The file must bring every other key, in the right shape. It may bring an `fc` as well (that of the
-    course's pretrain_model_SL.pt has 1,000 classes), which only a network with such a layer below its head
-    takes; without it that layer stays random. Anything else in the file is refused with a UserError.
+    The file, without wrappings (`models.weights.unwrapped`), must bring every other key in the right shape,
+    but for batch norms' num_batches_tracked, which old files lack and nothing here reads. It may bring an
+    `fc` as well (that of the course's pretrain_model_SL.pt has 1,000 classes), which only a network with such
+    a layer below its head takes; without it that layer stays random. Anything else in the file is refused
+    with a UserError.
     """
-    ours, given = network.state_dict(), state_of_file(Path(path))
+    ours = network.state_dict()
+    given = unwrapped(state_of_file(Path(path)), ours)
     new = [key for key in ours if key.startswith((head_name(network) + ".", FC))]
     fc = [key for key in new if key.startswith(FC) and not key.startswith(head_name(network) + ".")]
     if all(key in given and given[key].shape == ours[key].shape for key in fc):
         new = [key for key in new if key not in fc]
     state = {key: value for key, value in given.items() if not key.startswith(FC) or key in fc}
     state.update((key, ours[key]) for key in new)
+    uncounted = [key for key in ours if key.endswith("num_batches_tracked") and key not in state]
+    state.update((key, ours[key]) for key in uncounted)
     problems = [
         f"{what} {keys[0]}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
         for what, keys in (
@@ -65,7 +70,7 @@ def load_backbone(network: nn.Module, path: str | Path) -> str:
             f"{path}: holds numbers that are not finite, from a training that failed; give another file"
         )
     network.load_state_dict(state)
-    return f"{path}: {len(ours) - len(new)} tensors loaded; new: {', '.join(new)}"
+    return f"{path}: {len(ours) - len(new) - len(uncounted)} tensors loaded; new: {', '.join(new)}"
 
 
 def freeze_backbone(network: nn.Module) -> None:

@@ -18,7 +18,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 
 from engine.base import UserError
-from models.weights import state_of_file
+from models.weights import state_of_file, unwrapped
 
 PIXEL_MEAN, PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # of bytes, ImageNet's
 _TYPES = {
@@ -34,7 +34,8 @@ def load_sam(path: str | Path) -> Sam:
 
     Nothing in the file is run. UserError when it cannot be read, or is no Segment Anything.
     """
-    state = {key: value.float() for key, value in state_of_file(Path(path)).items()}
+    given = unwrapped(state_of_file(Path(path)), {"image_encoder.pos_embed"})
+    state = {key: value.float() for key, value in given.items()}
     try:
         with torch.device("meta"):  # shapes without memory: the file's own tensors take their place
             sam = build_sam(**sizes_of(state))

@@ -9,14 +9,19 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any, Collection, Mapping
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from engine.base import UserError
+from engine.base import UserError, damage_of_zip
 from models.builders import entry_of
 from models.classifiers import head_name
+
+# Under which keys trainings save the state of a network; of several the first. A model.pt's is "state".
+WRAPPINGS = ("state", "state_dict", "model_state_dict", "model", "net", "backbone", "encoder")
+LEARNER = "online_encoder.net."  # where byol-pytorch's learner keeps the network that it trains
 
 
 def load_pretrained(network: nn.Module, name: str, weights: str) -> str:
@@ -65,24 +70,91 @@ def _published_state(published: str) -> dict[str, Tensor]:
 
 
 def state_of_file(path: Path) -> dict[str, Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file of weights") from None
-    except Exception as error:  # torch.load raises a dozen kinds for a file that is no checkpoint
-        reason = (
-            str(error).splitlines()[0]
-            if isinstance(error, OSError)
-            else "broken, no checkpoint, or one with code"
+    """The tensors of a file by name: a state_dict as it is, in a dict beside other things (a model.pt, what
+    trainings save), or .safetensors. Nothing in it is run. UserError when there is none, or it is damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file of weights")
+    values = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path)
+    state = values
+    if isinstance(values, dict) and not _is_state(values):
+        inside = [key for key, value in values.items() if isinstance(value, dict) and _is_state(value)]
+        known = [key for key in WRAPPINGS if key in inside]
+        if len(inside) > 1 and not known:
+            listed = ", ".join(f"{key!r:.50}" for key in inside[:5])
+            raise UserError(
+                f"{path}: holds several states ({listed}); save the one that is meant into a file of its own"
+            )
+        state = values[(known or inside)[0]] if inside else None
+    if not isinstance(state, dict) or not _is_state(state):
+        raise UserError(f"{path}: {_what_it_is(values)}; give a state_dict of tensors or a model.pt")
+    unnamed = next((key for key in state if not isinstance(key, str)), None)
+    if unnamed is not None:
+        raise UserError(
+            f"{path}: a tensor is called {unnamed!r:.50}, which is no name of a layer; give a state_dict, as "
+            "network.state_dict() makes it"
         )
+    return dict(state)
+
+
+def _torch_file(path: Path) -> Any:
+    try:
+        damage = damage_of_zip(path)
+        if damage:
+            raise UserError(f"{path}: cannot be read as weights ({damage}); get the file again")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:  # torch.load raises a dozen kinds for a file that is no checkpoint
+        reason = "broken, no checkpoint, or one with code"
+        foreign = re.search(r"GLOBAL ([\w.]{1,80})", str(error))
+        if isinstance(error, OSError):
+            reason = str(error).splitlines()[0]
+        elif foreign:
+            reason = f"it holds a whole {foreign[1]} and not its state_dict alone, and would run code"
         raise UserError(
             f"{path}: cannot be read as weights ({reason}); give a state_dict or a model.pt"
         ) from None
-    if isinstance(state, dict) and isinstance(state.get("state"), dict):
-        state = state["state"]  # a model.pt
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{path}: no state_dict of tensors and no model.pt; give one of the two")
-    return state
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file  # what needs it says so; nothing else here does
+    except ImportError:
+        raise UserError(
+            f"{path}: needs the package safetensors: python3 -m pip install safetensors"
+        ) from None
+    try:
+        return load_file(path)
+    except Exception as error:  # its own SafetensorError, OSError, ...
+        raise UserError(f"{path}: cannot be read as safetensors ({str(error)[:100]}); get it again") from None
+
+
+def _is_state(values: Mapping) -> bool:
+    return bool(values) and all(isinstance(value, Tensor) for value in values.values())
+
+
+def _what_it_is(values: Any) -> str:
+    if not isinstance(values, dict):
+        return f"holds a {type(values).__name__}"
+    kinds = [f"{key!r:.40} is a {type(value).__name__}" for key, value in values.items()]
+    return f"holds no state of tensors alone, nor one wrapped once ({', '.join(kinds[:4]) or 'it is empty'})"
+
+
+def unwrapped(state: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
+    """The state without what stands before all of its keys, such as `module.` of DataParallel; of
+    byol-pytorch's learner the network that it trains. As it is where it has a wanted key, or gets none.
+    """
+    found = dict(state)
+    while found and not any(key in wanted for key in found):
+        if any(key.startswith(LEARNER) for key in found):
+            found = {key[len(LEARNER) :]: value for key, value in found.items() if key.startswith(LEARNER)}
+            continue
+        first = {key.partition(".")[0] for key in found}
+        if len(first) > 1 or not all("." in key for key in found):
+            return dict(state)
+        found = {key.partition(".")[2]: value for key, value in found.items()}
+    return found
 
 
 # Layers of published networks for classes of their own.
@@ -93,6 +165,8 @@ def _load_fitting(network: nn.Module, name: str, state: dict[str, Tensor]) -> st
     """Load a whole network or its backbone. Every tensor of the backbone must be found, and none be left over
     but those of a head. UserError otherwise."""
     ours = network.state_dict()
+    bare = {key[len("backbone.") :] for key in ours if key.startswith("backbone.")}
+    state = unwrapped(state, {*ours, *bare, *(f"features.{key}" for key in bare)})
     # torchvision's files of DenseNets are older than their layers' names: norm.1.weight is norm1.weight now.
     state = {
         re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): value for key, value in state.items()
