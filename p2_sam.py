@@ -239,7 +239,7 @@ def weights_of(checkpoint: str) -> str:
     if not named:
         return checkpoint
     try:
-        return str(manifest.entry_path(named[0]) if manifest.is_present(named[0]) else fetch(named[0]))
+        return str(fetch(named[0]))
     except UserError as error:
         raise UserError(f"{error}; put the file there yourself, or give --checkpoint FILE") from None
 

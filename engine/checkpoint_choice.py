@@ -33,8 +33,8 @@ def read_models(problem: str, given: Sequence[str], with_states: bool = True) ->
 
     `problem` is p1, p1_50 (the editions with 50 classes) or p2. Those `given`; else those of P1_CHECKPOINT,
     or P1_50_CHECKPOINT or P2_CHECKPOINT, separated as in PATH (os.pathsep); else the manifest's default,
-    which is fetched when it is not there and has a URL. UserError when there is none, or one is broken or for
-    the other problem.
+    which is fetched when it is not there or not the published file (size, sha256) and has a URL. UserError
+    when there is none, or one is broken or for the other problem.
 
     Not `with_states`, several come without their weights, for which `with_state` reads each file when its
     turn comes.
@@ -45,7 +45,7 @@ def read_models(problem: str, given: Sequence[str], with_states: bool = True) ->
     if not paths:
         entry = _published(problem)
         paths = [str(manifest.entry_path(entry))]
-        if not os.path.isfile(paths[0]):
+        if not manifest.is_intact(entry):
             is_named = bool(entry["urls"])
             if is_named:  # before the download speaks
                 say("checkpoint " + _description(paths[0], entry))

@@ -6,9 +6,8 @@ sha256.
 
 A file is downloaded beside its place and renamed when its sha256 is right. The unfinished part carries the
 start of the wanted sha256 in its name: whichever mirror it came from, it is a piece of that file; should it
-not be, the hash tells, and the download begins anew. Nothing that a server says is believed: not its sizes,
-not its redirects, not that an answer of 200 is the file. Standard library only, so that it runs before
-anything is installed.
+not be, the hash tells, and the download begins anew. Standard library only, so that it runs before anything
+is installed.
 """
 
 from __future__ import annotations
@@ -16,45 +15,24 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-import re
 import shutil
-import ssl
-import time
-from contextlib import closing, contextmanager
-from http.client import HTTPException, responses
-from itertools import chain
+import stat
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Iterator
-from urllib import request
-from urllib.error import HTTPError
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from engine import manifest
-from engine.base import Progress, UserError, run_script, say
+from engine.base import UserError, run_script, say
+from engine.transfer import Refused, download, size_of
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
-TIMEOUT = 30.0  # seconds without a byte, or with fewer than SLOWEST bytes each, that count as a stall
-SLOWEST = 1024
-ATTEMPTS = 4  # at one URL without getting further
-GAIN = 1 << 20  # bytes that make an attempt count as getting further
-PAUSE = 1.0  # seconds before the second attempt, doubled from one to the next
-CHUNK = 1 << 18
-
 
 class NotAvailable(UserError):
     """One checkpoint that cannot be had now; others may."""
-
-
-class Refused(Exception):
-    """This URL will not give the file, however often it is asked."""
-
-
-class Broken(Exception):
-    """This attempt failed; the next may not."""
 
 
 # -- a checkpoint into its place -----------------------------------------------------------------------------
@@ -67,16 +45,17 @@ def fetch(entry: dict[str, Any]) -> Path:
     stays until a good one replaces it.
     """
     name, path, problems = entry["name"], manifest.entry_path(entry), []
-    if manifest.is_intact(entry):
+    what = manifest.what_is_wrong(entry)
+    if not what:
         return path
-    if path.exists():
-        say(f"{name}: {path} is not the published file (its size or sha256 differs)")
     if not entry["urls"]:
         raise NotAvailable(
-            f"{name}: {path} is {'another file' if path.exists() else 'missing'} and the manifest lists no "
-            f"URL for it; where git keeps it: git checkout -- {path.parent.name}/{path.name}; "
+            f"{name}: {path} {what} and the manifest lists no URL for it; where git keeps it: "
+            f"git checkout -- {path.parent.name}/{path.name}; "
             "or train one and publish it: python3 -m engine.publish --help"
         )
+    if path.exists():
+        say(f"{name}: {path} is not the published file: it {what}")
     try:
         with _own_part(path, entry) as (part, file):
             if manifest.is_intact(entry):  # another process was faster
@@ -88,7 +67,7 @@ def fetch(entry: dict[str, Any]) -> Path:
                 if problems:
                     say(f"{name}: {problems[-1]}; trying the next URL")
                 try:
-                    _download(url, entry, file)
+                    download(url, entry, file)
                     break
                 except Refused as refusal:
                     problems.append(f"{url}: {refusal}")
@@ -101,6 +80,11 @@ def fetch(entry: dict[str, Any]) -> Path:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             hint = "make room and start again, it resumes from there"
             raise UserError(f"{path}: the disk is full; {hint}") from None
+        if error.errno == errno.ELOOP:
+            raise UserError(
+                f"{path}.{entry['sha256'][:12]}.part: is a link or no plain file, and is not written to; "
+                "move it away and start again"
+            ) from None
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     say(f"{name}: complete, sha256 checked")
     return path
@@ -120,8 +104,14 @@ def _own_part(path: Path, entry: dict[str, Any]) -> Iterator[tuple[Path, BinaryI
 
 def _open_part(part: Path, name: str) -> tuple[Path, BinaryIO]:
     while True:
+        # Never through a link to a file elsewhere, nor into a pipe.
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         # Unbuffered: a full disk shows when writing, not at some later close.
-        file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+        file = os.fdopen(os.open(part, flags, 0o666), "r+b", buffering=0)
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            file.close()
+            raise OSError(errno.ELOOP, "a link or no plain file")
         try:
             _lock(file, name)
         except OSError:  # a file system without locks: a part that no other process knows
@@ -150,197 +140,6 @@ def _is_same_file(file: BinaryIO, path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:
         return False
-
-
-# -- the bytes behind one URL into one open file -------------------------------------------------------------
-
-
-def _download(url: str, entry: dict[str, Any], file: BinaryIO) -> None:
-    """Fill `file` (open for reading and writing, unbuffered) from one URL until its sha256 is the entry's.
-
-    What the file holds is taken for its beginning. Refused when the URL does not give it; an OSError is the
-    disk's.
-    """
-    try:
-        direct = direct_url(url)
-    except UserError as error:
-        raise Refused(str(error)) from None
-    say(f"{entry['name']}: {entry['bytes'] / 1e6:.1f} MB from {url}")
-    failures = mismatches = 0
-    while True:
-        before = size_of(file)
-        try:
-            if before < entry["bytes"]:
-                _transfer(direct, entry, file)
-            if manifest.digest_of(file) == entry["sha256"]:
-                return
-            mismatches += 1
-            file.truncate(0)
-            problem = "what came is another file (its sha256 differs)"
-        except Broken as broken:
-            problem = str(broken)
-        failures = 0 if size_of(file) - before >= GAIN else failures + 1
-        # The first mismatch may be the fault of an old part; the second is this URL's.
-        if failures == ATTEMPTS or mismatches == 2:
-            raise Refused(problem)
-        say(f"{entry['name']}: {problem}; trying again")
-        time.sleep(PAUSE * 2 ** max(failures - 1, 0))
-
-
-def size_of(file: BinaryIO) -> int:
-    """The size of an open file in bytes."""
-    return os.fstat(file.fileno()).st_size
-
-
-def _transfer(url: str, entry: dict[str, Any], file: BinaryIO) -> None:
-    """Ask once, and append to `file` what is missing."""
-    wanted = entry["bytes"]
-    with _open_url(url, file) as response:
-        done = _place(response, file, wanted)
-        pieces = _pieces(response)
-        first = next(pieces, b"")
-        if _is_page(response.headers, first if done == 0 else b""):
-            raise Refused("an HTML page came instead of the file (is the link shared with everyone?)")
-        length = response.headers.get("Content-Length", "").strip()
-        if response.getcode() != 206 and length.isdigit() and length != str(wanted):
-            raise Refused(f"is a file of {length[:20]} bytes, not of {wanted}")
-        with closing(Progress(entry["name"], done, wanted, unit="B")) as progress:
-            for piece in chain([first], pieces):
-                if done + len(piece) > wanted:
-                    file.truncate(0)
-                    raise Refused(f"sends more than the {wanted} bytes of the file")
-                rest = memoryview(piece)
-                while rest:
-                    rest = rest[file.write(rest) :]
-                done += len(piece)
-                progress.advance(count=len(piece))
-    if done < wanted:
-        raise Broken(f"the connection ended after {done} of {wanted} bytes")
-
-
-def _open_url(url: str, file: BinaryIO) -> Any:
-    """Ask for what `file` lacks; returns the open answer."""
-    headers = {"User-Agent": "get_checkpoints", "Accept-Encoding": "identity"}
-    if size_of(file):
-        headers["Range"] = f"bytes={size_of(file)}-"
-    try:
-        opener = request.build_opener(_Redirects)
-        return opener.open(request.Request(url, headers=headers), timeout=TIMEOUT)
-    except HTTPError as error:
-        error.close()
-        if error.code == 416 and "Range" in headers:
-            file.truncate(0)
-            raise Broken("the server cannot resume from there") from None
-        reason = f"HTTP status {error.code} ({responses.get(error.code, 'unknown')})"
-        if error.code in (401, 403, 404):
-            reason += "; is the link right, and shared with everyone?"
-        raise (Broken if error.code in (408, 425, 429) or error.code >= 500 else Refused)(reason) from None
-    except ValueError:
-        raise Refused("leads to something that is no address") from None
-    except (OSError, HTTPException) as error:
-        is_untrusted = isinstance(getattr(error, "reason", None), ssl.SSLCertVerificationError)
-        lasts = is_untrusted or url.startswith("file:")
-        raise (Refused if lasts else Broken)(_reason(error)) from None
-
-
-class _Redirects(request.HTTPRedirectHandler):
-    """Follows redirects, but only to http and https, and never from https to http."""
-
-    def redirect_request(
-        self, req: request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> Any:
-        fp.close()  # or urllib would read its body to the end, however long that is
-        target = urlsplit(newurl).scheme
-        if target not in ("http", "https") or (req.type, target) == ("https", "http"):
-            raise Refused("redirects to an address that is not safe to follow")
-        return request.Request(newurl, headers=req.headers)
-
-    http_error_308 = request.HTTPRedirectHandler.http_error_302  # Python knows it from 3.11 on
-
-
-def _place(response: Any, file: BinaryIO, wanted: int) -> int:
-    """Set `file` to where the answer's bytes belong, and return that place."""
-    start = 0  # an answer of 200 is the whole file, whether or not a piece was asked for
-    if response.getcode() == 206:
-        given = response.headers.get("Content-Range", "")
-        match = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", given)
-        if match and match.group(2) not in ("*", str(wanted)):
-            raise Refused(f"is a file of {match.group(2)} bytes, not of {wanted}")
-        if not match or int(match.group(1)) != size_of(file):
-            file.truncate(0)
-            raise Broken("the server sent another piece than the one asked for")
-        start = size_of(file)
-    file.truncate(start)
-    file.seek(start)
-    return start
-
-
-def _pieces(response: Any) -> Iterator[bytes]:
-    """The body as it comes. Broken when it stops coming."""
-    since, received = time.monotonic(), 0
-    while True:
-        try:
-            piece = response.read1(CHUNK)
-        except (OSError, HTTPException, ValueError) as error:
-            raise Broken(_reason(error)) from None
-        if not piece:
-            return
-        yield piece
-        received += len(piece)
-        if time.monotonic() - since > TIMEOUT:
-            if received < SLOWEST * TIMEOUT:
-                raise Broken(f"stalled: {received} bytes in {TIMEOUT:g} seconds")
-            since, received = time.monotonic(), 0
-
-
-def _reason(error: BaseException) -> str:
-    error = getattr(error, "reason", error)  # URLError wraps what happened
-    if "timed out" in str(error):
-        return f"stalled: nothing came for {TIMEOUT:g} seconds"
-    # What a server wrote may hold control characters.
-    return ascii(getattr(error, "strerror", None) or str(error) or type(error).__name__)[1:200].rstrip("'\"")
-
-
-def _is_page(headers: Any, first: bytes) -> bool:
-    if headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml")):
-        return True
-    start = first.lstrip(b"\xef\xbb\xbf \t\r\n")[:14].lower()
-    return start.startswith((b"<!doctype html", b"<html"))
-
-
-# -- share links lead to a page about the file; here they become links to its bytes --------------------------
-
-
-def direct_url(url: str) -> str:
-    """The URL that gives the bytes behind `url`; links of other sites come back as they are.
-
-    UserError for a folder.
-    """
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    host = (parts.hostname or "").lower()
-    if host in ("drive.google.com", "docs.google.com", "drive.usercontent.google.com"):
-        return _google_drive(url, parts.path, query)
-    if host in ("dropbox.com", "www.dropbox.com"):
-        query.pop("raw", None)
-        # rlkey and st, where there, are the permission: they stay.
-        query["dl"] = "1"
-        return urlunsplit(("https", host, parts.path, urlencode(query), ""))
-    return url
-
-
-def _google_drive(url: str, path: str, query: dict[str, str]) -> str:
-    if "/folders/" in path or "/folderview" in path:
-        raise UserError(f"{url} is a link to a folder; share the file itself and take its link")
-    match = re.search(r"/d/([\w-]+)", path)
-    identity = match.group(1) if match else query.get("id")
-    if not identity:
-        return url
-    # confirm=t answers the page that asks, from about 100 MB on, whether to continue without a virus scan.
-    wanted = {"id": identity, "export": "download", "confirm": "t"}
-    if "resourcekey" in query:  # files shared before 2021 need it
-        wanted["resourcekey"] = query["resourcekey"]
-    return "https://drive.usercontent.google.com/download?" + urlencode(wanted)
 
 
 # -- the command ---------------------------------------------------------------------------------------------

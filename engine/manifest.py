@@ -2,18 +2,19 @@
 had.
 
 The file may have come from anywhere, so nothing in it is believed before it is checked: a `file` is a plain
-name inside `checkpoints/`, a hash is a hash, a URL is http, https or file. Imports no torch:
-`get_checkpoints.sh` runs it alone.
+name inside `checkpoints/`, a hash is a hash, a URL is http, https or file. A share link may stand for
+the file behind it (`direct_url`). Imports no torch: `get_checkpoints.sh` runs it alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from engine.base import UserError, write_json
 
@@ -34,6 +35,7 @@ _KEYS = (
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}\.(pt|pth)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_LFS = b"version https://git-lfs"  # how the text begins that stands for a file where Git LFS is not installed
 _LARGEST_MANIFEST = 1 << 20  # bytes; a thousand entries take half of it
 
 
@@ -93,6 +95,25 @@ def is_present(entry: dict[str, Any]) -> bool:
 def is_intact(entry: dict[str, Any]) -> bool:
     """Whether the file is there and its sha256 is the manifest's: reads all of it."""
     return is_present(entry) and sha256_of(entry_path(entry)) == entry["sha256"]
+
+
+def what_is_wrong(entry: dict[str, Any]) -> str:
+    """With the file of an entry, in words that end in what to do; "" when it is the published one."""
+    path = entry_path(entry)
+    if not path.is_file():
+        return "is no file; move it away" if os.path.lexists(path) else "is missing"
+    try:
+        with open(path, "rb") as file:
+            begin, size = file.read(len(_LFS)), os.fstat(file.fileno()).st_size
+            if size == entry["bytes"]:
+                is_same = digest_of(file) == entry["sha256"]
+                return "" if is_same else "is another file or a damaged one (its sha256 differs)"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if begin == _LFS:
+        return "is a Git LFS pointer in the place of the weights (git lfs install; git lfs pull)"
+    what = "cut off, or another file" if size < entry["bytes"] else "another file"
+    return f"is {what} ({size} bytes, not {entry['bytes']})"
 
 
 def sha256_of(path: str | Path) -> str:
@@ -198,3 +219,60 @@ def _is_score(value: Any) -> bool:
         key.isprintable() and type(number) in (int, float) and -1e9 < number < 1e9
         for key, number in value.items()
     )
+
+
+# -- share links lead to a page about the file; here they become links to its bytes --------------------------
+
+_HUGGING_FACE = ("/(?:(?:datasets|spaces)/)?[^/]+(?:/[^/]+)?", "resolve")
+_GITHUB = ("/[^/]+/[^/]+", "raw")
+# By host: what stands before "blob" in the path of a file's page, and what for "blob" in that of its bytes.
+_PAGES = {
+    "huggingface.co": _HUGGING_FACE,
+    "www.huggingface.co": _HUGGING_FACE,
+    "hf.co": _HUGGING_FACE,
+    "github.com": _GITHUB,
+    "www.github.com": _GITHUB,
+}
+
+
+def direct_url(url: str) -> str:
+    """The URL that gives the bytes behind `url`; links of other sites come back as they are.
+
+    UserError for a folder.
+    """
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    host = (parts.hostname or "").lower()
+    if host in ("drive.google.com", "docs.google.com", "drive.usercontent.google.com"):
+        return _google_drive(url, parts.path, query)
+    if host in ("dropbox.com", "www.dropbox.com"):
+        query.pop("raw", None)
+        # rlkey and st, where there, are the permission: they stay.
+        query["dl"] = "1"
+        return urlunsplit(("https", host, parts.path, urlencode(query), ""))
+    if host in _PAGES:
+        repository, of_bytes = _PAGES[host]
+        page = re.fullmatch(f"({repository})/(blob|tree)/(.+)", parts.path)
+        if page and page[2] == "tree":
+            raise _folder(url)
+        if page:
+            return urlunsplit(("https", host, f"{page[1]}/{of_bytes}/{page[3]}", parts.query, ""))
+    return url
+
+
+def _folder(url: str) -> UserError:
+    return UserError(f"{url} is a link to a folder; share the file itself and take its link")
+
+
+def _google_drive(url: str, path: str, query: dict[str, str]) -> str:
+    if "/folders/" in path or "/folderview" in path:
+        raise _folder(url)
+    match = re.search(r"/d/([\w-]+)", path)
+    identity = match.group(1) if match else query.get("id")
+    if not identity:
+        return url
+    # confirm=t answers the page that asks, from about 100 MB on, whether to continue without a virus scan.
+    wanted = {"id": identity, "export": "download", "confirm": "t"}
+    if "resourcekey" in query:  # files shared before 2021 need it
+        wanted["resourcekey"] = query["resourcekey"]
+    return "https://drive.usercontent.google.com/download?" + urlencode(wanted)

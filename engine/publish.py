@@ -16,7 +16,6 @@ from typing import Any
 from engine import manifest
 from engine.base import UserError, run_script, write_atomically
 from engine.checkpoint import KINDS, TTA_CHOICES, read_model
-from engine.download import direct_url
 from engine.run_folder import MODEL
 
 SCORES = {"p1": "accuracy", "p2": "mean_iou"}
@@ -42,7 +41,7 @@ def publish(
     manifest.check_name(name)
     for url in urls:
         manifest.check_url(url)
-        direct_url(url)  # refuses a link to a folder
+        manifest.direct_url(url)  # refuses a link to a folder
     kind = KINDS[problem]
     if tta not in (None, *TTA_CHOICES[kind]):
         raise UserError(f"--tta {tta} is not for {problem}; choose one of {', '.join(TTA_CHOICES[kind])}")

@@ -187,6 +187,53 @@ class _Handler(BaseHTTPRequestHandler):
         while not self.server.release.wait(0.02):
             self.wfile.write(b"x")
 
+    def raw(self, start: bytes, then: bytes, pause: float = 0.02) -> None:
+        """These bytes as they are, then again and again the others."""
+        self.wfile.write(start)
+        while not self.server.release.wait(pause):
+            self.wfile.write(then)
+
+    def do_drips_a_status(self) -> None:
+        self.raw(b"HTTP/1.1 200 ", b"O")
+
+    def do_drips_headers(self) -> None:
+        self.raw(b"HTTP/1.1 200 OK\r\nX: ", b"x")
+
+    def do_drips_many_headers(self) -> None:
+        self.raw(b"HTTP/1.1 200 OK\r\n", b"X: x\r\n", pause=0.05)
+
+    def do_drips_100_continue(self) -> None:
+        self.raw(b"", b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def do_says_100_continue_without_end(self) -> None:
+        self.raw(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100, pause=0)
+
+    def do_redirects_slowly(self) -> None:
+        time.sleep(0.12)
+        step = int(self.path.split("/")[-1]) + 1
+        self.answer(302, Location=f"/redirects-slowly/{step}")
+
+    def do_drips_a_chunk_size(self) -> None:
+        self.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0")
+
+    def do_drips_a_chunk_extension(self) -> None:
+        self.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;", b"x")
+
+    def do_drips_chunks(self) -> None:
+        self.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n")
+
+    def do_drips_trailers(self) -> None:
+        self.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n", b"X: x\r\n")
+
+    def do_sends_trailers_without_end(self) -> None:
+        start = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n"
+        self.raw(start, b"X: x\r\n" * 100, pause=0)
+
+    def do_whole_but_for_trailers_without_end(self) -> None:
+        size = b"%x\r\n" % len(self.server.content)
+        start = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + size
+        self.raw(start + self.server.content + b"\r\n0\r\n", b"X: x\r\n" * 100, pause=0)
+
     def do_page(self) -> None:
         self.answer(200, PAGE, Content_Type="text/html; charset=utf-8")
 

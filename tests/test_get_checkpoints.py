@@ -7,16 +7,18 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.request import Request
 
 import pytest
 
-from engine import download, manifest
+from engine import download, manifest, transfer
 from engine.base import Progress, UserError
 from tests.entries import CONTENT, an_entry, write_manifest
 from tests.loopback import Loopback, serve, unused_port
@@ -34,8 +36,9 @@ def folder(tmp_path, monkeypatch):
     """An empty checkpoints/, and patience for tests."""
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(manifest, "FOLDER", tmp_path)
-    monkeypatch.setattr(download, "TIMEOUT", 0.2)
-    monkeypatch.setattr(download, "PAUSE", 0.01)
+    monkeypatch.setattr(transfer, "TIMEOUT", 0.2)
+    monkeypatch.setattr(transfer, "ANSWER", 0.4)
+    monkeypatch.setattr(transfer, "PAUSE", 0.01)
     return tmp_path
 
 
@@ -49,10 +52,11 @@ def only_the_file_is_there(folder: Path) -> bool:
 @pytest.mark.parametrize(
     "path",
     ["good", "redirects", "moved-for-good", "redirects-with-an-endless-body", "ignores-range", "cuts-once",
-     "cuts-once-then-ignores-range", "corrupts-once", "fails-once", "creeps"],
+     "cuts-once-then-ignores-range", "corrupts-once", "fails-once", "creeps",
+     "whole-but-for-trailers-without-end"],
 )  # fmt: skip
 def test_a_url_that_gives_the_file_in_the_end_gives_it(path, server, folder, monkeypatch):
-    monkeypatch.setattr(download, "GAIN", 1000)  # what counts as getting further, for a small file
+    monkeypatch.setattr(transfer, "GAIN", 1000)  # what counts as getting further, for a small file
     assert download.fetch(an_entry(server.url(path))) == folder / "net.pt"
     assert only_the_file_is_there(folder)
 
@@ -110,6 +114,17 @@ NUISANCES = {
     "stalls": "stalled",
     "never-answers": "stalled",
     "drips": "stalled",
+    "drips-a-status": "stalled: no answer",
+    "drips-headers": "stalled: no answer",
+    "drips-many-headers": "stalled: no answer",
+    "drips-100-continue": "stalled: no answer",
+    "says-100-continue-without-end": "stalled: no answer",
+    "redirects-slowly/0": "stalled: no answer",
+    "drips-a-chunk-size": "stalled: 0 bytes",
+    "drips-a-chunk-extension": "stalled: 0 bytes",
+    "drips-chunks": "then fewer than 1024 a second",
+    "drips-trailers": "stalled: 3 bytes",
+    "sends-trailers-without-end": "stalled: 3 bytes",
     "page": "HTML page came instead of the file (is the link shared with everyone?)",
     "page-in-disguise": "HTML page came instead",
     "says-more": "is a file of 200004 bytes, not of 200000",
@@ -163,17 +178,46 @@ def test_a_port_where_nobody_listens_is_a_mirror_less(server, folder, capsys):
     assert only_the_file_is_there(folder)
 
 
+def test_a_handshake_that_drips_is_cut(folder, monkeypatch):
+    monkeypatch.setattr(transfer, "ATTEMPTS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        over = threading.Event()
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                connection.sendall(b"\x16\x03\x03\x3f\xff")  # a record of 16 kB is said to come
+                while not over.wait(0.02):
+                    connection.sendall(b"\2")
+
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        with pytest.raises(download.NotAvailable, match="stalled: no"):
+            download.fetch(an_entry(f"https://127.0.0.1:{listener.getsockname()[1]}/net.pt"))
+        over.set()
+        thread.join(5)
+
+
+def test_nothing_watches_on_when_an_attempt_is_over(server, folder):
+    with pytest.raises(download.NotAvailable):
+        download.fetch(an_entry(server.url("status/404"), server.url("cuts-always")))
+    deadline = time.monotonic() + 10
+    while "watch" in [thread.name for thread in threading.enumerate()]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_what_cannot_change_is_not_asked_twice_and_what_can_is(server, folder):
     with pytest.raises(download.NotAvailable):
         download.fetch(an_entry(server.url("status/404"), server.url("status/500"), server.url("corrupts")))
     asked = [server.count(path) for path in ("status/404", "status/500", "corrupts")]
-    assert asked == [1, download.ATTEMPTS, 2]
+    assert asked == [1, transfer.ATTEMPTS, 2]
 
 
 def test_a_redirect_from_https_to_http_is_refused():
     secure = Request("https://127.0.0.1/x")
-    redirects = download._Redirects()
-    with pytest.raises(download.Refused, match="not safe"):
+    redirects = transfer._Redirects()
+    with pytest.raises(transfer.Refused, match="not safe"):
         redirects.redirect_request(secure, open(os.devnull), 302, "", {}, "http://127.0.0.1/x")
     followed = redirects.redirect_request(secure, open(os.devnull), 302, "", {}, "https://127.0.0.1/y")
     assert followed.full_url == "https://127.0.0.1/y"
@@ -202,9 +246,39 @@ def test_a_wrong_file_stays_when_nothing_better_can_be_had(server, folder):
     (folder / "net.pt").write_bytes(b"mine")
     with pytest.raises(download.NotAvailable, match="left as it is"):
         download.fetch(an_entry(server.url("status/404")))
-    with pytest.raises(download.NotAvailable, match="another file and the manifest lists no URL"):
+    with pytest.raises(download.NotAvailable, match=r"4 bytes, not 200000\) and the manifest lists no URL"):
         download.fetch(an_entry())
     assert (folder / "net.pt").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "dangling link", "link to a folder", "pipe", "folder"])
+def test_a_part_that_leads_elsewhere_is_not_written_through(kind, server, folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    part = folder / f"net.pt.{an_entry()['sha256'][:12]}.part"
+    (elsewhere / "mine.txt").write_text("mine")
+    if kind == "hard link":
+        os.link(elsewhere / "mine.txt", part)
+    elif kind == "pipe":
+        os.mkfifo(part)
+    elif kind == "folder":
+        part.mkdir()
+    else:
+        part.symlink_to(
+            {"link": elsewhere / "mine.txt", "dangling link": elsewhere / "new"}.get(kind, elsewhere)
+        )
+    with pytest.raises(UserError, match=r"\.part: is a link or no plain file|cannot be written"):
+        download.fetch(an_entry(server.url("good")))
+    assert os.listdir(elsewhere) == ["mine.txt"] and (elsewhere / "mine.txt").read_text() == "mine"
+    assert not (folder / "net.pt").exists() and server.asked == []
+
+
+def test_a_place_that_is_a_link_is_replaced_and_not_written_through(server, folder, tmp_path_factory):
+    mine = tmp_path_factory.mktemp("elsewhere") / "mine.txt"
+    mine.write_text("mine")
+    (folder / "net.pt").symlink_to(mine)
+    download.fetch(an_entry(server.url("good")))
+    assert mine.read_text() == "mine" and not (folder / "net.pt").is_symlink()
+    assert only_the_file_is_there(folder)
 
 
 # ---- the disk
