@@ -103,7 +103,7 @@ from engine.base import (
 from engine.device import choose_device, tune_allocator
 from engine.pipeline import Runner, batches_of_one_shape, read_ahead
 from models.builders import load_trained
-from models.predict import predict_images
+from models.predict import predict_images, require_finite
 from models.small_maps import use_matrix_products
 
 
@@ -231,7 +231,9 @@ def probabilities_of(
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
     def forward(images: Tensor) -> Tensor:
-        return predict_images(network, images, model["mean"], model["std"], tta).softmax(dim=1)
+        probabilities = predict_images(network, images, model["mean"], model["std"], tta).softmax(dim=1)
+        require_finite(probabilities)
+        return probabilities
 
     runner = Runner([network], forward, device, batch_size)
     found, failed, progress = {}, {}, Progress("images", total=len(names))

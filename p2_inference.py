@@ -126,9 +126,23 @@ def main(args: argparse.Namespace) -> int:
     progress.close()
     if len(failed) == len(mask_of_tile):
         raise UserError(f"{args.images}: none of its {len(failed)} tiles could be used; nothing is written")
-    done = len(mask_of_tile) - len(failed)
-    say(f"{done} masks in {args.output}" + (f", {len(failed)} tiles without" if failed else ""))
-    return 1 if failed else 0
+    return report(
+        args.output, [mask for name, mask in mask_of_tile.items() if name not in set(failed)], failed
+    )
+
+
+def conclude(output: str, masks: Sequence[str], failed: Sequence[str]) -> int:
+    """Say how many of the `masks` that were written lie in `output` now; returns the exit status."""
+    gone = [mask for mask in masks if not os.path.isfile(os.path.join(output, mask))]
+    said = f"{len(masks) - len(gone)} masks in {output}"
+    if failed:
+        said += f", {len(failed)} tiles without"
+    if gone:
+        said += f"; {len(gone)} that were written are gone, {gone[0]} first: give the same command again"
+    say(said)
+    if len(gone) == len(masks):
+        return UserError.exit_status
+    return 1 if failed or gone else 0
 
 
 def check_output(output: str, images: str, masks: Iterable[str]) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine.base import UserError
 from models.fcn import pad_to_multiple
 
 SCORED_CLASSES = 6  # unknown, the seventh logit, is never predicted
@@ -111,6 +112,7 @@ def land_cover(
     scales.
 
     `models` are the networks' model.pt, which say the scale and the TTA passes where none are given.
+    UserError where the networks answer with numbers that are not finite: no class is the highest then.
     """
     logits = [
         predict_tiles([network], tiles, scale, model["mean"], model["std"], tta or model.get("tta", "none"))
@@ -118,7 +120,15 @@ def land_cover(
         for scale in scales or [model["scale"]]
     ]
     mean = logits[0] if len(logits) == 1 else log_mean_probability(logits)
+    require_finite(mean)
     return mean.argmax(dim=1).to(torch.uint8)
+
+
+def require_finite(answers: Tensor) -> None:
+    if not answers.isfinite().all():
+        raise UserError(
+            "the network's answers are not finite: its weights are broken or too large; take another one"
+        )
 
 
 def resize_tiles(tiles: Tensor, scale: float) -> Tensor:

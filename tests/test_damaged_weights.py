@@ -1,4 +1,4 @@
-"""Weights with a wrong bit are used nowhere: not for inference, publishing, export or the start of a training."""
+"""Weights of which one bit is wrong are used nowhere: by inference, publishing, export or as a start."""
 
 from __future__ import annotations
 

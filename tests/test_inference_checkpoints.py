@@ -122,6 +122,39 @@ def test_a_default_whose_file_is_missing_without_a_url_is_named(folder, p2_model
         read_models("p2", [])
 
 
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:9def70c3\nsize 6595919\n"
+NOT_THE_PUBLISHED = {  # what lies there in the place of the published bytes, and how it is said
+    "cut": (lambda data: data[: len(data) // 2], "is cut off, or another file"),
+    "cut by one byte": (lambda data: data[:-1], "is cut off, or another file"),
+    "empty": (lambda data: b"", r"\(0 bytes, not "),
+    "a Git LFS pointer": (
+        lambda data: LFS,
+        "is a Git LFS pointer in the place of the weights .*git lfs pull",
+    ),
+    "one wrong bit": (lambda data: data[:-5000] + bytes([data[-5000] ^ 1]) + data[-4999:], "sha256 differs"),
+    "longer": (lambda data: data + b"x", "is another file"),
+    "a page": (lambda data: b"<html>sign in</html>", "is cut off, or another file"),
+}
+
+
+@pytest.mark.parametrize("what", NOT_THE_PUBLISHED)
+def test_a_default_that_is_not_the_published_file_is_fetched_again_or_explained(
+    what, folder, p2_model, capfd
+):
+    change, said = NOT_THE_PUBLISHED[what]
+    data = change(p2_model.read_bytes())
+    (folder / "p2.pt").write_bytes(data)
+    publish(folder, p2_model, "p2")
+    with pytest.raises(UserError, match=f"{re.escape(str(folder / 'p2.pt'))} .*{said}") as error:
+        read_models("p2", [])
+    assert "\n" not in str(error.value) and "git checkout -- " in str(error.value)
+    assert (folder / "p2.pt").read_bytes() == data
+    publish(folder, p2_model, "p2", urls=[p2_model.as_uri()])
+    assert sources("p2") == ["a test"]
+    assert (folder / "p2.pt").read_bytes() == p2_model.read_bytes()
+    assert re.search(f"is not the published file: it .*{said}", capfd.readouterr().err)
+
+
 def test_a_checkpoint_that_is_missing_broken_or_for_the_other_problem_is_named(p1_model, tmp_path):
     (tmp_path / "broken.pt").write_bytes(p1_model.read_bytes()[:5000])
     (tmp_path / "page.pt").write_text("<html>")
