@@ -126,9 +126,9 @@ def main(args: argparse.Namespace) -> int:
     progress.close()
     if len(failed) == len(mask_of_tile):
         raise UserError(f"{args.images}: none of its {len(failed)} tiles could be used; nothing is written")
-    return report(
-        args.output, [mask for name, mask in mask_of_tile.items() if name not in set(failed)], failed
-    )
+    unmade = set(failed)
+    masks = [mask for name, mask in mask_of_tile.items() if name not in unmade]
+    return conclude(args.output, masks, failed)
 
 
 def conclude(output: str, masks: Sequence[str], failed: Sequence[str]) -> int:

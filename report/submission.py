@@ -6,26 +6,28 @@
 The report is the hw1_<studentID>.pdf of --report or of the repository's own folder. Paths that you give
 are those of the folder you are in; without them it is the repository's report/out and submission/YEAR.
 
-What is missing for a complete submission (weights, the report) is named on stderr. Made again, the folder is
-replaced, unless something lies in it that would be lost.
+What is missing or wrong (weights, the classes that they know, the report, your words in it) is named on
+stderr. Made again, the folder is replaced, unless something lies in it that would be lost.
 
-Exit status: 0 collected; 2 nothing collected, the reason is one line on stderr.
+Exit status: 0 ready to hand in; 1 collected, and what is missing is named; 2 nothing collected, the reason is
+one line on stderr.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
-import sys
 import tempfile
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Sequence
 
 from datasets.editions import Edition, Wrapper, edition
 from engine import manifest
-from engine.base import UserError, run_script
+from engine.base import UserError, install_command, run_script, say, write_json
+from engine.checkpoint import KINDS, read_model
 from engine.run_folder import MODEL
-from report import OUTPUT
+from report import ANSWERS, OUTPUT
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = (
@@ -37,14 +39,18 @@ SCRIPTS = (
     "LICENSE",
 )
 ROOMS = ("models", "datasets", "engine", "recipes", "report")
-NOT_CODE = shutil.ignore_patterns("__pycache__", "*.pyc", "out", "answers.md", "*.pdf", ".*")
-REPORT = "hw[12]_*.pdf"
+# Of the report: what is made, the student's words, and the pictures and results of ours alone.
+NOT_CODE = shutil.ignore_patterns(
+    "__pycache__", "*.pyc", "out", "answers.md", "*.pdf", ".*", "pictures", "results", "RESULTS.md"
+)
+PLACEHOLDER = "r00000000"  # the Makefile's, until STUDENT_ID says another
 # What `make` trains for each problem, with the target that does. Of problem 1's settings the course grades C.
 TRAINED = {
     "p1": ("make p1", f"runs/problem1/settings/C-seed0/{MODEL}"),
     "p1_50": ("make p1-50", f"runs/fifty/resnet34/A-seed0/{MODEL}"),
     "p2": ("make p2", f"runs/problem2/model_b/{MODEL}"),
 }
+CLASSES = {"p1": 65, "p1_50": 50, "p2": 7}  # that each problem's model knows
 LARGEST_IN_GIT = 50 * 10**6  # bytes; the course's limit for a file in git
 
 
@@ -63,6 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=OUTPUT,
         help="the folder that report.build wrote (default: the repository's report/out)",
     )
+    add(
+        "--answers",
+        type=Path,
+        default=ANSWERS,
+        help="your words in that report (default: the repository's report/answers.md)",
+    )
     args = parser.parse_args(argv)
     year = edition(args.edition)
     output = args.output or REPOSITORY / "submission" / year.name
@@ -70,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         output.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
         try:
-            missing = collect(year, temporary, args.report)
+            missing = collect(year, temporary, args.report, args.answers)
             temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
             replace(output, temporary)
         finally:
@@ -78,74 +90,117 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         raise UserError(f"{output}: cannot be written ({error}); choose another --output") from None
     for line in missing:
-        print(f"note: {line}", file=sys.stderr)
-    print(
-        f"{output}: {', '.join(wrapper.name for wrapper in year.wrappers)} of edition {year.name}, ready to "
-        "hand in"
-    )
-    return 0
+        say(f"missing: {line}")
+    state = "collected, but not complete" if missing else "ready to hand in"
+    print(f"{output}: {', '.join(wrapper.name for wrapper in year.wrappers)} of edition {year.name}, {state}")
+    return 1 if missing else 0
 
 
-def collect(year: Edition, folder: Path, report: Path) -> list[str]:
-    """Fill the empty `folder`; the PDF is looked for in the folder `report`.
+def collect(year: Edition, folder: Path, report: Path, answers: Path) -> list[str]:
+    """Fill the empty `folder`; the PDF is looked for in the folder `report`, what it was made with in the
+    file `answers`.
 
     Returns what a complete submission would have besides, as lines for the user.
     """
     for pattern in SCRIPTS:
         for path in sorted(REPOSITORY.glob(pattern)):
-            shutil.copy2(path, folder)
+            copy_text(path, folder / path.name)
     for room in ROOMS:
-        shutil.copytree(REPOSITORY / room, folder / room, ignore=NOT_CODE)
-    shutil.copy2(folder / "get_checkpoints.sh", folder / year.download_script)
+        shutil.copytree(REPOSITORY / room, folder / room, ignore=NOT_CODE, copy_function=copy_text)
+    copy_text(folder / "get_checkpoints.sh", folder / year.download_script)
     for wrapper in year.wrappers:
         path = folder / wrapper.name
         path.write_bytes(wrapper_text(wrapper, year.name).encode())
         path.chmod(0o755)
-    return copy_checkpoints(year, folder / "checkpoints") + copy_report(year, folder, report)
+    return copy_checkpoints(year, folder / "checkpoints") + copy_report(year, folder, report, answers)
 
 
-def wrapper_text(wrapper: Wrapper, year: str | None) -> str:
-    """The shell script; with a `year`, that edition is fixed in it, whatever the caller's EDITION says."""
-    fixed = f"EDITION={year} " if year else ""
+def copy_text(source: str | Path, target: str | Path) -> None:
+    """With LF at the end of lines, of which git makes CR LF on some machines: bash stumbles over them."""
+    data = Path(source).read_bytes()
+    is_text = b"\0" not in data
+    Path(target).write_bytes(data.replace(b"\r\n", b"\n") if is_text else data)
+    shutil.copystat(source, target)
+
+
+def wrapper_text(wrapper: Wrapper, year: str) -> str:
+    """The shell script with its edition fixed in it, whatever the caller's EDITION says."""
     return f"""#!/usr/bin/env bash
 # {wrapper.about}
 if [ "$#" -ne {len(wrapper.usage.split())} ]; then
     echo "usage: bash {wrapper.name} {wrapper.usage}" >&2
     exit 2
 fi
-{fixed}exec python3 "${{0%{wrapper.name}}}{wrapper.script}" {wrapper.options}
+EDITION={year} exec python3 "${{0%{wrapper.name}}}{wrapper.script}" {wrapper.options}
 """
 
 
 def copy_checkpoints(year: Edition, folder: Path) -> list[str]:
-    """The manifest, its model card, and the weights that are small enough; lines about what is missing."""
+    """The manifest of the checkpoints in use, their model card, and their weights where those are small
+    enough; lines about what is missing.
+    """
     folder.mkdir()
-    for name in ("manifest.json", "README.md"):
-        if (manifest.FOLDER / name).is_file():
-            shutil.copy2(manifest.FOLDER / name, folder)
-    missing = []
-    for entry in manifest.read():
-        small, here = entry["bytes"] <= LARGEST_IN_GIT, manifest.is_present(entry)
-        if small and here:
-            if not manifest.is_intact(entry):
-                raise UserError(
-                    f"{manifest.entry_path(entry)}: not the published file; bash get_checkpoints.sh mends it"
-                )
-            shutil.copy2(manifest.entry_path(entry), folder)
-        elif not entry["urls"]:
-            why = "is not there" if small else "is too large for git"
-            missing.append(f"checkpoint {entry['name']} {why} and has no URL: publish it again with --url")
+    if (manifest.FOLDER / "README.md").is_file():
+        copy_text(manifest.FOLDER / "README.md", folder / "README.md")
+    missing, used = [], []
     for wrapper in year.wrappers:
         problem = problem_of(wrapper)
-        # The 50 classes take p1's weights where they have none of their own.
-        if manifest.default_checkpoint(problem) or manifest.default_checkpoint(problem[:2]):
+        # As inference does: the 50 classes take p1's weights where they have none of their own.
+        entry = manifest.default_checkpoint(problem) or manifest.default_checkpoint(problem[:2])
+        if entry is None:
+            missing.append(f"{wrapper.name} will find no checkpoint: {how_to_train(problem)}")
             continue
-        target, model = TRAINED[problem]
-        missing.append(
-            f"{wrapper.name} will find no checkpoint: train one with {target}, then "
-            f"python3 -m engine.publish {model} --name NAME --problem {problem} --default"
-        )
+        if entry not in used:
+            used.append(entry)
+            missing += copy_weights(entry, folder)
+        missing += wrong_classes(wrapper, entry)
+    entries = [entry for entry in manifest.read() if entry in used or entry["problem"] == "sam"]
+    write_json(folder / "manifest.json", {"checkpoints": entries})
     return missing
+
+
+def copy_weights(entry: dict[str, Any], folder: Path) -> list[str]:
+    """The entry's file, where git takes it; a line where it is neither here nor to be fetched."""
+    is_small, is_here = entry["bytes"] <= LARGEST_IN_GIT, manifest.entry_path(entry).is_file()
+    if is_here and not manifest.is_intact(entry):
+        path = manifest.entry_path(entry)
+        raise UserError(f"{path}: not the published file; bash get_checkpoints.sh mends it")
+    if is_small and is_here:
+        shutil.copy2(manifest.entry_path(entry), folder)
+    elif not entry["urls"]:
+        why = "is not there" if is_small else "is too large for git"
+        return [f"checkpoint {entry['name']} {why} and has no URL: publish it again with --url"]
+    return []
+
+
+def wrong_classes(wrapper: Wrapper, entry: dict[str, Any]) -> list[str]:
+    """A line unless the entry's file is here and knows as many classes as the wrapper is asked for."""
+    problem, path = problem_of(wrapper), manifest.entry_path(entry)
+    if not path.is_file():
+        return [
+            f"{entry['name']}, with which {wrapper.name} answers, is not here, so its classes are not known: "
+            "bash get_checkpoints.sh, then collect again"
+        ]
+    try:
+        model = read_model(path)
+    except UserError as error:
+        return [f"{wrapper.name} cannot answer with {entry['name']}: {error}"]
+    except ImportError:
+        return [f"the classes of {entry['name']} are not known without torch: {install_command()}"]
+    if model["problem"] == KINDS[problem] and len(model["classes"]) == CLASSES[problem]:
+        return []
+    return [
+        f"{wrapper.name} would answer with {entry['name']}, which knows {len(model['classes'])} classes, not "
+        f"the {CLASSES[problem]} asked for: {how_to_train(problem)}"
+    ]
+
+
+def how_to_train(problem: str) -> str:
+    target, model = TRAINED[problem]
+    return (
+        f"train one with {target}, then "
+        f"python3 -m engine.publish {model} --name NAME --problem {problem} --default"
+    )
 
 
 def problem_of(wrapper: Wrapper) -> str:
@@ -155,19 +210,45 @@ def problem_of(wrapper: Wrapper) -> str:
     return "p1" if "--csv" in wrapper.options else "p1_50"
 
 
-def copy_report(year: Edition, folder: Path, report: Path) -> list[str]:
-    """The report hwN_<studentID>.pdf of the repository or of the folder `report`; a line for the user where
-    there is none."""
-    found = [path for place in (REPOSITORY, report) for path in sorted(place.glob(REPORT))]
-    for path in found:
-        shutil.copy2(path, folder)
-    if found:
-        return []
+def copy_report(year: Edition, folder: Path, report: Path, answers: Path) -> list[str]:
+    """The report hwN_<studentID>.pdf of the repository or of the folder `report`, when there is one and no
+    other; lines for the user about what is wrong with it.
+    """
     homework = year.wrappers[0].name.split("_")[0]
-    return [
-        f"no report in {report}: make it with make report STUDENT_ID=..., or put {homework}_<studentID>.pdf "
-        "beside README.md, and collect again"
-    ]
+    found = [path for place in (REPOSITORY, report) for path in sorted(place.glob(f"{homework}_*.pdf"))]
+    if not found:
+        return [
+            f"no report in {report}: make it with make report STUDENT_ID=..., or put "
+            f"{homework}_<studentID>.pdf beside README.md, and collect again"
+        ]
+    contents = {(path.name, path.read_bytes()) for path in found}
+    if len(contents) > 1:
+        return [f"more than one report ({', '.join(map(str, found))}): keep the one that is yours"]
+    missing = []
+    shutil.copy2(found[0], folder)
+    if found[0].stem == f"{homework}_{PLACEHOLDER}":
+        missing.append(f"{found[0]}: {PLACEHOLDER} is no student: make report STUDENT_ID=r12345678")
+    if found[0].parent != REPOSITORY:  # another may hold words from anywhere
+        missing += empty_answers(answers)
+    return missing
+
+
+def empty_answers(path: Path) -> list[str]:
+    """A line when a question of the report has no words of the student's."""
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError:
+        return [f"{path}: your answers cannot be read; make report makes the file, fill it in"]
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)  # what we ask stands in comments
+    # "## 1.1 ..." and below it up to the next question
+    parts = re.split(r"^#{1,2}[ \t]+(\d+(?:\.\d+)+)\b.*$", text, flags=re.MULTILINE)
+    questions = list(zip(parts[1::2], parts[2::2]))
+    empty = [number for number, words in questions if not words.strip()]
+    if not questions:
+        return [f"{path}: holds no answer; write yours under the questions' headings, then make report"]
+    if empty:
+        return [f"{path}: no words of yours under {', '.join(empty)}; write them, then make report"]
+    return []
 
 
 def replace(output: Path, new: Path) -> None:

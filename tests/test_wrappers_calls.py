@@ -149,10 +149,28 @@ def test_a_wrapper_is_one_command_with_quoted_arguments_and_nothing_that_the_cou
     text = (REPOSITORY / name).read_text()
     assert not re.search(r"\b(rm|sudo|cp|mv|mkdir|cd|pip|CUDA_VISIBLE_DEVICES)\b", text)
     code = [line for line in text.splitlines() if not line.startswith("#")]
-    assert code[:2] == [f'if [ "$#" -ne {3 if name == "hw1_1.sh" else 2} ]; then', code[1]]
+    assert ('if [ "$#" -ne "$count" ]; then' if name == "hw1_1.sh" else 'if [ "$#" -ne 2 ]; then') in code
+    assert not re.search(r"\$[0-9@]", re.sub(r'"[^"]*"', "", "\n".join(code)))
     assert code[-1].startswith('exec python3 "') and sum("python" in line for line in code) == 1
     assert not re.sub(r'"[^"]*"', "", code[-1]).count("$")  # every expansion stands inside quotes
     assert "/" not in re.sub(r'"[^"]*"', "", code[-1])
+
+
+@pytest.mark.parametrize(("edition", "header"), [("2021", "image_id,label"), ("2023", "filename,label")])
+def test_with_an_edition_of_50_classes_a_folder_is_classified(edition, header, data, tmp_path, p1_model):
+    output = tmp_path / "not yet" / "out 家.csv"
+    done = wrapper(
+        REPOSITORY / "hw1_1.sh",
+        data / "my images",
+        output,
+        cwd=tmp_path,
+        EDITION=edition,
+        P1_50_CHECKPOINT=p1_model,
+        P1_CHECKPOINT="office's, which is not asked",
+    )
+    assert done.returncode == 0, done.stdout
+    lines = output.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == header and [line.split(",")[0] for line in lines[1:]] == ["ä 0.png", "ä 1.png"]
 
 
 @pytest.mark.parametrize("package", ["torch", "torchvision"])
