@@ -252,6 +252,7 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
         }
         run = Run(f"{args.output}/{name}", __file__, arguments, RECIPES[args.recipe], inputs)
         if run.is_finished:
+            run.require(MODEL)
             run.close()
             print(result_of(name, run.folder))
             return

@@ -189,6 +189,7 @@ def main(args: argparse.Namespace) -> int:
     loop.finish()
 
     if distributed.is_main():
+        run.require(BACKBONE)
         print(f"backbone for settings C and E: {run.folder / BACKBONE}")
     is_all_used = images.left_out == 0 and (probe is None or probe.left_out == 0)
     return distributed.leave(0 if is_all_used else 1)

@@ -227,6 +227,7 @@ def main(args: argparse.Namespace) -> int:
     loop.finish()
 
     if distributed.is_main():
+        run.require(MODEL)
         draw_stages(run, f"{args.data}/{'train' if args.holdout else 'validation'}")
         scored_on = "held-out training" if args.holdout else "validation"
         print(f"best mIoU {loop.best:.6f} on {len(validation)} {scored_on} tiles: {run.folder / MODEL}")

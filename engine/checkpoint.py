@@ -87,6 +87,51 @@ def read(path: str | Path) -> dict[str, Any]:
     return values
 
 
+def read_last(path: str | Path, total_steps: int | None) -> dict[str, Any]:
+    """Read a last.pt or previous.pt of a run that has `total_steps` (None: not known yet).
+
+    UserError when it is broken, or a value of another kind than a training saves: nothing may be done by it.
+    """
+    import torch
+
+    state = read(path)
+    step, total, loss_sum = state.get("step"), state.get("total_steps"), state.get("loss_sum")
+    best, random = state.get("best"), state.get("random")
+    optimizer = state.get("optimizer")
+    is_total = total is None or (_is_count(total) and total > 0 and total_steps in (None, total))
+    rules = {
+        "total_steps": is_total,
+        "step": _is_count(step) and (not is_total or total is None or step <= total),
+        "best": best == -math.inf or _is_number(best),
+        "seconds": _is_number(state.get("seconds")) and state["seconds"] >= 0,
+        "loss_sum": isinstance(loss_sum, torch.Tensor) and loss_sum.ndim == 0 and bool(loss_sum.isfinite()),
+        "loss_count": _is_count(state.get("loss_count")),
+        "network": _is_state(state.get("network")),
+        "average": state.get("average") is None or _is_state(state["average"]),
+        "optimizer": isinstance(optimizer, dict) and isinstance(optimizer.get("state"), dict),
+        "random": isinstance(random, dict) and isinstance(random.get("torch"), torch.Tensor),
+    }
+    for key, is_right in rules.items():
+        if not is_right:
+            raise UserError(f"{path}: its {key!r}, {_brief(state.get(key))}, is not what a training saves")
+    return state
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _is_state(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, dict) and all(isinstance(tensor, torch.Tensor) for tensor in value.values())
+
+
+def _brief(value: Any) -> str:
+    is_plain = value is None or isinstance(value, (bool, float, str))
+    return f"{value!r:.30}" if is_plain or _is_count(value) else f"a {type(value).__name__}"
+
+
 def read_model(path: str | Path) -> dict[str, Any]:
     """Read a `model.pt` and check that it describes itself (see README, "model.pt")."""
     model = read(path)

@@ -344,6 +344,7 @@ class Loop:
     def _restore(self) -> None:
         state = self.run.load_last()
         if state is None:
+            self.run.resume_after(-1)
             return
         try:
             self.network.load_state_dict(state["network"])
@@ -354,9 +355,11 @@ class Loop:
             self.steps_done = state["step"]
             for name in ("total_steps", "best", "seconds", "loss_sum", "loss_count"):
                 setattr(self, name, state[name])
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        except (LookupError, RuntimeError, ValueError, TypeError, AttributeError, OverflowError) as error:
+            said = " ".join(str(error).split())[:120]
             raise UserError(
                 f"{self.run.folder}: its checkpoint is of another version of this program "
-                f"({str(error)[:120]}); start again in a new folder"
+                f"({said or type(error).__name__}); start again in a new folder"
             ) from None
+        self.run.resume_after(self.steps_done)
         self.run.say(f"resuming from step {self.steps_done} of {self.total_steps or '?'}")

@@ -56,6 +56,7 @@ class Run:
         """
         self.folder = Path(folder)
         self._metrics = self._board = self._lock = None
+        self._broken: dict[Path, UserError] = {}  # checkpoints that cannot be read
         begun = {
             "script": Path(script).name,
             "arguments": arguments,
@@ -169,45 +170,57 @@ class Run:
             checkpoint.save(self.folder / name, values)
 
     def load_last(self) -> dict[str, Any] | None:
+        """The newest whole checkpoint, or None at the start. Nothing in the folder is changed by it: a state
+        that does not fit the network must not cost metrics; see `resume_after`.
+
+        UserError when there are checkpoints but none can be read: hours of work lie there.
+        """
         return distributed.from_main(self._load_last() if distributed.is_main() else None)
 
     def _load_last(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint, or None at the start. A broken newest one is set aside, and said so.
+        self._broken = {}
+        for path in (self.folder / LAST, self.folder / PREVIOUS):
+            if not path.is_file():
+                continue
+            try:
+                return checkpoint.read_last(path, self.config["total_steps"])
+            except UserError as error:
+                self._broken[path] = error
+        if self._broken:
+            raise UserError(
+                f"{self.folder}: none of its checkpoints can be read "
+                f"({'; '.join(map(str, self._broken.values()))}); nothing is changed: mend the folder, or "
+                "give --output a new one"
+            )
+        return None
 
-        UserError, and nothing is changed, when there are checkpoints but none can be read: hours of work lie
-        there.
+    def resume_after(self, step: int) -> None:
+        """The state of that step is taken up: a broken newer one is set aside, and said so; lines of work
+        that is about to be repeated are dropped.
         """
+        if not distributed.is_main():
+            return
         with plain_errors(self.folder):
-            self._remove_leftovers()
-            broken = {}
-            for path in (self.folder / LAST, self.folder / PREVIOUS):
-                if not path.is_file():
-                    continue
-                try:
-                    state = checkpoint.read(path)
-                    state["step"]
-                except (UserError, KeyError) as error:
-                    broken[path] = error
-                    continue
-                for newer, reason in broken.items():
-                    self.say(
-                        f"{newer}: broken ({reason}); set aside as {newer.name}.broken, trying the one before"
-                    )
-                    os.replace(newer, newer.with_suffix(".pt.broken"))
-                self._forget_metrics_after(state["step"])
-                return state
-            if broken:
-                raise UserError(
-                    f"{self.folder}: none of its checkpoints can be read "
-                    f"({'; '.join(map(str, broken.values()))}); nothing is changed: mend the folder, or give "
-                    "--output a new one"
+            for newer, reason in self._broken.items():
+                self.say(
+                    f"{newer}: broken ({reason}); set aside as {newer.name}.broken, trying the one before"
                 )
-            self._forget_metrics_after(-1)
-            return None
+                os.replace(newer, newer.with_suffix(".pt.broken"))
+            self._broken = {}
+            self._remove_leftovers()
+            self._forget_metrics_after(step)
 
     def _remove_leftovers(self) -> None:
         for part in self.folder.rglob(".*.part"):
             part.unlink()
+
+    def require(self, name: str) -> None:
+        """UserError where a result of the run is not there any more, whose training is over."""
+        if not (self.folder / name).is_file():
+            raise UserError(
+                f"{self.folder}: the run is finished, but its {name} is gone; bring it back, or train again "
+                "with another --output"
+            )
 
     # -- what it says ----------------------------------------------------------------------------------------
 

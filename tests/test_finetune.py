@@ -138,6 +138,15 @@ def test_the_best_weights_describe_themselves(finetune, tmp_path, capsys):
     assert said.endswith(f"the table of {tmp_path / 'runs'}\n")
 
 
+def test_a_finished_run_whose_model_is_gone_says_so(finetune, tmp_path, capsys):
+    assert finetune() == 0
+    (tmp_path / "runs/A-seed0/model.pt").unlink()
+    capsys.readouterr()
+    assert finetune() == 2
+    said = capsys.readouterr()
+    assert "the run is finished, but its model.pt is gone" in said.err and "model.pt" not in said.out
+
+
 def test_what_the_best_weights_predict_is_a_table_beside_them(finetune, office, tmp_path):
     assert finetune("--lr", 0.01) == 0
     run = tmp_path / "runs" / "A-seed0"

@@ -16,6 +16,22 @@ from engine.run import Run
 ARGUMENTS = {"epochs": 3, "lr": 0.1, "device": None, "workers": 0, "max_minutes": None}
 
 
+def state_of(step):
+    """A checkpoint as a training saves it, of a network without weights."""
+    return {
+        "step": step,
+        "total_steps": 20,
+        "best": 0.5,
+        "seconds": 1.5,
+        "loss_sum": torch.zeros(()),
+        "loss_count": 0,
+        "network": {},
+        "average": None,
+        "optimizer": {"state": {}, "param_groups": []},
+        "random": {"torch": torch.get_rng_state()},
+    }
+
+
 @pytest.fixture
 def folder(tmp_path):
     return tmp_path / "run"
@@ -102,22 +118,23 @@ def test_a_broken_configuration_is_one_plain_line(folder, content):
 
 def test_the_newest_whole_checkpoint_is_taken_and_a_broken_one_set_aside(folder, capsys):
     run = Run(folder, "script.py", ARGUMENTS, {})
-    run.save_last({"step": 1})
-    run.save_last({"step": 2})
+    run.save_last(state_of(1))
+    run.save_last(state_of(2))
     assert run.load_last()["step"] == 2
     newest = folder / "last.pt"
     newest.write_bytes(newest.read_bytes()[:100])
     assert run.load_last()["step"] == 1
+    run.resume_after(1)
     assert "last.pt: broken" in capsys.readouterr().err
-    run.save_last({"step": 2})  # the broken file does not push out the whole one
+    run.save_last(state_of(2))  # the broken file does not push out the whole one
     assert torch.load(folder / "previous.pt", weights_only=True)["step"] == 1
     run.close()
 
 
 def test_hours_of_work_are_not_begun_anew_because_no_checkpoint_can_be_read(folder):
     run = Run(folder, "script.py", ARGUMENTS, {})
-    run.save_last({"step": 1})
-    run.save_last({"step": 2})
+    run.save_last(state_of(1))
+    run.save_last(state_of(2))
     run.log_metrics(2, 1, loss=0.5)
     for name in ("last.pt", "previous.pt"):
         (folder / name).write_bytes(b"broken")
@@ -147,7 +164,7 @@ def test_what_the_disk_refuses_is_one_plain_line(folder):
 
 def test_killed_between_two_renames_a_run_still_has_its_checkpoint(folder):
     run = Run(folder, "script.py", ARGUMENTS, {})
-    run.save_last({"step": 1})
+    run.save_last(state_of(1))
     (folder / "last.pt").rename(folder / "previous.pt")
     assert run.load_last()["step"] == 1
     run.close()
@@ -155,14 +172,14 @@ def test_killed_between_two_renames_a_run_still_has_its_checkpoint(folder):
 
 def test_lines_of_work_that_is_repeated_are_dropped(folder):
     run = Run(folder, "script.py", ARGUMENTS, {})
-    run.save_last({"step": 10})
+    run.save_last(state_of(10))
     for step in (5, 10, 15):
         run.log_metrics(step, 1, loss=0.5)
     with open(folder / "metrics.jsonl", "a") as file:
         file.write('{"step": 20, "lo')  # the power went
     run.close()
     run = Run(folder, "script.py", ARGUMENTS, {})
-    run.load_last()
+    run.resume_after(run.load_last()["step"])
     run.log_metrics(15, 1, loss=0.4)
     run.close()
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -179,7 +196,8 @@ def test_metrics_go_to_tensorboard_too(folder):
 def test_leftovers_of_a_kill_while_writing_are_removed(folder):
     run = Run(folder, "script.py", ARGUMENTS, {})
     (folder / ".last.pt.x.part").write_bytes(b"half")
-    run.load_last()
+    assert run.load_last() is None
+    run.resume_after(-1)
     assert not list(folder.glob(".*.part"))
     run.close()
 

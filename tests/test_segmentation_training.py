@@ -69,6 +69,15 @@ def test_the_best_weights_describe_themselves(flags, tmp_path, capsys):
     assert f"best mIoU {model['score']['mean_iou']:.6f}" in capsys.readouterr().out
 
 
+def test_a_finished_run_whose_model_is_gone_says_so(flags, tmp_path, capsys):
+    assert call(p2_train, *flags("run")) == 0
+    (tmp_path / "run/model.pt").unlink()
+    capsys.readouterr()
+    assert call(p2_train, *flags("run")) == 2
+    said = capsys.readouterr()
+    assert "the run is finished, but its model.pt is gone" in said.err and "model.pt" not in said.out
+
+
 def test_first_middle_and_last_epoch_are_kept_or_those_asked_for(flags, tmp_path):
     assert call(p2_train, *flags("run", "--epochs", 4)) == 0
     kept = sorted(path.name for path in (tmp_path / "run" / "snapshots").glob("*.pt"))

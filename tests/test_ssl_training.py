@@ -122,6 +122,15 @@ def test_stopped_by_its_minutes_it_goes_on_to_the_same_end(pretrain, tmp_path):
     assert_same_end(tmp_path / "unbroken", tmp_path / "run", ("last.pt", "backbone.pt"))
 
 
+def test_a_finished_run_whose_backbone_is_gone_says_so(pretrain, tmp_path, capsys):
+    assert pretrain() == 0
+    (tmp_path / "run/backbone.pt").unlink()
+    capsys.readouterr()
+    assert pretrain() == 2
+    said = capsys.readouterr()
+    assert "the run is finished, but its backbone.pt is gone" in said.err and "backbone.pt" not in said.out
+
+
 def test_fine_tuning_takes_the_backbone_it_leaves(pretrain, tmp_path, capsys):
     assert pretrain() == 0
     path = tmp_path / "run" / "backbone.pt"
