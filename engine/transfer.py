@@ -110,7 +110,7 @@ def _open_url(url: str, file: BinaryIO, watch: _Watch) -> Any:
     if size_of(file):
         headers["Range"] = f"bytes={size_of(file)}-"
     try:
-        opener = request.build_opener(_Redirects, _Http(watch), _Https(watch))
+        opener = request.build_opener(_Redirects, _Connections(watch))
         response = opener.open(request.Request(url, headers=headers), timeout=TIMEOUT)
         if watch.has_cut:  # a header that was cut short counts as one
             response.close()
@@ -136,8 +136,8 @@ def _open_url(url: str, file: BinaryIO, watch: _Watch) -> Any:
 
 
 class _Watch:
-    """Cuts the connections of one attempt when the answer's first byte takes longer than ANSWER seconds, or
-    its body comes at fewer than SLOWEST bytes a second.
+    """Cuts the connections of one attempt when all that comes before the answer's body takes longer than
+    ANSWER seconds, or the body comes at fewer than SLOWEST bytes a second.
 
     A socket's own timeout begins anew with every byte: headers, chunk sizes, trailers or "100 Continue" that
     drip, or that come without end, would hold us for ever.
@@ -183,25 +183,23 @@ class _Watch:
             connection.close()
 
 
-class _Http(request.HTTPHandler):
+class _Connections(request.HTTPHandler, request.HTTPSHandler):
     """Opens connections that a _Watch knows."""
 
     def __init__(self, watch: _Watch):
         super().__init__()
         self.watch = watch
 
-    def connection(self, kind: type, host: str, **options: Any) -> HTTPConnection:
+    def http_open(self, req: request.Request) -> Any:
+        return self.do_open(partial(self._connection, HTTPConnection), req)
+
+    def https_open(self, req: request.Request) -> Any:
+        return self.do_open(partial(self._connection, HTTPSConnection), req)
+
+    def _connection(self, kind: type, host: str, **options: Any) -> HTTPConnection:
         connection = kind(host, **options)
         connection._create_connection = self.watch.connect
         return connection
-
-    def http_open(self, req: request.Request) -> Any:
-        return self.do_open(partial(self.connection, HTTPConnection), req)
-
-
-class _Https(_Http, request.HTTPSHandler):
-    def https_open(self, req: request.Request) -> Any:
-        return self.do_open(partial(self.connection, HTTPSConnection), req)
 
 
 class _Redirects(request.HTTPRedirectHandler):
