@@ -24,7 +24,7 @@ from typing import Any, Sequence
 
 from datasets.editions import Edition, Wrapper, edition
 from engine import manifest
-from engine.base import UserError, install_command, run_script, say, write_json
+from engine.base import UserError, install_command, read_regular, run_script, say, write_json
 from engine.checkpoint import KINDS, read_model
 from engine.run_folder import MODEL
 from report import ANSWERS, OUTPUT
@@ -236,7 +236,7 @@ def copy_report(year: Edition, folder: Path, report: Path, answers: Path) -> lis
 def empty_answers(path: Path) -> list[str]:
     """A line when a question of the report has no words of the student's."""
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        text = read_regular(path).decode("utf-8-sig", errors="replace")
     except OSError:
         return [f"{path}: your answers cannot be read; make report makes the file, fill it in"]
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)  # what we ask stands in comments
