@@ -8,6 +8,7 @@
 # make test-real DATA=hw1_data    what only the course's data can show
 # make test-networks              every network of problem 2: train, stop, go on, hw1_2.sh; a quarter of an hour
 # make submission [EDITION=2023]  what is handed in, under the course's names, in submission/
+# make pictures                   the README's pictures, from the runs of a demo
 # make clean                      remove what the demo made
 #
 # The first of them makes .venv and installs into it. PYTHON=python3.11 chooses another Python than python3.
@@ -22,7 +23,7 @@ export DATA EDITION
 # It hides our modules from python3 -m.
 unexport PYTHONSAFEPATH
 
-.PHONY: help demo p1 p1-50 p2 report test test-real test-networks submission clean setup
+.PHONY: help demo p1 p1-50 p2 report test test-real test-networks submission pictures clean setup
 
 help:
 	@sed -n '/^[^#]/q; /^$$/q; s/^# \{0,1\}//p' Makefile
@@ -243,6 +244,12 @@ test-networks: $(INSTALLED)
 
 submission:
 	@"$(PYTHON)" -m report.submission --report "$(REPORT_OUT)"
+
+# -- the README's pictures ------------------------------------------------------------------------------------------------
+
+pictures: $(INSTALLED)
+	@test -f demo/sample/runs/p1/tsne/tsne.png || $(MAKE) --no-print-directory demo DATA=
+	@python3 -m report.pictures demo/sample
 
 clean:
 	rm -rf demo

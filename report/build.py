@@ -77,34 +77,43 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
 
-    from report.answers import read_answers  # these import matplotlib, for which --help does not wait
-    from report.document import QUESTIONS
-    from report.page import write_page
+    from report.page import write_page  # these import matplotlib, for which --help does not wait
     from report.pdf import write_pdf
-    from report.problem1 import problem_1
-    from report.problem2 import problem_2
 
-    figures = made(args.output / "figures")
-    # What is wrong with the answers ends it before anything is touched.
-    answers = read_answers(args.answers, QUESTIONS)
-    clear(figures)
-    found = find([*args.p1, *args.p2])
-    problems = (problem_1(found, figures), problem_2(found, args.sam, figures))
-    report = Report(
-        "Deep Learning for Computer Vision, homework 1",
-        args.student_id,
-        one_line(args.name, 60),
-        date_of(found),
-        problems,
-        answers,
-        sources_of(found, args.sam),
+    report, remarks = draw_report(
+        [*args.p1, *args.p2], args.sam, args.student_id, args.name, args.answers, args.output
     )
     page, pdf = write_page(report, args.output), write_pdf(report, args.output)
-    gaps = [*found.remarks, *gaps_of(report)]
+    gaps = [*remarks, *gaps_of(report)]
     for gap in gaps:
         say(f"gap: {gap}")
     print(f"{page}\n{pdf}\nyour own words: {args.answers}")
     return 1 if gaps else 0
+
+
+def draw_report(
+    runs: Sequence[str], sam: Path | None, student_id: str, name: str, answers: Path, output: Path
+) -> tuple[Report, list[str]]:
+    """Everything that page and PDF say, its figures drawn into OUTPUT/figures; and remarks on the runs."""
+    from report.answers import read_answers
+    from report.document import QUESTIONS
+    from report.problem1 import problem_1
+    from report.problem2 import problem_2
+
+    figures = made(output / "figures")
+    words = read_answers(answers, QUESTIONS)  # what is wrong with them ends it before anything is touched
+    clear(figures)
+    found = find(runs)
+    report = Report(
+        "Deep Learning for Computer Vision, homework 1",
+        student_id,
+        one_line(name, 60),
+        date_of(found),
+        (problem_1(found, figures), problem_2(found, sam, figures)),
+        words,
+        sources_of(found, sam),
+    )
+    return report, found.remarks
 
 
 def made(folder: Path) -> Path:

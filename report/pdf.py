@@ -70,13 +70,26 @@ def write_pdf(report: Report, folder: Path) -> Path:
     return path
 
 
+def first_page(report: Report, folder: Path, dots_per_inch: float) -> bytes:
+    """The PDF's first page as a PNG, with the pictures of `folder`/figures."""
+    return _draw(content_of(report, folder), folder, "png", _fonts(), "png", dots_per_inch)[0]
+
+
 def _fonts() -> typst.Fonts:
     chinese = font_folder()
     return typst.Fonts(include_system_fonts=chinese is None, font_paths=[str(chinese)] if chinese else [])
 
 
-def _draw(content: dict[str, Any], folder: Path, suffix: str, fonts: typst.Fonts) -> bytes:
-    """The PDF, with pictures of this kind where they are there."""
+def _draw(
+    content: dict[str, Any],
+    folder: Path,
+    suffix: str,
+    fonts: typst.Fonts,
+    form: str = "pdf",
+    dots_per_inch: float | None = None,
+) -> Any:
+    """The PDF's bytes, or of the `form` "png" a list of its pages'; with pictures of the kind `suffix`, where
+    they are there."""
     content = copy.deepcopy(content)
     for problem in content["problems"]:
         for question in problem["questions"]:
@@ -92,7 +105,7 @@ def _draw(content: dict[str, Any], folder: Path, suffix: str, fonts: typst.Fonts
         sys_inputs={"report": json.dumps(content)},
     )
     made = datetime(*(content["day"] or (1970, 1, 1)), tzinfo=timezone.utc)
-    data, _ = compiler.compile_with_warnings(format="pdf", timestamp=made)
+    data, _ = compiler.compile_with_warnings(format=form, ppi=dots_per_inch, timestamp=made)
     return data
 
 
