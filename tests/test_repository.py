@@ -345,6 +345,10 @@ def test_the_house_has_few_rooms():
     assert len([path for path in python if not relative(path).startswith("tests/")]) <= 100
 
 
+def test_the_readme_is_read_to_its_end():
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").split()) <= 1300
+
+
 # -- what else is committed ----------------------------------------------------------------------------------
 
 
