@@ -12,20 +12,18 @@ import argparse
 import io
 import tempfile
 from pathlib import Path
-from typing import Sequence
+from typing import TYPE_CHECKING, Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
 from datasets.images import read_rgb
 from datasets.palette import CLASS_NAMES, classes_of_colours
 from engine.base import UserError, run_script, write_atomically
-from engine.run_folder import snapshot_epochs, snapshot_masks
-from report.build import draw_report
-from report.pdf import first_page
-from report.style import BLUE, GREEN, GREY, ORANGE, VERMILION, class_patches, styled, without_axes
+from engine.run_folder import ARCHITECTURE, snapshot_epochs, snapshot_masks
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # half a second, for which --help does not wait
 
 FOLDER = Path(__file__).with_name("pictures")
 TILES = 2  # rows of the picture of the stages
@@ -50,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep(Image.open(tsne), "tsne", 1400)
     keep(as_image(draw_pipeline()), "pipeline", 1200)
     keep(report_page(runs), "report", 600)
-    drawing = runs / "p2/model_b/architecture.png"
+    drawing = runs / f"p2/model_b/{ARCHITECTURE}.png"
     if drawing.is_file():
         keep(Image.open(drawing), "lite_fpn", 1200)
     size = sum(path.stat().st_size for path in FOLDER.glob("*.png"))
@@ -69,6 +67,8 @@ def keep(picture: Image.Image, name: str, width: int) -> None:
 
 
 def as_image(figure: Figure) -> Image.Image:
+    from report.style import styled
+
     file = io.BytesIO()
     with styled():
         figure.savefig(file, format="png", dpi=150, bbox_inches="tight", pad_inches=0.08)
@@ -77,6 +77,10 @@ def as_image(figure: Figure) -> Image.Image:
 
 def draw_stages(run: Path, tiles: Path) -> Figure:
     """Tiles of a run beside their truth, the masks of its snapshots, and where the last of them errs."""
+    from matplotlib.figure import Figure
+
+    from report.style import class_patches, styled, without_axes
+
     masks = {f"epoch {epoch}": run / snapshot_masks(epoch) for epoch in snapshot_epochs(run)}
     names = sorted(path.name for path in list(masks.values())[-1].glob("*_mask.png"))[:TILES]
     headings = ["image", "truth", *masks, "wrong at the end"]
@@ -102,6 +106,11 @@ def draw_stages(run: Path, tiles: Path) -> Figure:
 
 def draw_pipeline() -> Figure:
     """Problem 1 from images to settings A to E: which backbone each starts from, and what it trains."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import FancyBboxPatch
+
+    from report.style import BLUE, GREEN, GREY, ORANGE, VERMILION, styled
+
     boxes = {
         "mini": (0, 2.2, "mini-ImageNet,\nno labels", GREY),
         "labels": (0, -0.2, "images with labels", GREY),
@@ -159,6 +168,9 @@ def draw_pipeline() -> Figure:
 
 def report_page(runs: Path) -> Image.Image:
     """The first page of the report of these runs."""
+    from report.build import draw_report
+    from report.pdf import first_page
+
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder)
         report, _ = draw_report(
