@@ -45,12 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"{tsne}: no such file; run make demo first")
     FOLDER.mkdir(exist_ok=True)
     keep(as_image(draw_stages(runs / "p2/model_b", tiles)), "stages", 1400)
-    keep(Image.open(tsne), "tsne", 1400)
+    keep(Image.open(tsne, formats=["PNG"]), "tsne", 1400)
     keep(as_image(draw_pipeline()), "pipeline", 1200)
     keep(report_page(runs), "report", 600)
     drawing = runs / f"p2/model_b/{ARCHITECTURE}.png"
     if drawing.is_file():
-        keep(Image.open(drawing), "lite_fpn", 1200)
+        keep(Image.open(drawing, formats=["PNG"]), "lite_fpn", 1200)
     size = sum(path.stat().st_size for path in FOLDER.glob("*.png"))
     print(f"{FOLDER}: {size / 1e6:.2f} MB")
     return 0
@@ -72,7 +72,7 @@ def as_image(figure: Figure) -> Image.Image:
     file = io.BytesIO()
     with styled():
         figure.savefig(file, format="png", dpi=150, bbox_inches="tight", pad_inches=0.08)
-    return Image.open(file)
+    return Image.open(file, formats=["PNG"])
 
 
 def draw_stages(run: Path, tiles: Path) -> Figure:
@@ -181,7 +181,7 @@ def report_page(runs: Path) -> Image.Image:
             output / "answers.md",
             output,
         )
-        return Image.open(io.BytesIO(first_page(report, output, dots_per_inch=100)))
+        return Image.open(io.BytesIO(first_page(report, output, dots_per_inch=100)), formats=["PNG"])
 
 
 if __name__ == "__main__":
