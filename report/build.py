@@ -54,12 +54,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--sam", type=Path, metavar="DIR", help="the --output of p2_sam.py")
     add("--student-id", required=True, help="such as r12345678; the PDF is named after it")
     add("--name", required=True, help="of the student")
-    add(
-        "--output",
-        type=Path,
-        default=OUTPUT,
-        help="where to write (default: the repository's report/out)",
-    )
+    add("--output", type=Path, default=OUTPUT, help="where to write (default: the repository's report/out)")
     add(
         "--answers",
         type=Path,
