@@ -1,11 +1,9 @@
-"""mean_iou_evaluate.py against a plain transcription: time and peak memory of whole processes, in turns, in
-one run.
+"""mean_iou_evaluate.py against a plain transcription: time and peak memory of whole processes, in turns.
 
     python3 -m benchmarks.bench_mean_iou
     python3 -m benchmarks.bench_mean_iou --labels hw1_data/p2_data/validation --pred predictions
 
-Without folders it makes pairs of masks that look like the real ones. Output must be equal before anything is
-timed.
+Without folders it makes pairs of masks like the real ones. Output must be equal before anything is timed.
 """
 
 from __future__ import annotations
@@ -13,21 +11,19 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.in_turns import MAX_RSS_UNIT, in_turns, print_table
+
 ROOT = Path(__file__).resolve().parent.parent
-MAX_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in a unit of ru_maxrss
 
 
 def make_pairs(folder: str, pairs: int) -> None:
-    """Write 512x512 masks: smooth patches of the seven classes, and predictions with moved and ragged
-    borders.
-    """
+    """Write 512x512 masks: smooth patches of the seven classes, and predictions with ragged borders."""
     import numpy as np
     from PIL import Image
 
@@ -67,10 +63,6 @@ def run_once(command: list[str]) -> tuple[str, tuple[float, float, float]]:
         return output.read(), (wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * MAX_RSS_UNIT / 2**20)
 
 
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
 def compare(labels: str, pred: str, rounds: int) -> None:
     commands = {
         "ours": [sys.executable, str(ROOT / "mean_iou_evaluate.py"), "-g", labels, "-p", pred],
@@ -82,16 +74,7 @@ def compare(labels: str, pred: str, rounds: int) -> None:
         sys.exit(f"not equal, ours first:\n{outputs[0]}\n{outputs[1]}")
     print(f"{outputs[0]}equal output; {rounds} rounds in turns, median (min to max)")
 
-    measured = {name: [] for name in commands}
-    for turn in range(rounds):
-        for name in list(commands)[:: 1 if turn % 2 == 0 else -1]:
-            measured[name].append(run_once(commands[name])[1])
-
-    print(f"\n{'':10}{'ours':>27}{'plain':>31}{'plain / ours':>25}")
-    for column, quantity in enumerate(("wall s", "CPU s", "peak MiB")):
-        ours, plain = ([values[column] for values in measured[name]] for name in ("ours", "plain"))
-        ratios = [p / o for p, o in zip(plain, ours)]
-        print(f"{quantity:10}{spread(ours):>27}{spread(plain):>31}{spread(ratios):>25}")
+    print_table(in_turns(list(commands), rounds, lambda name: run_once(commands[name])[1]))
 
 
 def main() -> None:
@@ -109,8 +92,7 @@ def main() -> None:
         compare(args.labels, args.pred, args.rounds)
         return
     with tempfile.TemporaryDirectory() as folder:
-        # In a process of its own: Linux hands a parent's peak memory on to its children, so this one stays
-        # small.
+        # In a process of its own, so that this one stays small: Linux hands peak memory on to children.
         maker = multiprocessing.get_context("spawn").Process(target=make_pairs, args=(folder, args.pairs))
         maker.start()
         maker.join()

@@ -1,5 +1,4 @@
-"""models.sam_masks against segment-anything's SamAutomaticMaskGenerator: time and peak memory, in turns, in
-one run.
+"""models.sam_masks against segment-anything's SamAutomaticMaskGenerator: time and peak memory, in turns.
 
     python3 -m benchmarks.bench_sam
     python3 -m benchmarks.bench_sam --checkpoint sam_vit_b_01ec64.pth --image 0013_sat.jpg \\
@@ -9,9 +8,8 @@ Without a file of weights it makes a small network with random ones that keeps m
 decoder, 1024 pixels, a narrow image encoder. Masks must be equal before anything is timed: same number, order
 and points, boxes within a pixel, each mask's IoU at least 0.999.
 
-Each side runs in processes of its own with its own settings: ours with p2_sam.py's batch for a CPU and its
-setting of the allocator, the other with its default batch of 64 and the allocator as it is. Loading is not
-timed.
+Each side runs in processes of its own: ours with p2_sam.py's batch for a CPU and its setting of the
+allocator, the other with its default batch of 64 and the allocator as it is. Loading is not timed.
 """
 
 from __future__ import annotations
@@ -20,22 +18,21 @@ import argparse
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from typing import Any
 
+from benchmarks.in_turns import MAX_RSS_UNIT, in_turns, print_table
+
 NARROW = {"image_size": 1024, "grid": 64, "width": 192, "depth": 4, "heads": 3, "global_blocks": [1, 3]}
 BATCH = {"ours": 16, "official": 64}  # ours: POINTS_PER_BATCH of p2_sam.py on a CPU
-MAX_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in a unit of ru_maxrss
+PASSED = ("checkpoint", "image", "threads")  # arguments that go on to the process that makes the inputs
 
 
 def run_side(side: str, folder: str) -> None:
-    """In a process of its own: the masks into `folder`/`side`.json, (wall seconds, CPU seconds, peak MiB) to
-    stdout.
-    """
+    """In its own process: masks into `folder`/`side`.json; wall and CPU seconds and peak MiB to stdout."""
     import numpy as np
     import torch
 
@@ -51,16 +48,15 @@ def run_side(side: str, folder: str) -> None:
     sam = load_sam(given["checkpoint"])
     sam.mask_threshold = given["mask_threshold"]
     image = np.load(os.path.join(folder, "image.npy"))
+    settings = {"points_per_batch": BATCH[side], **given["settings"]}
     if side == "ours":
         from models.sam_masks import MaskGenerator
 
-        generator = MaskGenerator(sam, points_per_batch=BATCH[side], **given["settings"])
+        generator = MaskGenerator(sam, **settings)
     else:
         from segment_anything import SamAutomaticMaskGenerator
 
-        generator = SamAutomaticMaskGenerator(
-            sam, points_per_batch=BATCH[side], output_mode="uncompressed_rle", **given["settings"]
-        )
+        generator = SamAutomaticMaskGenerator(sam, output_mode="uncompressed_rle", **settings)
     start, cpu = time.perf_counter(), time.process_time()
     masks = generator.generate(image)
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu
@@ -127,23 +123,15 @@ def check_equal(folder: str) -> str:
     )
 
 
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
 def compare(folder: str, rounds: int) -> None:
     for side in BATCH:  # these runs also bring the files into the system's cache for both
         call("--side", side, "--folder", folder)
     print(f"{check_equal(folder)}; {rounds} rounds in turns, median (min to max)", flush=True)
-    measured: dict[str, list[list[float]]] = {side: [] for side in BATCH}
-    for turn in range(rounds):
-        for side in list(BATCH)[:: 1 if turn % 2 == 0 else -1]:
-            measured[side].append(json.loads(call("--side", side, "--folder", folder)))
-    print(f"\n{'':10}{'ours':>29}{'official':>31}{'official / ours':>27}")
-    for column, quantity in enumerate(("wall s", "CPU s", "peak MiB")):
-        ours, official = ([values[column] for values in measured[side]] for side in BATCH)
-        ratios = [theirs / mine for mine, theirs in zip(ours, official)]
-        print(f"{quantity:10}{spread(ours):>29}{spread(official):>31}{spread(ratios):>27}")
+
+    def measure(side: str) -> list[float]:
+        return json.loads(call("--side", side, "--folder", folder))
+
+    print_table(in_turns(list(BATCH), rounds, measure))
 
 
 def main() -> None:
@@ -165,15 +153,12 @@ def main() -> None:
         make_inputs(args.folder, args)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            # In a process of its own: Linux hands a parent's peak memory on to its children, so this one
-            # stays small.
+            # In a process of its own, so that this one stays small: Linux hands peak memory on to children.
             given = [f"--points-per-side={args.points_per_side}"]
             given += [f"--{name}={value}" for name, value in vars(args).items() if value and name in PASSED]
             call("--make", "--folder", folder, *given)
             compare(folder, args.rounds)
 
-
-PASSED = ("checkpoint", "image", "threads")
 
 if __name__ == "__main__":
     main()

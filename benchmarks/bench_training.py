@@ -1,5 +1,4 @@
-"""Training steps of a classifier on the CPU, ours against a student's: images per second, in turns, in one
-run.
+"""Training steps of a classifier on the CPU, ours against a student's: images per second, in turns.
 
     OMP_NUM_THREADS=1 python3 -m benchmarks.bench_training --model resnet34 --image-size 32 --stem 3x3
 
@@ -18,6 +17,8 @@ import statistics
 import subprocess
 import sys
 import time
+
+from benchmarks.in_turns import in_turns, spread
 
 SIDES = ("ours", "no products", "plain")
 WARM_UP = 3  # steps that are not timed: the first ones choose kernels and fill the allocator
@@ -65,9 +66,9 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
     return {"losses": losses, "seconds": seconds[WARM_UP:]}
 
 
-def in_its_own_process(args: argparse.Namespace, side: str) -> dict[str, list[float]]:
-    done = subprocess.run([sys.executable, "-m", "benchmarks.bench_training", *sys.argv[1:], "--side", side],
-                          capture_output=True, text=True)  # fmt: skip
+def in_its_own_process(side: str) -> dict[str, list[float]]:
+    command = [sys.executable, "-m", "benchmarks.bench_training", *sys.argv[1:], "--side", side]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{side}: {done.stderr}")
     return json.loads(done.stdout)
@@ -79,10 +80,6 @@ def check_equal(first: dict[str, dict[str, list[float]]]) -> None:
         ours, plain = first[side]["losses"], first["plain"]["losses"]
         if abs(ours[0] - plain[0]) > 0.01 * plain[0] or abs(ours[-1] - plain[-1]) > 0.1 * plain[0]:
             sys.exit(f"{side} and plain do not learn alike: {ours} and {plain}")
-
-
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def main() -> None:
@@ -100,24 +97,21 @@ def main() -> None:
     if args.side:
         print(json.dumps(measure(args)))
         return
-    first = {side: in_its_own_process(args, side) for side in SIDES}
+    first = {side: in_its_own_process(side) for side in SIDES}
     check_equal(first)
-    losses = ", ".join(
-        f"{side} {first[side]['losses'][0]:.4f} to {first[side]['losses'][-1]:.4f}" for side in SIDES
-    )
-    print(f"{args.model}, {args.image_size} px, batches of {args.batch_size}; losses: {losses}")
-    speeds = {side: [] for side in SIDES}
-    for turn in range(args.rounds):
-        for side in SIDES[:: 1 if turn % 2 == 0 else -1]:
-            seconds = in_its_own_process(args, side)["seconds"]
-            speeds[side].append(args.batch_size / statistics.median(seconds))
+    losses = {side: first[side]["losses"] for side in SIDES}
+    told = ", ".join(f"{side} {of_side[0]:.4f} to {of_side[-1]:.4f}" for side, of_side in losses.items())
+    print(f"{args.model}, {args.image_size} px, batches of {args.batch_size}; losses: {told}")
+
+    def speed(side: str) -> float:
+        return args.batch_size / statistics.median(in_its_own_process(side)["seconds"])
+
+    speeds = in_turns(SIDES, args.rounds, speed)
     print(f"{args.rounds} rounds in turns, images/s, median (min to max)\n")
     for side in SIDES:
         ratios = [ours / other for ours, other in zip(speeds["ours"], speeds[side])]
-        print(
-            f"{side:12}{spread(speeds[side]):>28}"
-            + ("" if side == "ours" else f"   ours is faster by {spread(ratios)}")
-        )
+        faster = "" if side == "ours" else f"   ours is faster by {spread(ratios)}"
+        print(f"{side:12}{spread(speeds[side]):>28}{faster}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""A Segment Anything with random weights that keeps masks: for tests and benchmarks, where there are no real
-weights.
+"""A Segment Anything with random weights that keeps masks, for tests and benchmarks without real weights.
 
     python3 -m benchmarks.random_sam 0013_sat.jpg random_sam.pth     # a small one, for p2_sam.py --checkpoint
 

@@ -20,8 +20,9 @@ ASPECTS = (3 / 4, 4 / 3)  # of a crop's width over its height, in the image
 
 
 class ImageCrops(torch.utils.data.Dataset):
-    """Random crops, resized to a square, half of them mirrored: `min_area` to all of an image; or with a
-    `shift` all of it, moved by up to so many of its pixels. Colours change by up to `jitter`.
+    """Random crops of `min_area` to all of an image, resized to a square, half of them mirrored.
+
+    With a `shift` all of the image, moved by up to so many pixels. Colours change by up to `jitter`.
     """
 
     def __init__(
@@ -63,9 +64,7 @@ class ImageCrops(torch.utils.data.Dataset):
 def random_box(
     generator: np.random.Generator, height: int, width: int, min_area: float
 ) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of a crop as Inception's (Szegedy et al., 2014): area and aspect at
-    random.
-    """
+    """(left, top, right, bottom), area and aspect at random as Inception's crops (Szegedy et al., 2014)."""
     for _ in range(10):
         area = height * width * generator.uniform(min_area, 1.0)
         aspect = math.exp(generator.uniform(math.log(ASPECTS[0]), math.log(ASPECTS[1])))
@@ -78,9 +77,7 @@ def random_box(
 
 
 def jitter_colours(images: Tensor, colours: Tensor) -> Tensor:
-    """(B, 3, S, S) in 0..1 and (B, 3) factors of brightness (added), contrast and saturation → (B, 3, S, S)
-    in 0..1.
-    """
+    """(B, 3, S, S) in 0..1 changed by (B, 3) factors of brightness (added), contrast and saturation."""
     brightness, contrast, saturation = (colours[:, i, None, None, None] for i in range(3))
     grey = images.mean(dim=1, keepdim=True)
     images = grey + (images - grey) * saturation
@@ -89,11 +86,9 @@ def jitter_colours(images: Tensor, colours: Tensor) -> Tensor:
 
 
 def mix_images(images: Tensor, kind: str, generator: np.random.Generator) -> tuple[Tensor, Tensor, float]:
-    """(B, 3, S, S) floats → the batch with each image's partner in it; which one that is (B); and the own
-    share.
+    """(B, 3, S, S) floats → the batch with each image's partner in it; which one (B); and the own share.
 
-    `kind` is none, mixup or cutmix. The shares are even between 0 and 1 (Beta(1, 1)), and 1 for a batch left
-    as it is.
+    `kind` is none, mixup or cutmix. The shares are even between 0 and 1 (Beta(1, 1)); 1 for an unmixed batch.
     """
     partners = torch.arange(len(images)).roll(1)
     if kind == "none" or generator.uniform() >= MIX_PROBABILITY:

@@ -1,5 +1,4 @@
-"""Decoded images, kept as one file of bytes: decoding 2,000 tiles takes a minute, mapping the file takes
-none.
+"""Decoded images, kept as one file of bytes: decoding 2,000 tiles takes a minute, mapping it no time.
 
 Images keep their own sizes. The file lies in the user's cache folder (never beside the data) under a name
 made from what went in, so a changed image makes a new file.
@@ -31,9 +30,7 @@ def default_cache_folder() -> Path:
 
 
 class ImageCache:
-    """Arrays of uint8 by index; `shapes[i]` is () where the file could not be read (its reason is in
-    `errors`).
-    """
+    """Arrays of uint8 by index; `shapes[i]` is () where a file could not be read, as `errors` says."""
 
     def __init__(self, data: Path, index: dict):
         self.shapes = [tuple(shape) for shape in index["shapes"]]
@@ -76,32 +73,23 @@ def cached_images(
             _remove_leftovers(folder)
             found = ImageCache(data, _build(paths, read, data, index))
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"{data}: the cache cannot be made or read ({reason}); give --cache another folder"
-        ) from None
+        reason = f"{error.strerror or error}); give --cache another folder"
+        raise UserError(f"{data}: the cache cannot be made or read ({reason}") from None
     return found
 
 
 def _opened(data: Path, index: Path, count: int) -> ImageCache | None:
-    """The cache of `count` images that lies there; None when its index or its size is not what was
-    written.
-    """
+    """The cache of `count` images that lies there; None if its index or its size is not what was written."""
     try:
         found = ImageCache(data, json.loads(read_regular(index).decode("utf-8")))
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # no JSON, or another's
         return None
-    is_whole = (
-        data.stat().st_size == found.offsets[-1] and len(found) == count and isinstance(found.errors, dict)
-    )
-    return found if is_whole else None
+    is_whole = len(found) == count and data.stat().st_size == found.offsets[-1]
+    return found if is_whole and isinstance(found.errors, dict) else None
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes were writing.
-
-    Younger files may be those of a process that is still at it.
-    """
+    """Remove what killed processes were writing; younger files may be of one that is still at it."""
     for path in folder.glob(f"{_READING}*"):
         with suppress(OSError):  # another process was faster, or the file is somebody else's
             if path.stat().st_mtime < time.time() - _DAY:

@@ -26,20 +26,8 @@ def _heart() -> np.ndarray:
 
 
 _DISC = _outline([1.0] * 60)
-_CROSS = [
-    (-1, -3),
-    (1, -3),
-    (1, -1),
-    (3, -1),
-    (3, 1),
-    (1, 1),
-    (1, 3),
-    (-1, 3),
-    (-1, 1),
-    (-3, 1),
-    (-3, -1),
-    (-1, -1),
-]
+_CROSS = [(-1, -3), (1, -3), (1, -1), (3, -1), (3, 1), (1, 1)]
+_CROSS += [(-x, -y) for x, y in _CROSS]
 _ARROW = [(0, -1), (0.9, 0.05), (0.4, 0.05), (0.4, 1), (-0.4, 1), (-0.4, 0.05), (-0.9, 0.05)]
 
 # Name: its outline, and what is cut out of it.
@@ -92,16 +80,13 @@ def _noise(rng: np.random.Generator, size: tuple[int, int], cells: float) -> np.
 def _pattern(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """How much of the paint each point keeps, 0.4 to 1, at the object's own coordinates."""
     stripes, dots = np.sin(9 * u) > 0, np.sin(11 * u) * np.sin(11 * v) > 0.35
-    dark = {"plain": u > 9, "striped": stripes, "dotted": dots, "chequered": stripes ^ (np.sin(9 * v) > 0)}[
-        name
-    ]
-    return np.where(dark, 0.4, 1.0)
+    squares = stripes ^ (np.sin(9 * v) > 0)
+    dark = {"plain": u > 9, "striped": stripes, "dotted": dots, "chequered": squares}
+    return np.where(dark[name], 0.4, 1.0)
 
 
 def draw_object(rng: np.random.Generator, label: int, size: tuple[int, int]) -> Image.Image:
-    """A picture (height, width) of one object of the class: place, size, turn, light and background are
-    random.
-    """
+    """A picture (height, width) of an object of the class; place, size, turn, light and ground are random."""
     height, width = size
     pattern, paint, shape = _object_of_class(label)
     radius = min(size) * rng.uniform(0.28, 0.42)
@@ -136,9 +121,7 @@ def _mix(noise: np.ndarray, low: tuple[int, int, int], high: tuple[int, int, int
 
 
 def _patches(rng: np.random.Generator, side: int, long: float, short: float, colours: list) -> tuple:
-    """A turned grid of patches, each of one of the colours: (H, W, 3) colours and (H, W) places across a
-    patch.
-    """
+    """A turned grid of patches of one colour each: (H, W, 3) colours and (H, W) places across a patch."""
     turn = rng.uniform(0, _TURN)
     y, x = np.mgrid[:side, :side]
     u = (x * np.cos(turn) + y * np.sin(turn)) / long + 1000
@@ -192,9 +175,7 @@ _GRID = 3  # a tile is made of this many regions a side
 
 
 def draw_tile(rng: np.random.Generator, side: int, wanted: list[int]) -> tuple[Image.Image, np.ndarray]:
-    """A satellite tile and its (side, side) uint8 classes; the `wanted` classes (9 at most) are among
-    them.
-    """
+    """A satellite tile and its (side, side) uint8 classes, the `wanted` ones (9 at most) among them."""
     regions = rng.choice(NUM_CLASSES, size=_GRID**2, p=_SHARES)
     regions[rng.permutation(_GRID**2)[: len(wanted)]] = wanted
     corners = np.stack(np.mgrid[:_GRID, :_GRID], axis=-1).reshape(-1, 2)

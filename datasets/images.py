@@ -19,8 +19,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 LARGEST_IMAGE = 89_478_485  # pixels; from here on Pillow itself speaks of a decompression bomb
 LARGEST_FILE = 1 << 30  # bytes; that many pixels of four channels with 16 bits each are fewer
 
-# Said once and for all threads, since warnings.catch_warnings is not safe in threads. Sizes are checked
-# below.
+# Once for all threads, in which warnings.catch_warnings is not safe. Sizes are checked below.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 

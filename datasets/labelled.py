@@ -1,5 +1,6 @@
-"""Labelled images: a folder of images and its CSV (or names such as 7_123.png) → cached pixels, class
-numbers and the classes' names; and what one training makes of them.
+"""Labelled images: a folder and its CSV (or names such as 7_123.png) → cached pixels, class numbers, names.
+
+And what one training makes of them.
 """
 
 from __future__ import annotations
@@ -75,9 +76,7 @@ class LabelledImages(torch.utils.data.Dataset):
 def load_training(
     folder: str | Path, table: str | Path | None, image_size: int, cache: str | Path | None
 ) -> LabelledImages:
-    """The images of a CSV, kept a little larger than `image_size`; the classes are those that the CSV
-    names.
-    """
+    """The images of a CSV, kept a little larger than `image_size`; its labels give the classes."""
     rows = _labelled_rows(folder, table)
     classes = classes_of([label for _, label in rows])
     side = round(MARGIN * image_size)
@@ -95,8 +94,10 @@ def load_evaluation(
     cache: str | Path | None,
     classes: list[str] | None = None,
 ) -> LabelledImages:
-    """The images of a CSV as inference sees them, (image_size, image_size, 3); `classes` are those of
-    training, or without them those that the CSV names. UserError for any other class."""
+    """The images of a CSV as inference sees them, (image_size, image_size, 3).
+
+    `classes` are those of training; without them, those that the CSV names. UserError for any other class.
+    """
     rows = _labelled_rows(folder, table)
     classes = classes or classes_of([label for _, label in rows])
     return _load_as_inference(folder, table, rows, classes, image_size, cache)
@@ -144,8 +145,7 @@ def shrink(rgb: np.ndarray, shorter_side: int) -> np.ndarray:
 
 
 def _labelled_rows(folder: str | Path, table: str | Path | None) -> list[tuple[str, str]]:
-    """(file name, label) of every row of the table; without one, of every image {label}_{number}.png in the
-    folder.
+    """(file name, label) of every row of the table; without one, of every {label}_{number}.png there.
 
     UserError when one has no label.
     """
@@ -153,9 +153,8 @@ def _labelled_rows(folder: str | Path, table: str | Path | None) -> list[tuple[s
     rows = [(row["filename"], row["label"]) for row in table_rows]
     for number, (name, label) in enumerate(rows, start=1):
         if not label and table is None:
-            raise UserError(
-                f"{folder}: {name} has no label in its name, as in 7_123.png; give the CSV with the labels"
-            )
+            advice = "give the CSV with the labels"
+            raise UserError(f"{folder}: {name} has no label in its name, as in 7_123.png; {advice}")
         if not label:
             raise UserError(f"{table}: row {number} ({name}) has no label; training needs one in every row")
     return rows
@@ -177,9 +176,8 @@ def _load(
     names, labels, paths, escaping = [], [], [], []
     for name, label in rows:
         if label not in numbers:
-            raise UserError(
-                f"{source}: label {label!r} of {name} is none of the {len(classes)} classes of training"
-            )
+            known = f"the {len(classes)} classes of training"
+            raise UserError(f"{source}: label {label!r} of {name} is none of {known}")
         path = path_inside(folder, name)
         if path is None:
             escaping.append(name)
@@ -196,17 +194,18 @@ def _load(
     usable = [index for index in range(len(paths)) if str(index) not in images.errors]
     if not usable:
         raise ImageError(f"{folder}: none of the {len(rows)} images that {source} lists can be read")
-    return LabelledImages(
-        Path(folder), names, labels, classes, images, usable, left_out=len(rows) - len(usable)
-    )
+    left_out = len(rows) - len(usable)
+    return LabelledImages(Path(folder), names, labels, classes, images, usable, left_out)
 
 
 # -- what one training learns from, and what it is validated on ---------------------------------------------
 
 
 class TrainingData:
-    """`images` to crop, a little larger than the network's input; the same `as_inference_sees` them, for
-    training without augmentation; and `validation`, as inference sees them."""
+    """`images` to crop, a little larger than the network's input, and `validation`, as inference sees them.
+
+    `as_inference_sees` has the former as inference sees them too, for training without augmentation.
+    """
 
     def __init__(
         self, images: LabelledImages, validation: LabelledImages, image_size: int, cache: str | Path | None
@@ -217,8 +216,7 @@ class TrainingData:
         self.computed: dict[str, Any] = {}  # what scripts make of the images once, for all their runs
 
     def with_labels_of(self, share: float, seed: int) -> TrainingData:
-        """The same, but of each class only this share of the images to learn from, at least one, drawn
-        by `seed`.
+        """The same, but of each class this share of the images to learn from (at least one), by `seed`.
 
         UserError when fewer than two are left.
         """
@@ -239,8 +237,7 @@ def load_training_data(
     image_size: int,
     cache: str | Path | None,
 ) -> TrainingData:
-    """Images to train on and to validate on, each given as a folder and a CSV (None: labels are in the
-    names).
+    """Images to train on and to validate on: a folder and a CSV each (None: labels are in the names).
 
     Without a folder to validate on every 20th usable image of training is held out.
     """
@@ -252,23 +249,17 @@ def load_training_data(
         return TrainingData(images, evaluation, image_size, cache)
     held_out = range(HELD_OUT - 1, len(images), HELD_OUT)
     if not held_out:
-        raise UserError(
-            f"{train[0]}: of {len(images)} images none can be held out for validation, which takes "
-            f"every {HELD_OUT}th; give --val-images"
-        )
-    say(
-        f"no --val-images: {len(held_out)} of the {len(images)} images, every {HELD_OUT}th, are "
-        "held out for validation"
-    )
+        why = f"none can be held out for validation, which takes every {HELD_OUT}th"
+        raise UserError(f"{train[0]}: of {len(images)} images {why}; give --val-images")
+    which = f"{len(held_out)} of the {len(images)} images, every {HELD_OUT}th"
+    say(f"no --val-images: {which}, are held out for validation")
     kept = images.part([index for index in range(len(images)) if index not in held_out])
     evaluation = as_inference_sees(images.part(held_out), image_size, cache)
     return TrainingData(kept, evaluation, image_size, cache)
 
 
 def draw_by_class(labels: np.ndarray, share: float, seed: int) -> list[int]:
-    """Indices, in order, of this share of each class (rounded, at least one), drawn by `seed` and the
-    class alone.
-    """
+    """Indices, in order, of this share of each class (rounded, one at least), by `seed` and class alone."""
     kept: list[int] = []
     for label in np.unique(labels):
         of_class = np.flatnonzero(labels == label)

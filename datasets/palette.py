@@ -42,8 +42,5 @@ def mask_image(classes: np.ndarray) -> Image.Image:
 
 
 def save_mask(classes: np.ndarray, file: str | Path | BinaryIO) -> None:
-    """Write (H, W) classes as an RGB PNG.
-
-    Run-length coding is faster than the default and smaller on flat colours.
-    """
+    """Write (H, W) classes as an RGB PNG, in run lengths: faster than the default and smaller here."""
     mask_image(classes).save(file, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)

@@ -1,6 +1,4 @@
-"""Segment Anything's masks on disk: a picture, and COCO's uncompressed run lengths in JSON, as its own data
-set has them; and the classes that the masks vote for.
-"""
+"""Segment Anything's masks on disk: a picture, COCO's uncompressed run lengths in JSON, and their vote."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ def mask_of_runs(runs: dict[str, Any]) -> np.ndarray:
 
 
 def largest_first(annotations: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """In the order of painting: smaller masks come over larger ones, of equal ones the better (the earlier)
-    last.
-    """
+    """In the order of painting: smaller masks over larger ones, of equal ones the better (earlier) last."""
     return sorted(annotations, key=lambda annotation: annotation["area"])[::-1]
 
 
@@ -72,22 +68,16 @@ def paths_of(output: str, image: ChosenImage) -> tuple[str, str, str]:
 
 
 def check_output(output: str, images: list[ChosenImage]) -> None:
-    """UserError, before a network is loaded, where nothing can be written or a file beside the images is in
-    the way.
-    """
+    """UserError, before a network is loaded, if nothing can be written or a file of theirs is in the way."""
     check_writable(output, output)
     inputs = {os.path.realpath(os.path.dirname(image.path)) for image in images}
-    of_all = (
-        [os.path.join(output, name) for name in sorted(os.listdir(output)) if _OF_ALL.fullmatch(name)]
-        if os.path.isdir(output)
-        else []
-    )
-    for paths in (of_all, *(paths_of(output, image) for image in images)):
-        for path in paths:
-            if os.path.isdir(path) or (
-                os.path.lexists(path) and os.path.realpath(os.path.dirname(path)) in inputs
-            ):
-                raise UserError(f"{path}: is in the way of what belongs there; give --output another folder")
+    there = sorted(os.listdir(output)) if os.path.isdir(output) else []
+    paths = [os.path.join(output, name) for name in there if _OF_ALL.fullmatch(name)]
+    paths += [path for image in images for path in paths_of(output, image)]
+    for path in paths:
+        is_beside_images = os.path.lexists(path) and os.path.realpath(os.path.dirname(path)) in inputs
+        if os.path.isdir(path) or is_beside_images:
+            raise UserError(f"{path}: is in the way of what belongs there; give --output another folder")
 
 
 def write_masks(
@@ -98,9 +88,7 @@ def write_masks(
     made_by: dict[str, Any],
     voted: np.ndarray | None,
 ) -> None:
-    """Write the picture (H, W, 3), the masks and, where there are any, the classes (H, W) that they voted
-    for.
-    """
+    """Write the picture (H, W, 3), the masks and, if any, the classes (H, W) that they voted for."""
     path, json_path, vote_path = paths_of(output, image)
     text = annotations_json(os.path.basename(image.path), picture.shape[:2], made_by, masks)
     _write(path, lambda file: Image.fromarray(picture).save(file, "PNG"))

@@ -1,5 +1,4 @@
-"""A small hw1_data/ of made-up pictures in the course's exact tree and formats, to try everything without the
-real set.
+"""A small hw1_data/ of made-up pictures, in the course's exact tree and formats, to try everything with.
 
     python3 -m datasets.sample sample
 
@@ -62,10 +61,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("folder", metavar="DIR", type=Path, help="the folder to make hw1_data/ in")
 
     def add(flag: str, default: int, lowest: int, highest: int, text: str) -> None:
-        whole_number = _whole_number(lowest, highest)
-        parser.add_argument(
-            flag, type=whole_number, default=default, metavar="N", help=f"{text} (default {default})"
-        )
+        number, text = _whole_number(lowest, highest), f"{text} (default {default})"
+        parser.add_argument(flag, type=number, default=default, metavar="N", help=text)
 
     add("--classes", 10, 2, OBJECT_CLASSES - MINI_CLASSES, "classes of office; the course has 65")
     add("--train-images", 480, 1, 10**6, "images of office/train")
@@ -91,16 +88,12 @@ def _whole_number(lowest: int, highest: int) -> Callable[[str], int]:
 
 
 def write_sample(args: argparse.Namespace) -> None:
-    """Write the whole tree under another name and rename it.
-
-    UserError when DIR/hw1_data is there and not empty.
-    """
+    """Write the tree under another name and rename it. UserError where DIR/hw1_data is there, not empty."""
     folder = args.folder / "hw1_data"
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(
-                f"{folder}: is there already, and made-up data never replaces anything; give a new folder"
-            )
+            why = "is there already, and made-up data never replaces anything"
+            raise UserError(f"{folder}: {why}; give a new folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:

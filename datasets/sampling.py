@@ -1,6 +1,4 @@
-"""Which samples an epoch holds, and in which order: from (seed, epoch) alone, so that a resumed run sees the
-same.
-"""
+"""Which samples an epoch holds, and their order: from (seed, epoch) alone, so a resumed run sees the same."""
 
 from __future__ import annotations
 
@@ -11,10 +9,7 @@ import torch
 
 
 def epoch_order(count: int, seed: int, epoch: int, weights: np.ndarray | None) -> np.ndarray:
-    """The samples of one epoch: a permutation, or as many draws with the given weights.
-
-    From (seed, epoch) alone.
-    """
+    """The samples of one epoch: a permutation, or as many draws with the given weights."""
     generator = np.random.default_rng((seed, epoch))
     if weights is None:
         return generator.permutation(count)

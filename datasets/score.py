@@ -30,10 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("predictions", metavar="PRED.csv", type=Path, help="the CSV that inference wrote")
-    parser.add_argument(
-        "truth", metavar="TRUTH.csv", type=Path, help="the true labels: a CSV, or a folder of 7_123.png"
-    )
+    add = parser.add_argument
+    add("predictions", metavar="PRED.csv", type=Path, help="the CSV that inference wrote")
+    add("truth", metavar="TRUTH.csv", type=Path, help="the true labels: a CSV, or a folder of 7_123.png")
     args = parser.parse_args(argv)
     print(describe(matched_labels(args.predictions, args.truth)))
     return 0
@@ -50,10 +49,8 @@ def matched_labels(predictions: str | Path, truth: str | Path) -> list[tuple[str
     true_rows = [{**row, "label": row.get("truth", row["label"])} for row in true_rows]
     with_id = all("id" in rows[0] for rows in (predicted_rows, true_rows))
     predicted, true = _labels_by_row(predicted_rows, with_id), _labels_by_row(true_rows, with_id)
-    for path, keys, others, other_path in (
-        (predictions, predicted, true, truth),
-        (truth, true, predicted, predictions),
-    ):
+    sides = [(predictions, predicted), (truth, true)]
+    for (path, keys), (other_path, others) in (sides, sides[::-1]):
         alone = [key for key in others if len(others[key]) > len(keys.get(key, ()))]
         if alone:
             raise UserError(
@@ -63,9 +60,8 @@ def matched_labels(predictions: str | Path, truth: str | Path) -> list[tuple[str
     pairs = [pair for key in true for pair in zip(predicted[key], true[key])]
     unlabelled = sum(not label for _, label in pairs)
     if unlabelled:
-        raise UserError(
-            f"{truth}: {unlabelled} of {len(pairs)} rows have no label; give a CSV with the true labels"
-        )
+        rows = f"{unlabelled} of {len(pairs)} rows"
+        raise UserError(f"{truth}: {rows} have no label; give a CSV with the true labels")
     return pairs
 
 

@@ -22,8 +22,7 @@ PREDICTIONS = ("filename", "label", "truth")  # the columns of a run's own predi
 
 
 def read_table(path: str | Path, required: Sequence[str] = ("filename",)) -> list[dict[str, str]]:
-    """One dict for each row below the header, cell by column name (those of COLUMNS), as it stands in the
-    file.
+    """One dict for each row below the header, cell by column name (of COLUMNS), as it stands in the file.
 
     A byte-order mark, either line end, quotes, spaces after commas, blank lines, more columns and other
     orders of them are taken as they are meant; cells that a short row lacks are "". UserError when it can't
@@ -36,8 +35,7 @@ def read_table(path: str | Path, required: Sequence[str] = ("filename",)) -> lis
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
         raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}; {needs}") from None
-    # The csv module refuses NUL before Python 3.11: another character, one that the text lacks, stands in for
-    # it.
+    # The csv module refuses NUL before Python 3.11: a character that the text lacks stands in for it.
     stand_in, used = "\0", set(text)
     if "\0" in used:
         stand_in = next(chr(code) for code in range(0xE000, 0x110000) if chr(code) not in used)
@@ -63,8 +61,7 @@ def read_table(path: str | Path, required: Sequence[str] = ("filename",)) -> lis
 
 
 def write_table(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV as the course reads it: UTF-8 without a byte-order mark, `\\n` line ends, quotes where
-    needed.
+    """Write a CSV as the course reads it: UTF-8 without byte-order mark, `\\n` line ends, quotes if needed.
 
     A file name that isn't UTF-8 keeps the bytes that it has in its folder.
     """
@@ -95,8 +92,9 @@ def read_labels(path: str | Path) -> list[dict[str, str]]:
 
 
 def as_labels(cells: Iterable[str]) -> list[str]:
-    """The one reading of a table's labels, in training, inference and scoring: `3`, `3.0` and `03` are "3"
-    where all labels are whole numbers; what is no label (NO_LABEL) is "".
+    """The one reading of a table's labels, in training, inference and scoring.
+
+    `3`, `3.0` and `03` are "3" where all are whole numbers; what is no label (NO_LABEL) is "".
     """
     labels = ["" if cell.strip() in NO_LABEL else cell.strip() for cell in cells]
     numbers = [_WHOLE_NUMBER.fullmatch(label) for label in labels]
@@ -117,10 +115,7 @@ def _with_labels(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 def write_predictions(
     path: str | Path, names: Sequence[str], predicted: Sequence[str], truth: Sequence[str]
 ) -> None:
-    """Write what a run answers for its validation images: a row for each with its name and its two labels.
-
-    The file is whole or not there. UserError when it cannot be written.
-    """
+    """Write a run's answers for its validation images, all or nothing. UserError when it cannot."""
     try:
         with write_atomically(path) as temporary:
             write_table(temporary, PREDICTIONS, zip(names, predicted, truth))
@@ -129,9 +124,7 @@ def write_predictions(
 
 
 def read_predictions(path: str | Path) -> list[tuple[str, str, str]]:
-    """(filename, true label, predicted label) of each row of a run's predictions, at least one; UserError
-    otherwise.
-    """
+    """(filename, true label, predicted label) of each row of a run's predictions; UserError if none."""
     rows = read_table(path, PREDICTIONS)
     if not rows:
         raise UserError(f"{path}: has no row below its header; train the run again in a new folder")
@@ -149,9 +142,7 @@ def read_class_names(path: str | Path) -> dict[str, str]:
 
 
 def labels_in_names(folder: str | Path) -> list[dict[str, str]]:
-    """As read_labels, of every image {label}_{number}.png in the folder; an empty label where a name has
-    none.
-    """
+    """As read_labels, of every image {label}_{number}.png in the folder; "" where a name has no label."""
     rows = [{"filename": name, "label": name.rpartition("_")[0]} for name in list_images(folder)]
     if not rows:
         raise UserError(f"{folder}: no image in it; give a folder of labelled images")

@@ -54,10 +54,7 @@ class TilePairs:
         return self._masks[self._indices[index]]
 
     def split(self, share: float, seed: int) -> tuple[TilePairs, TilePairs]:
-        """The rest, and a `share` of the pairs drawn by `seed`, both in order.
-
-        UserError when either has too few.
-        """
+        """The rest, and a `share` of the pairs drawn by `seed`, in order. UserError if either has too few."""
         order = np.random.default_rng((seed, 3)).permutation(len(self))
         drawn = set(order[: round(share * len(self))].tolist())
         rest = [index for index in range(len(self)) if index not in drawn]
@@ -73,10 +70,7 @@ class TilePairs:
         return part
 
     def named(self, asked: Sequence[str] | None, usual: Sequence[str]) -> list[str]:
-        """The names `asked` for, as far as they are here.
-
-        Without any the `usual` ones, others for those not here.
-        """
+        """The names `asked` for, as far as they are here; without any the `usual` ones, else others."""
         wanted = list(asked or usual)
         found = [name for name in wanted if name in self.names]
         if not (asked and found):
@@ -205,8 +199,10 @@ def commonest_colours(paths: Sequence[Path]) -> str:
 
 
 def rare_class_weights(pairs: TilePairs) -> np.ndarray:
-    """How often each tile should be drawn: the sum over the classes of its share of the class, divided by the
-    square root of the class's mean share. Sums to 1."""
+    """How often each tile should be drawn; sums to 1.
+
+    The sum over the classes of the tile's share of a class over the square root of the class's mean share.
+    """
     counts = [np.bincount(pairs.mask(i).ravel(), minlength=NUM_CLASSES + 1) for i in range(len(pairs))]
     shares = np.stack(counts)[:, :SCORED_CLASSES].astype(np.float64)
     shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1)
@@ -216,8 +212,10 @@ def rare_class_weights(pairs: TilePairs) -> np.ndarray:
 
 
 def default_crop_size(pairs: TilePairs, scale: float, augment: str) -> int:
-    """Three quarters of a scaled tile, in whole strides of 32: crops zoom in, so tiles are scored at a larger
-    scale. All of it where there are no crops."""
+    """Three quarters of a scaled tile, in whole strides of 32; all of it where there are no crops.
+
+    Crops zoom in, so tiles are scored at a larger scale.
+    """
     share = 0.75 if augment == "all" else 1.0
     return 32 * max(2, round(share * scale * min(pairs.tile(0).shape[:2]) / 32))
 
@@ -243,9 +241,7 @@ class TileCrops(torch.utils.data.Dataset):
         return np.tile(rare_class_weights(self.pairs), self.copies) / self.copies
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """→ tile (3, S, S) uint8, target (S, S) uint8 with IGNORED, and its three colour factors
-        (float32).
-        """
+        """→ tile (3, S, S) uint8, target (S, S) uint8 with IGNORED, and three colour factors (float32)."""
         epoch, position, index = key
         copy, index = divmod(index, len(self.pairs))
         generator = np.random.default_rng((self.seed, epoch, position, 1))

@@ -1,6 +1,4 @@
-"""Satellite tiles: which files of a folder are some, what the mask of each is called, and those that a user
-names one by one.
-"""
+"""Satellite tiles: which files of a folder are some, how their masks are called, and those a user names."""
 
 from __future__ import annotations
 
@@ -17,21 +15,17 @@ LONGEST_SIDE = 4096  # pixels; the light network takes 6.3 GB for such a tile
 
 
 def satellite_masks(names: Iterable[str]) -> list[tuple[str, str]]:
-    """(name, name of its mask) of the names `NNNN_sat.*`, also in capitals: `0013_SAT.jpg` gives
-    `0013_mask.png`.
-    """
-    stems = [(Path(name).stem, name) for name in names]
-    return [
-        (name, stem[: -len("_sat")] + "_mask.png") for stem, name in stems if stem.lower().endswith("_sat")
-    ]
+    """(name, its mask's) of the names `NNNN_sat.*`, also in capitals: `0013_SAT.jpg` and `0013_mask.png`."""
+    stems = [(name, Path(name).stem) for name in names]
+    tiles = [(name, stem[: -len("_sat")]) for name, stem in stems if stem.lower().endswith("_sat")]
+    return [(name, f"{number}_mask.png") for name, number in tiles]
 
 
 def find_tiles(folder: str | Path) -> list[tuple[str, str]]:
     """(name of the tile, name of its mask) of each tile in a folder, in natural order.
 
     `0013_sat.jpg` gives `0013_mask.png`. In a folder without any `*_sat.*` every image but `*_mask.png` is a
-    tile, and `0013.jpg` gives `0013.png`. UserError when there is no tile, or when two of them would give one
-    mask.
+    tile, and `0013.jpg` gives `0013.png`. UserError when there is no tile, or two would give one mask.
     """
     tiles = [name for name in list_images(folder) if not name.lower().endswith("_mask.png")]
     named = satellite_masks(tiles) or [(name, Path(name).stem + ".png") for name in tiles]
@@ -42,9 +36,8 @@ def find_tiles(folder: str | Path) -> list[tuple[str, str]]:
     tile_of_mask: dict[str, str] = {}
     for name, mask in named:
         if mask in tile_of_mask:
-            raise UserError(
-                f"{folder}: {tile_of_mask[mask]} and {name} would both give {mask}; take one of them away"
-            )
+            both = f"{tile_of_mask[mask]} and {name}"
+            raise UserError(f"{folder}: {both} would both give {mask}; take one of them away")
         tile_of_mask[mask] = name
     return named
 
@@ -81,7 +74,6 @@ def find_images(given: Sequence[str]) -> list[ChosenImage]:
             image = ChosenImage(os.path.join(folder, file), name, mask, truth if has_truth else None)
             other = chosen.setdefault(name, image)
             if os.path.realpath(other.path) != os.path.realpath(image.path):
-                raise UserError(
-                    f"{other.path} and {image.path} are both called {name}; leave one of them out"
-                )
+                both = f"{other.path} and {image.path}"
+                raise UserError(f"{both} are both called {name}; leave one of them out")
     return list(chosen.values())

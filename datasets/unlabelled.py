@@ -17,10 +17,9 @@ _LOOKED_AT = 64  # images whose headers say how large the others will be
 
 
 class UnlabelledImages:
-    """`pixels` (N, side, side, 3) uint8, mapped from the cache; `left_out` images of the folder can't be
-    used.
+    """`pixels` (N, side, side, 3) uint8, mapped from the cache: writing changes this process's copy alone.
 
-    Writing into `pixels` changes this process's copy alone.
+    `left_out` images of the folder can't be used.
     """
 
     def __init__(self, pixels: np.ndarray, left_out: int):
@@ -31,8 +30,7 @@ class UnlabelledImages:
 
 
 def load_unlabelled(folder: str | Path, image_size: int, cache: str | Path | None) -> UnlabelledImages:
-    """Every image of a folder in natural order, resized to a square as inference does it; no table is
-    needed.
+    """Every image of a folder in natural order, resized to a square as inference does it, without a table.
 
     UserError when there is no such folder, or fewer than two of its images can be used.
     """
@@ -51,11 +49,9 @@ def load_unlabelled(folder: str | Path, image_size: int, cache: str | Path | Non
         say(f"left out: {reason}")
     usable = len(paths) - len(images.errors)
     if usable < 2:
-        raise UserError(
-            f"{folder}: {usable} of its {len(paths)} images can be used; pre-training needs two at least"
-        )
-    # Images that could not be read take no room in the file. Mode "c": torch warns of arrays that are
-    # read-only.
+        usable = f"{usable} of its {len(paths)} images can be used"
+        raise UserError(f"{folder}: {usable}; pre-training needs two at least")
+    # Images that could not be read take no room in the file. Mode "c": torch warns of read-only arrays.
     pixels = np.memmap(images.path, dtype=np.uint8, mode="c", shape=(usable, side, side, 3))
     return UnlabelledImages(pixels, left_out=len(images.errors))
 

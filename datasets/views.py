@@ -1,8 +1,6 @@
-"""BYOL's two views of an image (Grill et al., 2020, appendix B): drawn per sample, made in batches on the
-device.
+"""BYOL's two views of an image (Grill et al., 2020, appendix B): drawn per sample, made in batches.
 
-All that is random comes in as numbers, so a sample's views follow from (seed, epoch, sample) whoever makes
-them.
+All that is random comes in as numbers, so a sample's views follow from (seed, epoch, sample) on any device.
 """
 
 from __future__ import annotations
@@ -29,18 +27,8 @@ WIDEST = 4 / 3  # a crop's width over its height at most; 3 / 4 at least
 SOLARISED_FROM = 0.5  # pixels from here on are turned into their negative
 
 # What each number of a view decides: of the first five whether, of the others how much.
-DRAWS = (
-    *PROBABILITIES[0],
-    "area",
-    "aspect",
-    "x",
-    "y",
-    "brightness",
-    "contrast",
-    "saturation",
-    "hue",
-    "sigma",
-)
+AMOUNTS = ("area", "aspect", "x", "y", "brightness", "contrast", "saturation", "hue", "sigma")
+DRAWS = (*PROBABILITIES[0], *AMOUNTS)
 NUMBERS = len(DRAWS)
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -53,9 +41,7 @@ _TURNED = (torch.linalg.inv(_YIQ) @ _QUARTER @ _YIQ).float()
 
 
 def epoch_numbers(count: int, seed: int, epoch: int) -> Tensor:
-    """(count, 2, NUMBERS) float32 in [0, 1), from (seed, epoch) alone; row i is for sample i, not for place
-    i.
-    """
+    """(count, 2, NUMBERS) float32 in [0, 1), from (seed, epoch) alone; row i is for sample i, not place i."""
     generator = np.random.default_rng((seed, epoch, 2))  # not the numbers that give the epoch's order
     return torch.from_numpy(generator.random((count, 2, NUMBERS), dtype=np.float32))
 
@@ -63,11 +49,9 @@ def epoch_numbers(count: int, seed: int, epoch: int) -> Tensor:
 def epoch_images(
     pixels: Tensor, seed: int, epoch: int, batch_size: int, first_batch: int, share: slice
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of an epoch from the `first_batch` on: images (b, 3, K, K) and their numbers (b, 2,
-    NUMBERS).
+    """The batches of an epoch from `first_batch` on: images (b, 3, K, K), their numbers (b, 2, NUMBERS).
 
-    `pixels` (N, K, K, 3) uint8 lie on the CPU or on the GPU. Of each batch only `share` comes, one process's
-    part.
+    `pixels` (N, K, K, 3) uint8 lie on the CPU or the GPU. Of each batch `share` comes, one process's part.
     """
     order = torch.from_numpy(epoch_order(len(pixels), seed, epoch, None))
     numbers = epoch_numbers(len(pixels), seed, epoch)
@@ -84,11 +68,9 @@ def two_views(images: Tensor, numbers: Tensor, size: int, min_area: float) -> tu
     """
     with torch.autocast(images.device.type, enabled=False):  # bf16 has too few digits for colours
         pictures = images.to(torch.float32, memory_format=torch.contiguous_format) / 255
+        draws = [dict(zip(DRAWS, numbers[:, which].unbind(1))) for which in (0, 1)]
         first, second = (
-            _view(
-                pictures, dict(zip(DRAWS, numbers[:, which].unbind(1))), PROBABILITIES[which], size, min_area
-            )
-            for which in (0, 1)
+            _view(pictures, drawn, chances, size, min_area) for drawn, chances in zip(draws, PROBABILITIES)
         )
     return first, second
 
@@ -96,15 +78,16 @@ def two_views(images: Tensor, numbers: Tensor, size: int, min_area: float) -> tu
 def _view(
     images: Tensor, draws: dict[str, Tensor], chances: dict[str, float], size: int, min_area: float
 ) -> Tensor:
-    """(B, 3, K, K) in 0..1 and numbers (B) by name → one view (B, 3, size, size). All is computed for every
-    sample and chosen by arithmetic: picking samples by a mask would wait for the GPU."""
+    """(B, 3, K, K) in 0..1 and numbers (B) by name → one view (B, 3, size, size).
+
+    All is computed for every sample, then chosen: picking samples by a mask would wait for the GPU.
+    """
     happens = {name: draws[name] < chance for name, chance in chances.items()}
     images = _cropped(images, draws, happens["mirror"], size, min_area)
     images = _coloured(images, draws, happens["jitter"], happens["grey"]).clamp_(0, 1)
     images = _blurred(images, draws["sigma"], happens["blur"]).clamp_(0, 1)  # rounding may lead past 1
-    return torch.where(
-        happens["solarise"][:, None, None, None] & (images >= SOLARISED_FROM), 1 - images, images
-    )
+    is_solarised = happens["solarise"][:, None, None, None] & (images >= SOLARISED_FROM)
+    return torch.where(is_solarised, 1 - images, images)
 
 
 def _cropped(images: Tensor, draws: dict[str, Tensor], mirror: Tensor, size: int, min_area: float) -> Tensor:
@@ -133,8 +116,7 @@ def _cropped(images: Tensor, draws: dict[str, Tensor], mirror: Tensor, size: int
 
 
 def _coloured(images: Tensor, draws: dict[str, Tensor], jitter: Tensor, grey: Tensor) -> Tensor:
-    """Brightness, contrast, saturation, hue (factors as torchvision's) and grey as one 3x3 matrix and one
-    offset.
+    """Brightness, contrast, saturation, hue (torchvision's factors), grey: one 3x3 matrix and one offset.
 
     The order is fixed where the paper draws it, and nothing is clipped on the way. Hue turns the colours
     about the grey axis in YIQ, which keeps their luma; grey is a saturation of 0.
@@ -147,9 +129,8 @@ def _coloured(images: Tensor, draws: dict[str, Tensor], jitter: Tensor, grey: Te
     contrast = 1 + amount("contrast", CONTRAST)
     saturation = torch.where(grey, 0.0, 1 + amount("saturation", SATURATION))
     hue = amount("hue", HUE) * 2 * math.pi
-    to_grey, to_colour, turned = (
-        m.to(images.device, non_blocking=True) for m in (_TO_GREY, _TO_COLOUR, _TURNED)
-    )
+    matrices = (_TO_GREY, _TO_COLOUR, _TURNED)
+    to_grey, to_colour, turned = (matrix.to(images.device, non_blocking=True) for matrix in matrices)
     cosine, sine = (saturation * hue.cos())[:, None, None], (saturation * hue.sin())[:, None, None]
     matrix = (brightness * contrast)[:, None, None] * (to_grey + cosine * to_colour + sine * turned)
     # Contrast spreads the pixels about the mean luma of the brightened crop.
@@ -159,8 +140,7 @@ def _coloured(images: Tensor, draws: dict[str, Tensor], jitter: Tensor, grey: Te
 
 
 def _blurred(images: Tensor, draw: Tensor, blur: Tensor) -> Tensor:
-    """Gaussian blur of each image by its own sigma: a column and a row of weights for each, the images as
-    channels.
+    """Gaussian blur of each image by its own sigma: a column and a row of weights, the images as channels.
 
     The kernel is about a tenth of the view's side, as the paper's 23 of 224 pixels.
     """

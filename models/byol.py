@@ -46,8 +46,7 @@ class BYOL(nn.Module):
         return self.online_encoder.net
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        # One pass of 2B images, as byol-pytorch does: batch norm sees both views together, the paper's sees
-        # each alone.
+        # One pass of 2B images, as in byol-pytorch: batch norm sees both views; the paper's sees each alone.
         images = torch.cat([first, second]).contiguous(memory_format=torch.channels_last)
         projections, _ = self.online_encoder(images)
         predictions = self.predictor(projections)
@@ -59,16 +58,14 @@ class BYOL(nn.Module):
     def update_target(self, decay: float) -> None:
         """target ← decay · target + (1 - decay) · online, weights alone (Grill et al., equation 1).
 
-        Batch norm's statistics are the target's own. One fused call: 0.005 s for a ResNet50; a Python loop
-        takes 0.15.
+        Batch norm's statistics are the target's own. One fused call takes .005 s for a ResNet50, a loop .15.
         """
         targets, online = list(self.target_encoder.parameters()), list(self.online_encoder.parameters())
         torch._foreach_lerp_(targets, online, 1 - decay)
 
 
 def byol_loss(predictions: Tensor, targets: Tensor) -> Tensor:
-    """(2B, D) of both views, one after the other → the mean over the batch of both directions' 2 - 2 cos, in
-    0..8.
+    """(2B, D), both views in turn → 2 - 2 cos, the sum of both directions, a mean over the batch; in 0..8.
 
     The first view's prediction is compared with the second view's target and the reverse (equation 2, and its
     symmetric term). In float32 at least: in bfloat16 a cosine near 1 has two digits.
@@ -82,11 +79,9 @@ def byol_loss(predictions: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def embedding_std(projections: Tensor) -> Tensor:
-    """How far the projections (N, D) differ in direction: 1 when they point everywhere, 0 when all point one
-    way.
+    """How far the projections (N, D) differ in direction: 1 when they point everywhere, 0 when all one way.
 
-    The standard deviation of each coordinate of the unit vectors, times sqrt(D) (Chen & He, 2021, section
-    4.1).
+    The standard deviation of each coordinate of the unit vectors, times sqrt(D) (Chen & He, 2021, 4.1).
     """
     units = functional.normalize(projections.float(), dim=1)
     return units.std(dim=0).mean() * units.shape[1] ** 0.5

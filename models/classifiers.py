@@ -28,16 +28,13 @@ def published(name: str) -> Callable[[int], nn.Module]:
 
 
 def resnet50(num_classes: int) -> nn.Module:
-    """The classifier of settings A to E: torchvision's ResNet50 with a new `fc` on its 2,048 pooled
-    features.
-    """
+    """The classifier of settings A to E: torchvision's ResNet50, with a new `fc` on 2,048 pooled features."""
     # Each residual branch starts at zero (Goyal et al., 2017): fifty layers learn from their first steps.
     return torchvision.models.resnet50(weights=None, num_classes=num_classes, zero_init_residual=True)
 
 
 def resnet50_bn(num_classes: int) -> nn.Module:
-    """A ResNet50 whose features are standardised before its `fc`: frozen ones differ widely in scale (He et
-    al., 2021, of linear probes)."""
+    """A ResNet50 with features standardised before `fc`: frozen ones differ in scale (He et al., 2021)."""
     network = resnet50(num_classes)
     network.fc = nn.Sequential(nn.BatchNorm1d(network.fc.in_features, affine=False), network.fc)
     return network
@@ -56,9 +53,7 @@ def resnet50_mlp(num_classes: int) -> nn.Module:
 
 
 class ResNet50FC1000(ResNet):
-    """report001's: a ResNet50 with the 1000-way `fc` of its pre-training, and a linear layer on those 1,000
-    logits.
-    """
+    """report001's: a ResNet50 with its pre-training's 1000-way `fc`, and a linear layer on those logits."""
 
     def __init__(self, num_classes: int):
         super().__init__(Bottleneck, [3, 4, 6, 3], num_classes=1000)
@@ -86,9 +81,7 @@ VGG19_BN_C = ((4096, True), (4096, True), (2048, True))
 
 
 def vgg19_bn(hidden: tuple[tuple[int, bool], ...]) -> Callable[[int], nn.Module]:
-    """VGG19 with batch norm and a classifier of these hidden layers, each a Linear and a ReLU, some with
-    dropout.
-    """
+    """VGG19 with batch norm and a classifier of these hidden layers: Linear, ReLU and, in some, dropout."""
 
     def build(num_classes: int) -> nn.Module:
         network = torchvision.models.vgg19_bn(weights=None)

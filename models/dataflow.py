@@ -1,9 +1,7 @@
-"""Which layers of a network follow which, and what each is called.
+"""Which layers of a network follow which, and what each is called, found by an image through a copy of it.
 
-Found out by sending an image without numbers through a copy without numbers.
-
-On PyTorch's meta device tensors have shapes alone: nothing is computed, no random number drawn, and the
-network itself is not touched.
+Both are on PyTorch's meta device, where tensors have shapes alone: nothing is computed, no random number
+drawn, and the network itself is not touched.
 """
 
 from __future__ import annotations
@@ -22,13 +20,8 @@ from engine.base import UserError
 
 # Modules that are told as one; so are stages, sequences of one kind of block.
 _BLOCKS = (
-    "BasicBlock",
-    "Bottleneck",
-    "InvertedResidual",
-    "_DenseBlock",
-    "_Transition",
-    "ASPPPooling",
-    "PooledContext",
+    *("BasicBlock", "Bottleneck", "InvertedResidual"),
+    *("_DenseBlock", "_Transition", "ASPPPooling", "PooledContext"),
 )
 _ROLES = {
     "convolution": (nn.Conv2d,),
@@ -60,16 +53,13 @@ _ACTIVATIONS = {"relu": "ReLU", "relu6": "ReLU6"}
 
 @dataclass
 class Node:
-    """A layer, a block of layers that is told as one, or a function between them.
-
-    `inputs` are numbers of nodes.
-    """
+    """A layer, a block of layers that is told as one, or a function between them."""
 
     name: str  # the module's path, or the function's name
     role: str  # input, convolution, pooling, upsampling, linear, junction, other, output
     layers: list[str]
     shape: tuple[int, ...]  # of what it gives for one image: (C, H, W) or (C,)
-    inputs: list[int]
+    inputs: list[int]  # numbers of nodes
     modules: list[str] = field(default_factory=list)
     parameters: int = 0
 
@@ -83,18 +73,16 @@ def count_multiply_adds(skeleton: nn.Module, size: int) -> int:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             skeleton.eval()(torch.empty(1, 3, size, size, device="meta"))
     except (RuntimeError, ValueError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"the network cannot see images of {size} x {size}: {reason}; give another size"
-        ) from None
+        reason = f"{' '.join(str(error).split())[:200]}; give another size"
+        raise UserError(f"the network cannot see images of {size} x {size}: {reason}") from None
     return counter.get_total_flops() // 2  # which counts a multiply-add as two operations
 
 
 def trace(skeleton: nn.Module, size: int) -> list[Node]:
-    """The nodes of a network on the meta device for an image of 3 x size x size, in the order of computing,
-    outputs last. The auxiliary head is among them.
+    """The nodes of a network on the meta device for an image of 3 x size x size, in the order of computing.
 
-    A network may do what is not foreseen here: then some error is raised, whichever.
+    The auxiliary head is among them, outputs come last. A network may do what is not foreseen here: then
+    some error is raised, whichever.
     """
     skeleton.eval()
     skeleton.training = True  # of the whole alone: it computes its auxiliary head then
@@ -110,10 +98,7 @@ def trace(skeleton: nn.Module, size: int) -> list[Node]:
 
 
 def without_numbers(network: nn.Module) -> nn.Module:
-    """A copy of `network` on the meta device.
-
-    It takes no memory: the numbers are left out while copying, not after.
-    """
+    """A copy on the meta device, which takes no memory: numbers are left out while copying, not after."""
     numbers = {}
     for parameter in network.parameters():
         numbers[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
@@ -126,10 +111,9 @@ def listed(network: nn.Module) -> list[Node]:
     """The network's parts as they are listed, whatever follows which; those of a sequence one by one."""
     nodes = []
     for name, child in network.named_children():
-        is_sequence = isinstance(child, (nn.Sequential, nn.ModuleList))
-        parts = (
-            {f"{name}.{key}": part for key, part in child.named_children()} if is_sequence else {name: child}
-        )
+        parts = {name: child}
+        if isinstance(child, (nn.Sequential, nn.ModuleList)):
+            parts = {f"{name}.{key}": part for key, part in child.named_children()}
         for path, part in parts.items():
             text = type(part).__name__ if list(part.children()) else text_of(part)
             parameters = sum(parameter.numel() for parameter in part.parameters())
@@ -174,12 +158,10 @@ class _Tracer(TorchFunctionMode):
         origins = self._origins_in(given)
         before = self.nodes[origins[0]]
         parameters = sum(parameter.numel() for parameter in module.parameters())
-        follows = (
-            isinstance(module, _FOLLOWERS) and before.modules and _parent(before.modules[-1]) == _parent(path)
-        )
+        is_beside = before.modules and _parent(before.modules[-1]) == _parent(path)
         if isinstance(module, nn.Identity):
             self.remember(result, origins[0])
-        elif follows:
+        elif isinstance(module, _FOLLOWERS) and is_beside:
             before.layers.append(text_of(module))
             before.modules.append(path)
             before.parameters += parameters

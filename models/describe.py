@@ -47,21 +47,14 @@ def describe(network: nn.Module, name: str, size: int) -> dict[str, Any]:
     skeleton = without_numbers(network)
     multiply_adds = count_multiply_adds(skeleton, size)
     try:
-        return _description(network, name, size, trace(skeleton, size), multiply_adds)
-    except (
-        Exception
-    ) as error:  # a network may do whatever Python can, and a picture is no reason to refuse it
+        return _description(network, name, size, trace(skeleton, size), multiply_adds, is_traced=True)
+    except Exception as error:  # a network may do whatever Python can; a picture is no reason to refuse it
         say(f"{name}: its layers could not be traced ({type(error).__name__}), so they are listed")
         return _description(network, name, size, listed(network), multiply_adds, is_traced=False)
 
 
 def _description(
-    network: nn.Module,
-    name: str,
-    size: int,
-    nodes: list[Node],
-    multiply_adds: int | None,
-    is_traced: bool = True,
+    network: nn.Module, name: str, size: int, nodes: list[Node], multiply_adds: int | None, is_traced: bool
 ) -> dict[str, Any]:
     blocks = _blocks(nodes, size)
     return {
@@ -115,40 +108,32 @@ def _needed(nodes: list[Node]) -> set[int]:
 
 
 def _groups(nodes: list[Node]) -> list[list[int]]:
-    """Numbers of nodes that are told as one: like layers of an encoder in a row, such as VGG's
-    convolutions.
-    """
+    """Numbers of nodes that are told as one: like layers in a row of an encoder (VGG's convolutions)."""
     consumers = [sum(index in node.inputs for node in nodes) for index in range(len(nodes))]
     groups: list[list[int]] = []
     for index, node in enumerate(nodes):
         before = groups[-1][-1] if groups else None
-        if (
-            before is not None
-            and node.inputs == [before]
-            and consumers[before] == 1
-            and node.modules
-            and _ENCODER.match(node.name)
-            and (node.role, node.layers, node.shape)
-            == (nodes[before].role, nodes[before].layers, nodes[before].shape)
-        ):
+        follows = before is not None and node.inputs == [before] and consumers[before] == 1
+        is_of_encoder = bool(node.modules) and _ENCODER.match(node.name)
+        if follows and is_of_encoder and _kind(node) == _kind(nodes[before]):
             groups[-1].append(index)
         else:
             groups.append([index])
     return groups
 
 
-def _names(groups: list[list[Node]]) -> list[str]:
-    """A name for each group of nodes, short and its own.
+def _kind(node: Node) -> tuple:
+    return node.role, node.layers, node.shape
 
-    VGG's layers are called as in its paper, conv1 to pool5.
-    """
+
+def _names(groups: list[list[Node]]) -> list[str]:
+    """A name for each group of nodes, short and its own; VGG's are those of its paper, conv1 to pool5."""
     taken: dict[str, int] = {}
     names, pools = [], 0
     for group in groups:
         first, last = group[0], group[-1]
-        if re.fullmatch(r"(backbone|features)\.\d+", first.name) and re.match(
-            "Conv|MaxPool", first.layers[0]
-        ):
+        is_of_vgg = re.fullmatch(r"(backbone|features)\.\d+", first.name)
+        if is_of_vgg and re.match("Conv|MaxPool", first.layers[0]):
             name = f"{'pool' if first.role == 'pooling' else 'conv'}{pools + 1}"
             pools += first.role == "pooling"
         elif first.role in ("input", "output"):
@@ -163,9 +148,7 @@ def _names(groups: list[list[Node]]) -> list[str]:
 
 
 def _short(node: Node, groups: list[list[Node]]) -> str:
-    """A module's path without what says nothing: classifier.0.convs.1.0 is ASPP.convs.1 if nothing else is
-    there.
-    """
+    """A module's path without what says nothing: classifier.0.convs.1.0, if alone there, is ASPP.convs.1."""
     path, parent = node.name, node.name.rpartition(".")[0]
     siblings = {other.name for group in groups for other in group if other.name.startswith(parent + ".")}
     if parent and path.endswith(".0") and siblings == {path}:
@@ -211,9 +194,8 @@ def summary(description: dict[str, Any]) -> list[str]:
     if not description["is_traced"]:
         lines.append("the parts as they are listed: which follows which could not be traced")
     if auxiliary:
-        lines.append(
-            f"* the auxiliary head works in training alone: {auxiliary:,} of the parameters, no GFLOPs"
-        )
+        part = f"{auxiliary:,} of the parameters, no GFLOPs"
+        lines.append(f"* the auxiliary head works in training alone: {part}")
     return lines
 
 
@@ -260,16 +242,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("network", metavar="NAME", help="a network's name in models/builders.py")
-    parser.add_argument(
-        "--size", type=int, help=f"pixels a side (default {TILE_SIZE}, of classifiers {IMAGE_SIZE})"
-    )
-    parser.add_argument(
-        "--classes", type=int, help=f"(default {TILE_CLASSES}, of classifiers {IMAGE_CLASSES})"
-    )
-    parser.add_argument(
-        "--output", metavar="DIR", type=Path, help="folder for architecture.json and its drawings"
-    )
+    add = parser.add_argument
+    add("network", metavar="NAME", help="a network's name in models/builders.py")
+    add("--size", type=int, help=f"pixels a side (default {TILE_SIZE}, of classifiers {IMAGE_SIZE})")
+    add("--classes", type=int, help=f"(default {TILE_CLASSES}, of classifiers {IMAGE_CLASSES})")
+    add("--output", metavar="DIR", type=Path, help="folder for architecture.json and its drawings")
     args = parser.parse_args(argv)
     if min(args.size or 1, args.classes or 1) < 1:
         parser.error("--size and --classes must be 1 at least")

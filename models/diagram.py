@@ -33,8 +33,7 @@ SIZE = 7.5  # of text, in points
 LINE = 0.125  # from one line of text to the next
 FAMILY = "DejaVu Sans"  # comes with matplotlib, so that text is as wide on every machine
 
-# Okabe and Ito's colours, which colour-blind eyes tell apart: edge, a tint of it to fill, and what the legend
-# says.
+# Okabe and Ito's colours, which colour-blind eyes tell apart: edge, a tint to fill, and the legend's words.
 ROLES = {
     "convolution": ("#0072B2", "#DCEBF5", "convolutions"),
     "pooling": ("#B87F00", "#FCEBC5", "pooling"),
@@ -115,9 +114,8 @@ def _rounded(
 
 def _draw_line(axes: Axes, points: list[tuple[float, float]]) -> None:
     style = {"mutation_scale": 7, "color": LINES, "linewidth": 0.9, "joinstyle": "miter", "capstyle": "butt"}
-    axes.add_patch(
-        FancyArrowPatch(path=Path(points), arrowstyle="-|>", shrinkA=0, shrinkB=0, zorder=2, **style)
-    )
+    arrow = FancyArrowPatch(path=Path(points), arrowstyle="-|>", shrinkA=0, shrinkB=0, zorder=2, **style)
+    axes.add_patch(arrow)
 
 
 def _draw_legend(axes: Axes, blocks: dict[str, dict[str, Any]], lines: list[str], y: float) -> None:

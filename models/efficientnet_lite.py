@@ -18,13 +18,8 @@ STD = (128 / 255,) * 3
 
 # Lite0's stages: (expansion, channels, repeats, kernel, stride of the first repeat)
 STAGES = (
-    (1, 16, 1, 3, 1),
-    (6, 24, 2, 3, 2),
-    (6, 40, 2, 5, 2),
-    (6, 80, 3, 3, 2),
-    (6, 112, 3, 5, 1),
-    (6, 192, 4, 5, 2),
-    (6, 320, 1, 3, 1),
+    *((1, 16, 1, 3, 1), (6, 24, 2, 3, 2), (6, 40, 2, 5, 2), (6, 80, 3, 3, 2)),
+    *((6, 112, 3, 5, 1), (6, 192, 4, 5, 2), (6, 320, 1, 3, 1)),
 )
 HEAD_CHANNELS = 1280  # of the published classifier's last convolution, whatever the width
 
@@ -34,9 +29,7 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 class InvertedResidual(nn.Module):
-    """Expand by 1x1, filter each channel by itself, project by 1x1; add the input where the shape allows
-    it.
-    """
+    """Expand by 1x1, filter each channel by itself, project by 1x1; add the input where its shape fits."""
 
     def __init__(self, expansion: int, in_channels: int, out_channels: int, kernel: int, stride: int):
         super().__init__()
@@ -80,9 +73,8 @@ class EfficientNetLite(nn.Module):
             if 0 < stage < len(STAGES) - 1:
                 repeats = math.ceil(repeats * depth)
             for repeat in range(repeats):
-                blocks.append(
-                    InvertedResidual(expansion, in_channels, channels, kernel, stride if repeat == 0 else 1)
-                )
+                step = stride if repeat == 0 else 1
+                blocks.append(InvertedResidual(expansion, in_channels, channels, kernel, step))
                 in_channels = channels
             if stage in (1, 2, 4, 6):
                 taps.append(len(blocks) - 1)
@@ -107,9 +99,7 @@ def scaled_channels(channels: int, width: float) -> int:
 
 
 class EfficientNetLiteClassifier(EfficientNetLite):
-    """(B, 3, S, S), normalised with MEAN and STD → logits (B, num_classes); the published network with a
-    new `_fc`.
-    """
+    """As published, with a new `_fc`: (B, 3, S, S) normalised by MEAN and STD → logits (B, num_classes)."""
 
     def __init__(self, num_classes: int, dropout: float = 0.2):
         super().__init__()

@@ -14,9 +14,7 @@ from torchvision.models import vgg
 
 
 def pad_to_multiple(images: Tensor, multiple: int, least: int = 0) -> Tensor:
-    """Pad (B, C, H, W) right and below, by repeating the edge, until both sides are multiples and `least` at
-    least.
-    """
+    """Pad (B, C, H, W) right and below, repeating the edge, to multiples that are `least` at least."""
     height, width = (max(side + -side % multiple, least) for side in images.shape[-2:])
     padding = (0, width - images.shape[-1], 0, height - images.shape[-2])
     return functional.pad(images, padding, mode="replicate") if any(padding) else images
@@ -29,9 +27,7 @@ def pad_to_multiple(images: Tensor, multiple: int, least: int = 0) -> Tensor:
 
 
 class VGGEncoder(nn.Sequential):
-    """The `features` of torchvision's VGG16, with or without batch norm; each stride's features are a
-    max-pool's.
-    """
+    """The `features` of torchvision's VGG16, with batch norm or not; each stride's come from a max-pool."""
 
     channels = {8: 256, 16: 512, 32: 512}
 
@@ -50,9 +46,7 @@ class VGGEncoder(nn.Sequential):
 def vgg16(batch_norm: bool = False) -> VGGEncoder:
     encoder = VGGEncoder(*vgg.make_layers(vgg.cfgs["D"], batch_norm))
     for layer in encoder:
-        if isinstance(
-            layer, nn.Conv2d
-        ):  # as torchvision's VGG starts; the rest starts at its layers' own defaults
+        if isinstance(layer, nn.Conv2d):  # as torchvision's VGG starts; the rest has its layers' defaults
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(layer.bias)
     return encoder
@@ -66,18 +60,10 @@ class ResNetEncoder(nn.Module):
     def __init__(self, name: str):
         super().__init__()
         network = torchvision.models.get_model(name, weights=None)
-        self.conv1, self.bn1, self.relu, self.maxpool = (
-            network.conv1,
-            network.bn1,
-            network.relu,
-            network.maxpool,
-        )
-        self.layer1, self.layer2, self.layer3, self.layer4 = (
-            network.layer1,
-            network.layer2,
-            network.layer3,
-            network.layer4,
-        )
+        self.conv1, self.bn1 = network.conv1, network.bn1
+        self.relu, self.maxpool = network.relu, network.maxpool
+        self.layer1, self.layer2 = network.layer1, network.layer2
+        self.layer3, self.layer4 = network.layer3, network.layer4
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         stride4 = self.maxpool(self.relu(self.bn1(self.conv1(images))))
@@ -179,9 +165,7 @@ class FCN(nn.Module):
 
 
 def skips_of_8s(channels: dict[int, int], num_classes: int) -> dict[int, Skip]:
-    """The paper's two skips: scores by 1x1 convolutions at strides 16 and 8, added to the coarser ones times
-    two.
-    """
+    """The paper's two skips: scores by 1x1 convolutions at strides 16 and 8, added to the upsampled ones."""
     return {
         stride: Skip(upsampler(num_classes, 2), nn.Conv2d(channels[stride], num_classes, 1))
         for stride in (16, 8)
@@ -192,16 +176,12 @@ def skips_of_8s(channels: dict[int, int], num_classes: int) -> dict[int, Skip]:
 
 
 def fcn32s(num_classes: int) -> nn.Module:
-    """Ours by default: the paper's, whose first kernel is 7; 1 keeps 16x16 without its padding of 100
-    pixels.
-    """
+    """The paper's, whose first kernel is 7; here it is 1, which keeps 16x16 without padding by 100 pixels."""
     return FCN(vgg16(), scoring_head(512, 4096, 4096, num_classes), upsampler(num_classes, 32))
 
 
 def fcn32s_conv2x2(num_classes: int) -> nn.Module:
-    """report000's: a first kernel of 2 turns 16x16 into 15x15, and an upsampler without padding brings back
-    512.
-    """
+    """report000's: a first kernel of 2 makes 16x16 15x15, an upsampler without padding brings back 512."""
     head = scoring_head(512, 4096, 4096, num_classes, kernel=2)
     return FCN(vgg16(), head, upsampler(num_classes, 32, bias=True, is_padded=False), least=64)
 
@@ -209,9 +189,8 @@ def fcn32s_conv2x2(num_classes: int) -> nn.Module:
 def fcn32s_staged(num_classes: int) -> nn.Module:
     """report001's: upsampled five times by two, learned, with ever fewer channels, then the scores."""
     channels = (4096, 512, 256, 128, 64, 32)
-    upsample = nn.Sequential(
-        *[upsampling_stage(*pair) for pair in zip(channels, channels[1:])], nn.Conv2d(32, num_classes, 1)
-    )
+    stages = [upsampling_stage(*pair) for pair in zip(channels, channels[1:])]
+    upsample = nn.Sequential(*stages, nn.Conv2d(32, num_classes, 1))
     return FCN(vgg16(), nn.Sequential(*convolutions(512, 4096, 4096, dropout=nn.Dropout)), upsample)
 
 
@@ -240,12 +219,11 @@ def fcn8s(num_classes: int) -> nn.Module:
 
 def fcn8s_conv2x2(num_classes: int) -> nn.Module:
     """report000's: scores, pool4 and pool3 as it is meet at stride 8 in 256 channels."""
-    skips = {
-        16: Skip(
-            nn.ConvTranspose2d(num_classes, 256, 8, stride=4), nn.ConvTranspose2d(512, 256, 2, stride=2)
-        ),
-        8: Skip(nn.Identity(), nn.Identity()),
-    }
+    scores, pool4 = (
+        nn.ConvTranspose2d(num_classes, 256, 8, stride=4),
+        nn.ConvTranspose2d(512, 256, 2, stride=2),
+    )
+    skips = {16: Skip(scores, pool4), 8: Skip(nn.Identity(), nn.Identity())}
     head = scoring_head(512, 4096, 4096, num_classes, kernel=2)
     return FCN(vgg16(), head, nn.ConvTranspose2d(256, num_classes, 8, stride=8), skips, least=64)
 

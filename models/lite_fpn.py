@@ -25,11 +25,14 @@ def conv_bn_relu(in_channels: int, out_channels: int, kernel: int, groups: int =
 
 def bin_averages(features: Tensor, bins: int) -> Tensor:
     """(B, C, h, w) → (B, C, bins, bins)."""
-    if (
-        features.device.type == "mps"
-    ):  # which refuses bins that do not divide the size, say 9x9 features into 2x2
+    if features.device.type == "mps":  # which refuses bins that do not divide the size, say 9x9 into 2x2
         return functional.adaptive_avg_pool2d(features.cpu(), bins).to(features.device)
     return functional.adaptive_avg_pool2d(features, bins)
+
+
+def upsampled(features: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, h, w) → (B, C, *size), bilinear."""
+    return functional.interpolate(features, size=size, mode="bilinear", align_corners=False)
 
 
 class PooledContext(nn.Module):
@@ -42,11 +45,10 @@ class PooledContext(nn.Module):
         self.fuse = conv_bn_relu(in_channels + len(bins) * (width // 4), width, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        size = features.shape[-2:]
         branches = [features]
         for bins, project in zip(self.bins, self.project):
             pooled = project(bin_averages(features, bins))
-            branches.append(functional.interpolate(pooled, size=size, mode="bilinear", align_corners=False))
+            branches.append(upsampled(pooled, features.shape[-2:]))
         return self.fuse(torch.cat(branches, dim=1))
 
 
@@ -70,16 +72,8 @@ class LiteFPN(nn.Module):
         *finer, coarsest = self.backbone(images)
         features = self.context(coarsest)
         for scale, lateral, smooth in zip(reversed(finer), self.lateral, self.smooth):
-            upsampled = functional.interpolate(
-                features, size=scale.shape[-2:], mode="bilinear", align_corners=False
-            )
-            features = smooth(lateral(scale) + upsampled)
-        logits = self.classifier(features)
-        return {
-            "out": functional.interpolate(
-                logits, size=images.shape[-2:], mode="bilinear", align_corners=False
-            )
-        }
+            features = smooth(lateral(scale) + upsampled(features, scale.shape[-2:]))
+        return {"out": upsampled(self.classifier(features), images.shape[-2:])}
 
 
 def lite_fpn(num_classes: int) -> nn.Module:

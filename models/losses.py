@@ -20,17 +20,15 @@ def pixel_loss(
     log_probabilities = logits.log_softmax(dim=1)
     if gamma:  # clamped: below 1 a power is infinitely steep at 0
         log_probabilities = (1 - log_probabilities.exp()).clamp(min=1e-6).pow(gamma) * log_probabilities
-    weights = (
-        logits.new_tensor(alpha).expand(logits.shape[1]) if len(alpha) == 1 else logits.new_tensor(alpha)
-    )
+    weights = logits.new_tensor(alpha).expand(logits.shape[1])  # of one number, or of one a class
     return functional.nll_loss(log_probabilities, targets, weights, ignore_index=ignored, reduction="sum")
 
 
 def soft_iou_loss(logits: Tensor, targets: Tensor, ignored: int, scored_classes: int) -> Tensor:
-    """1 - the soft IoU over the batch (Rahman and Wang, 2016, equations 3 to 5), a mean over those of the
-    first `scored_classes` that the batch holds; 0 when it holds none. logits (B, C, H, W), targets (B, H, W).
+    """1 - the soft IoU over the batch (Rahman and Wang, 2016, equations 3 to 5).
 
-    Of several processes each takes its own share's: an IoU is no mean over images.
+    A mean over those of the first `scored_classes` that the batch holds; 0 when it holds none. logits
+    (B, C, H, W), targets (B, H, W). Of several processes each takes its own share's: an IoU is no mean.
     """
     probabilities = logits.softmax(dim=1) * (targets != ignored).unsqueeze(1)
     soft_ious = []

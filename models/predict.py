@@ -1,6 +1,4 @@
-"""From uint8 images to logits: the one path of training's validation and of inference, so that their scores
-agree.
-"""
+"""From uint8 images to logits: one path for validation and inference, so that their scores agree."""
 
 from __future__ import annotations
 
@@ -18,8 +16,7 @@ from models.fcn import pad_to_multiple
 SCORED_CLASSES = 6  # unknown, the seventh logit, is never predicted
 COARSEST_STRIDE = 32  # of every segmentation network here
 
-# Test-time augmentation of tiles: how each pass sees the tile, as (quarter turns, then mirrored left to
-# right).
+# Test-time augmentation: how each pass sees the tile, as (quarter turns, then mirrored left to right).
 TTA_PASSES = {
     "none": ((0, False),),
     "flip": ((0, False), (0, True), (2, False), (2, True)),
@@ -29,9 +26,8 @@ TTA_PASSES = {
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(B, 3, H, W) in 0..1 → (images - mean) / std, channel by channel."""
-    return (images - _channels(tuple(mean), images.dtype, images.device)) / _channels(
-        tuple(std), images.dtype, images.device
-    )
+    mean, std = (_channels(tuple(values), images.dtype, images.device) for values in (mean, std))
+    return (images - mean) / std
 
 
 @lru_cache(maxsize=16)
@@ -89,8 +85,7 @@ def predict_tiles(
     of their mean probability, which is a logit again. It is brought back to the tiles' own size.
     """
     if tiles.device.type == "cpu" and len(tiles) > 1:
-        # A CPU may sum in another order in another batch: one by one, a tile's mask depends on the tile
-        # alone.
+        # One by one, a tile's mask depends on it alone: a CPU may sum in another order in another batch.
         return torch.cat([predict_tiles(networks, tile[None], scale, mean, std, tta) for tile in tiles])
     images = normalise(resize_tiles(tiles, scale).float() / 255, mean, std)
     passes = [pass_logits(network, images, *each) for network in networks for each in TTA_PASSES[tta]]
@@ -108,8 +103,7 @@ def land_cover(
     scales: Sequence[float] = (),
     tta: str | None = None,
 ) -> Tensor:
-    """(B, 3, H, W) uint8 tiles → (B, H, W) uint8 classes, by the mean probability of all networks at all
-    scales.
+    """(B, 3, H, W) uint8 tiles → (B, H, W) uint8 classes, by all networks' mean probability at all scales.
 
     `models` are the networks' model.pt, which say the scale and the TTA passes where none are given.
     UserError where the networks answer with numbers that are not finite: no class is the highest then.
@@ -134,8 +128,7 @@ def require_finite(answers: Tensor) -> None:
 def resize_tiles(tiles: Tensor, scale: float) -> Tensor:
     """(B, 3, H, W) uint8 → (B, 3, round(H * scale), round(W * scale)), bilinear with antialiasing.
 
-    Bytes on the CPU, as in training; floats elsewhere, which have no such kernel (half a grey level apart at
-    most).
+    Bytes on the CPU, as in training; floats elsewhere, which have no such kernel (at most .5 of a level off).
     """
     size = [max(1, round(side * scale)) for side in tiles.shape[-2:]]
     if size == list(tiles.shape[-2:]):
@@ -159,10 +152,7 @@ def pass_logits(network: nn.Module, images: Tensor, turns: int, mirrored: bool) 
 
 
 def log_mean_probability(logits: Sequence[Tensor]) -> Tensor:
-    """Several (B, classes, ...) logits → the logarithm of the mean of their softmax.
-
-    Logarithms keep zeros finite.
-    """
+    """Several (B, classes, ...) logits → the logarithm of their mean softmax, in which zeros stay finite."""
     total = logits[0].log_softmax(dim=1)
     for others in logits[1:]:
         total = torch.logaddexp(total, others.log_softmax(dim=1))

@@ -1,9 +1,7 @@
-"""Segment Anything (Kirillov et al., 2023) from a file of weights: the official package's network, sized by
-the shapes.
+"""Segment Anything (Kirillov et al., 2023) from a file of weights: the official package's network.
 
 The three official files are told apart by their shapes alone: vit_b, vit_l, vit_h. Any other size of the same
-layout is built too. The weights come from elsewhere (bash get_checkpoints.sh vit_b); segment-anything itself
-brings none.
+layout is built too. The package brings no weights: bash get_checkpoints.sh vit_b.
 """
 
 from __future__ import annotations
@@ -21,11 +19,8 @@ from engine.base import UserError
 from models.weights import state_of_file, unwrapped
 
 PIXEL_MEAN, PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # of bytes, ImageNet's
-_TYPES = {
-    (768, 12): "vit_b",
-    (1024, 24): "vit_l",
-    (1280, 32): "vit_h",
-}  # (width, blocks) of the image encoder
+# By (width, blocks) of the image encoder.
+_TYPES = {(768, 12): "vit_b", (1024, 24): "vit_l", (1280, 32): "vit_h"}
 _DECODER_HEADS = 8  # of every official file; the one size that no shape tells
 
 
@@ -44,19 +39,16 @@ def load_sam(path: str | Path) -> Sam:
         raise _no_sam(path, f"it lacks {error.args[0]}") from None
     except (RuntimeError, ValueError, TypeError, IndexError, ZeroDivisionError, AssertionError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise _no_sam(
-            path, (lines[1] if len(lines) > 1 else "its shapes fit no such network")[:150]
-        ) from None
+        reason = lines[1] if len(lines) > 1 else "its shapes fit no such network"
+        raise _no_sam(path, reason[:150]) from None
     sam.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(-1, 1, 1), False)  # in no file
     sam.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(-1, 1, 1), False)
     return sam.eval().requires_grad_(False)
 
 
 def _no_sam(path: str | Path, reason: str) -> UserError:
-    return UserError(
-        f"{path}: no weights of Segment Anything ({reason}); "
-        "give an official file: bash get_checkpoints.sh vit_b"
-    )
+    advice = "give an official file: bash get_checkpoints.sh vit_b"
+    return UserError(f"{path}: no weights of Segment Anything ({reason}); {advice}")
 
 
 def type_of(sam: Sam) -> str:
@@ -69,11 +61,8 @@ def type_of(sam: Sam) -> str:
 def sizes_of(state: dict[str, Tensor]) -> dict[str, Any]:
     """The arguments of `build_sam` that these weights were made with. KeyError names what they lack."""
     _, grid, _, width = state["image_encoder.pos_embed"].shape
-    blocks = {
-        int(found[1])
-        for found in (re.match(r"image_encoder\.blocks\.(\d+)\.", key) for key in state)
-        if found
-    }
+    matches = (re.match(r"image_encoder\.blocks\.(\d+)\.", key) for key in state)
+    blocks = {int(found[1]) for found in matches if found}
     # A table of relative positions has 2 s - 1 rows for attention over s x s: the whole grid, or a window.
     tables = [state[f"image_encoder.blocks.{index}.attn.rel_pos_h"].shape for index in range(len(blocks))]
     sides = [(rows + 1) // 2 for rows, _ in tables]
@@ -107,8 +96,10 @@ def build_sam(
     decoder_mlp: int = 2048,
     iou_hidden: int = 256,
 ) -> Sam:
-    """A SAM with random weights as segment_anything.build_sam puts it together: `image_size` pixels a side
-    seen as `grid` x `grid` patches; blocks attend within windows, `global_blocks` over the whole image."""
+    """A SAM with random weights, as segment_anything.build_sam puts it together.
+
+    It sees `image_size` pixels a side as `grid` patches; only `global_blocks` attend beyond their windows.
+    """
     return Sam(
         image_encoder=ImageEncoderViT(
             depth=depth,
@@ -132,9 +123,7 @@ def build_sam(
         ),
         mask_decoder=MaskDecoder(
             num_multimask_outputs=3,
-            transformer=TwoWayTransformer(
-                depth=2, embedding_dim=embedding, mlp_dim=decoder_mlp, num_heads=_DECODER_HEADS
-            ),
+            transformer=TwoWayTransformer(2, embedding, num_heads=_DECODER_HEADS, mlp_dim=decoder_mlp),
             transformer_dim=embedding,
             iou_head_depth=3,
             iou_head_hidden_dim=iou_hidden,

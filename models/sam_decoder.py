@@ -73,18 +73,16 @@ class PointDecoder:
         tokens = layer.norm1(layer.self_attn(q=prompts, k=prompts, v=prompts))
 
         attention = layer.cross_attn_token_to_image
-        q = _split(
-            attention.q_proj(tokens + prompts).flatten(0, 1)[None], attention
-        )  # all points' tokens as one list
+        q = attention.q_proj(tokens + prompts).flatten(0, 1)[None]  # all points' tokens as one list
+        q = _split(q, attention)
         found = functional.scaled_dot_product_attention(q, self.first_k, self.first_v)
         found = found.transpose(1, 2).reshape(batch, count, -1)
         tokens = layer.norm2(tokens + attention.out_proj(found))
         tokens = layer.norm3(tokens + layer.mlp(tokens))
 
         attention = layer.cross_attn_image_to_token
-        k = _split(attention.k_proj(tokens + prompts).flatten(0, 1)[None], attention)[
-            0
-        ]  # (heads, B*T, width)
+        k = attention.k_proj(tokens + prompts).flatten(0, 1)[None]
+        k = _split(k, attention)[0]  # (heads, B*T, width)
         scores = k @ self.first_q[0].transpose(1, 2) / math.sqrt(k.shape[-1])
         shares = scores.view(-1, batch, count, scores.shape[-1]).transpose(0, 1).softmax(dim=2)
         image = _from_tokens(attention, self.image.expand(batch, -1, -1), shares, tokens)
@@ -111,9 +109,7 @@ class PointDecoder:
         return tokens, layer.norm4(_from_tokens(attention, image, shares, tokens))
 
     def _upsampled(self, image: Tensor, weights: Tensor) -> Tensor:
-        """The three masks (B, 3, 4 h, 4 w) of each point: its image upsampled twice by two, times the masks'
-        weights.
-        """
+        """Each point's three masks (B, 3, 4 h, 4 w): its image, upsampled twice by two, times weights."""
         first, norm, activation, second, last_activation = self.decoder.output_upscaling
         (height, width), batch = self.grid, len(image)
         x = _upsample(first, image)  # (B, h*w, 2, 2, C/4)
@@ -135,9 +131,7 @@ def _by_head(weight: Tensor, heads: int) -> Tensor:
 
 
 def _tokens_to_image(attention: Attention, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Tokens (B, T, C) attend to pixels (B, N, C), neither keys nor values of which are projected → (B, T,
-    C).
-    """
+    """Tokens (B, T, C) attend to pixels (B, N, C), whose keys and values are not projected → (B, T, C)."""
     batch, count, _ = tokens.shape
     heads = attention.num_heads
     q = attention.q_proj(tokens).unflatten(2, (heads, -1))  # (B, T, heads, width)

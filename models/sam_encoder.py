@@ -1,5 +1,4 @@
-"""SAM's image encoder with its attention by torch's fused kernel: the same sums, without the tables of all
-pairs.
+"""SAM's image encoder with attention by torch's fused kernel: the same sums, no tables of all pairs.
 
 The official attention writes each head's table of all pairs of 4,096 patches five times (product, two biases,
 softmax, result), 0.8 GB each in vit_b. Here a head's bias goes into scaled_dot_product_attention as its mask,
@@ -37,9 +36,8 @@ def _block(block: Block, tokens: Tensor) -> Tensor:
     normed = block.norm1(tokens)
     if block.window_size > 0:
         windows, padded = window_partition(normed, block.window_size)
-        attended = window_unpartition(
-            _attend(block.attn, windows), block.window_size, padded, tokens.shape[1:3]
-        )
+        attended = _attend(block.attn, windows)
+        attended = window_unpartition(attended, block.window_size, padded, tokens.shape[1:3])
     else:
         attended = _attend(block.attn, normed)
     tokens = tokens + attended
@@ -71,9 +69,7 @@ def _attend(attention: Attention, tokens: Tensor) -> Tensor:
 
 
 def _relative_positions(attention: Attention, q: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """What a query adds for the row and for the column of a key: (B, heads, H, W, H) and (B, heads, H, W,
-    W).
-    """
+    """What a query adds for a key's row and column: (B, heads, H, W, H) and (B, heads, H, W, W)."""
     rows = get_rel_pos(height, height, attention.rel_pos_h)
     columns = get_rel_pos(width, width, attention.rel_pos_w)
     grid = q.unflatten(2, (height, width))

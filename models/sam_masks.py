@@ -1,8 +1,6 @@
-"""Automatic masks of an image by Segment Anything, as SamAutomaticMaskGenerator makes them, in a fraction of
-its time.
+"""Automatic masks of an image by Segment Anything: SamAutomaticMaskGenerator's, in a fraction of its time.
 
-Same points, same filters in the same order, same non-maximum suppression; what differs is when things are
-done:
+Same points, same filters in the same order, same non-maximum suppression; what differs is when it is done:
 
 - the image encoder's attention is fused (models.sam_encoder), the decoder shares what all points share
   (models.sam_decoder); both are equal but for rounding, all else is equal bit by bit;
@@ -28,7 +26,6 @@ from engine.base import UserError, is_out_of_memory
 from models.sam_decoder import PointDecoder
 from models.sam_encoder import encode_image
 
-MASKS_PER_POINT = 3
 UPSAMPLED_TOGETHER = 16  # masks at 1024 x 1024 at a time: 64 MiB
 STABILITY_OFFSET = 1.0  # logits between the two cuts whose IoU is the stability score
 CROP_NMS_THRESH = 0.7  # between masks of different crops
@@ -42,8 +39,7 @@ class SamMemoryError(UserError):
 class MaskGenerator:
     """Makes masks of images. The settings are SamAutomaticMaskGenerator's, with its defaults.
 
-    `points_per_batch` is halved when the memory runs out, and stays so. `generate` may be used for many
-    images.
+    `points_per_batch` is halved when the memory runs out, and stays so. One serves for many images.
     """
 
     def __init__(
@@ -65,9 +61,8 @@ class MaskGenerator:
         self.sam, self.points_per_batch = sam, points_per_batch
         self.pred_iou_thresh, self.stability_score_thresh = pred_iou_thresh, stability_score_thresh
         self.box_nms_thresh, self.crop_n_layers = box_nms_thresh, crop_n_layers
-        self.grids = amg.build_all_layer_point_grids(
-            points_per_side, crop_n_layers, crop_n_points_downscale_factor
-        )
+        downscale = crop_n_points_downscale_factor
+        self.grids = amg.build_all_layer_point_grids(points_per_side, crop_n_layers, downscale)
         self.resize = ResizeLongestSide(sam.image_encoder.img_size)
 
     def points_of_an_image(self) -> int:
@@ -78,10 +73,10 @@ class MaskGenerator:
     def generate(
         self, image: np.ndarray, on_points: Callable[[int], None] | None = None
     ) -> list[dict[str, Any]]:
-        """(H, W, 3) uint8 RGB → a dict for each mask, best first, with the keys and values that
-        SamAutomaticMaskGenerator gives with output_mode="uncompressed_rle". Boxes are x, y, width, height.
+        """(H, W, 3) uint8 RGB → a dict for each mask, best first. Boxes are x, y, width, height.
 
-        `on_points` is told after each batch how many points it had. SamMemoryError, UserError for an image
+        Keys and values are those of SamAutomaticMaskGenerator with output_mode="uncompressed_rle".
+        `on_points` is told after each batch how many points it had. SamMemoryError; UserError for an image
         too thin.
         """
         size = image.shape[:2]
@@ -129,9 +124,8 @@ class MaskGenerator:
         while start < len(points):
             batch = points[start : start + self.points_per_batch]
             try:
-                parts.append(
-                    self._masks_of_points(decoder, batch, pixels.shape[:2], seen, crop, image.shape[:2])
-                )
+                sizes = (pixels.shape[:2], seen, crop, image.shape[:2])
+                parts.append(self._masks_of_points(decoder, batch, *sizes))
                 start += len(batch)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -163,9 +157,7 @@ class MaskGenerator:
         crop: list[int],
         size: tuple[int, int],
     ) -> dict[str, Any]:
-        """The masks of some points (B, 2) of a crop, filtered one by one, as run lengths of the whole
-        image.
-        """
+        """The masks of some points (B, 2) of a crop, filtered singly, as run lengths of the whole image."""
         device = self.sam.device
         # In float64, as the original has them, except on Apple's GPUs, which know none.
         precision = torch.float32 if device.type == "mps" else torch.float64
@@ -176,19 +168,13 @@ class MaskGenerator:
             wanted = quality > self.pred_iou_thresh
         logits = decoder.masks(seen_images, weights, wanted)
         del seen_images
-        found = {
-            "quality": quality[wanted].cpu(),
-            "points": torch.as_tensor(points)[wanted.nonzero()[:, 0].cpu()],
-        }
-        parts = [
-            self._finished(some, seen, crop_size, crop, size) for some in logits.split(UPSAMPLED_TOGETHER)
-        ]
+        portions = logits.split(UPSAMPLED_TOGETHER)
+        parts = [self._finished(some, seen, crop_size, crop, size) for some in portions]
         is_kept = torch.cat([part["is_kept"] for part in parts])
-        found = {key: value[is_kept] for key, value in found.items()}
-        return {
-            **found,
-            **{key: _joined([part[key] for part in parts]) for key in ("stability", "boxes", "runs")},
-        }
+        found = {key: _joined([part[key] for part in parts]) for key in ("stability", "boxes", "runs")}
+        found["quality"] = quality[wanted].cpu()[is_kept]
+        found["points"] = torch.as_tensor(points)[wanted.nonzero()[:, 0].cpu()][is_kept]
+        return found
 
     def _finished(
         self,
@@ -198,9 +184,7 @@ class MaskGenerator:
         crop: list[int],
         size: tuple[int, int],
     ) -> dict[str, Any]:
-        """Logits (K, h, w) → which of them are kept (K); stability, box in the crop and run lengths of
-        those.
-        """
+        """Logits (K, h, w) → which are kept (K); of those stability, box in the crop and run lengths."""
         cut = self.sam.mask_threshold
         if len(logits):  # torch upsamples no empty tensor
             logits = self.sam.postprocess_masks(logits[None], seen, crop_size)[0]
@@ -222,9 +206,7 @@ class MaskGenerator:
 
 
 def _boxes(masks: Tensor) -> Tensor:
-    """(K, H, W) bool → (K, 4) int64: the first and the last column and row of each mask, x0 y0 x1 y1; 0 if
-    empty.
-    """
+    """(K, H, W) bool → (K, 4) int64: x0 y0 x1 y1, the first and last column and row of each; 0 if empty."""
     edges = []
     for along in (masks.any(dim=1), masks.any(dim=2)):  # columns (K, W), rows (K, H)
         places = torch.arange(along.shape[1], device=masks.device)
@@ -240,9 +222,7 @@ def _joined(parts: list) -> Any:
 
 
 def _kept_apart(found: dict[str, Any], scores: Tensor, threshold: float) -> dict[str, Any]:
-    """Without those whose box overlaps that of a higher score by more than `threshold`; highest score
-    first.
-    """
+    """Without those whose box overlaps a higher score's by more than `threshold`; highest score first."""
     boxes = found["boxes"].float()
     keep = batched_nms(boxes, scores, torch.zeros(len(boxes)), threshold)
     return {
@@ -261,10 +241,8 @@ def run_lengths(masks: Tensor) -> list[np.ndarray]:
     changes = columns[:, 1:] != columns[:, :-1]
     if masks.device.type == "cpu":
         places = np.flatnonzero(changes.numpy())  # four times as fast as torch's
-    else:
-        places = (
-            changes.flatten().nonzero()[:, 0].cpu().numpy()
-        )  # there, the whole masks never leave the device
+    else:  # there, the whole masks never leave the device
+        places = changes.flatten().nonzero()[:, 0].cpu().numpy()
     is_on = columns[:, 0].cpu().numpy()
     pixels, per_mask = height * width, height * width - 1
     borders = np.searchsorted(places, np.arange(count + 1) * per_mask)

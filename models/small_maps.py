@@ -1,5 +1,4 @@
-"""Convolutions of maps of a few pixels as one matrix product: on a CPU up to 1.7 times the speed of a whole
-training.
+"""Convolutions of tiny maps as one matrix product: a whole training is up to 1.7 times as fast on a CPU.
 
 The last stages of a ResNet or VGG turn images of 32 or 64 pixels into maps of 2x2 or 4x4, with millions of
 weights. oneDNN's convolution reads all these weights again for every image; a product of the batch's patches
@@ -24,27 +23,21 @@ class SmallMapConv2d(nn.Conv2d):
             return super().forward(images)
         (rows, columns), (down, right), (above, left) = self.kernel_size, self.stride, self.padding
         padded = functional.pad(images.permute(0, 2, 3, 1), (0, 0, left, left, above, above))
-        batch, height, width = (
-            padded.shape[0],
-            *((padded.shape[i + 1] - self.kernel_size[i]) // self.stride[i] + 1 for i in (0, 1)),
-        )
+        height, width = (padded.shape[1] - rows) // down + 1, (padded.shape[2] - columns) // right + 1
         shifted = [
             padded[:, y : y + down * (height - 1) + 1 : down, x : x + right * (width - 1) + 1 : right]
             for y in range(rows)
             for x in range(columns)
         ]
-        patches = (torch.cat(shifted, dim=3) if len(shifted) > 1 else shifted[0]).reshape(
-            batch * height * width, -1
-        )
+        patches = torch.cat(shifted, dim=3) if len(shifted) > 1 else shifted[0]
+        patches = patches.reshape(len(images) * height * width, -1)
         weight = self.weight.permute(0, 2, 3, 1).reshape(self.out_channels, -1)  # a view, in channels_last
         products = functional.linear(patches, weight, self.bias)
-        return products.view(batch, height, width, self.out_channels).permute(0, 3, 1, 2)
+        return products.view(len(images), height, width, self.out_channels).permute(0, 3, 1, 2)
 
 
 def use_matrix_products(network: nn.Module) -> None:
-    """Let every large convolution of `network` take the product wherever its map is small; weights stay as
-    they are.
-    """
+    """Let every large convolution of `network` take the product wherever its map is small; weights stay."""
     for module in network.modules():
         if (
             type(module) is nn.Conv2d

@@ -1,8 +1,8 @@
-"""torchvision's segmentation networks, without pretrained weights and without the auxiliary head at
-inference.
-"""
+"""torchvision's segmentation networks, without pretrained weights; no auxiliary head works at inference."""
 
 from __future__ import annotations
+
+from typing import Callable
 
 from torch import Tensor, nn
 from torchvision.models import segmentation
@@ -11,10 +11,9 @@ from models.fcn import pad_to_multiple
 
 
 class WithoutAuxiliaryAtInference(nn.Module):
-    """Wraps a torchvision network; in eval mode its auxiliary head and the features that it reads are not
-    computed.
+    """Wraps a torchvision network; parameter names stay torchvision's own.
 
-    torchvision keeps both running at inference. Parameter names are torchvision's own.
+    In eval mode the auxiliary head and the features that it reads are not computed, as torchvision does.
     """
 
     def __init__(self, network: nn.Module):
@@ -35,33 +34,29 @@ class WithoutAuxiliaryAtInference(nn.Module):
 
 def _upsample(logits: Tensor, padded: Tensor, images: Tensor) -> Tensor:
     """Logits of any size → those of the padded images' size, cropped to the images'."""
-    upsampled = nn.functional.interpolate(
-        logits, size=padded.shape[-2:], mode="bilinear", align_corners=False
-    )
-    return upsampled[..., : images.shape[-2], : images.shape[-1]]
+    (height, width), size = images.shape[-2:], padded.shape[-2:]
+    upsampled = nn.functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    return upsampled[..., :height, :width]
 
 
 def deeplabv3_resnet101(num_classes: int) -> nn.Module:
-    return _deeplabv3(segmentation.deeplabv3_resnet101, num_classes)
+    return _built(segmentation.deeplabv3_resnet101, num_classes, aux_loss=True)
 
 
 def deeplabv3_resnet50(num_classes: int) -> nn.Module:
-    return _deeplabv3(segmentation.deeplabv3_resnet50, num_classes)
+    return _built(segmentation.deeplabv3_resnet50, num_classes, aux_loss=True)
 
 
 def deeplabv3_mobilenet_v3_large(num_classes: int) -> nn.Module:
-    return _deeplabv3(segmentation.deeplabv3_mobilenet_v3_large, num_classes)
-
-
-def _deeplabv3(builder, num_classes: int) -> nn.Module:
-    # weights_backbone defaults to a download, so None is always said.
-    network = builder(weights=None, weights_backbone=None, num_classes=num_classes, aux_loss=True)
-    return WithoutAuxiliaryAtInference(network)
+    return _built(segmentation.deeplabv3_mobilenet_v3_large, num_classes, aux_loss=True)
 
 
 def lraspp_mobilenet_v3_large(num_classes: int) -> nn.Module:
     """LR-ASPP (Howard et al., 2019)."""
-    network = segmentation.lraspp_mobilenet_v3_large(
-        weights=None, weights_backbone=None, num_classes=num_classes
-    )
+    return _built(segmentation.lraspp_mobilenet_v3_large, num_classes)
+
+
+def _built(builder: Callable[..., nn.Module], num_classes: int, **more: bool) -> nn.Module:
+    # weights_backbone defaults to a download, so None is always said.
+    network = builder(weights=None, weights_backbone=None, num_classes=num_classes, **more)
     return WithoutAuxiliaryAtInference(network)

@@ -59,12 +59,11 @@ def _heading(question: Question) -> str:
 
 def _make(path: Path, questions: Sequence[Question]) -> dict[str, str]:
     """Write a new file with no words in it; FileExistsError when there is anything, even something broken."""
-    comments = [line(question.asks).replace("--", "-").replace(">", "") for question in questions]
-    parts = [
-        f"{_heading(question)}\n\n<!-- {asks}; write below -->\n"
-        for question, asks in zip(questions, comments)
-    ]
-    text = "\n".join([f"# {TITLE}\n", *parts])
+    parts = [f"# {TITLE}\n"]
+    for question in questions:
+        comment = line(question.asks).replace("--", "-").replace(">", "")
+        parts.append(f"{_heading(question)}\n\n<!-- {comment}; write below -->\n")
+    text = "\n".join(parts)
     try:
         with open(path, "x", encoding="utf-8", newline="\n") as file:
             file.write(text)
@@ -79,9 +78,8 @@ def _read(path: Path) -> str:
     try:
         data = read_regular(path)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror or error}); it holds the report's answers"
-        ) from None
+        reason = error.strerror or error
+        raise UserError(f"{path}: cannot be read ({reason}); it holds the report's answers") from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -105,10 +103,8 @@ def _without_comments(text: str) -> str:
     def kept(match: re.Match) -> str:
         start = text.count("\n", 0, match.start())
         comment = quiet[match.start() : match.end()].replace("\n", " ")
-        is_code = start in code_lines or any(
-            first <= start < end and comment in code for first, end, code in spans
-        )
-        return match.group() if is_code else ""
+        is_in_span = any(first <= start < end and comment in code for first, end, code in spans)
+        return match.group() if start in code_lines or is_in_span else ""
 
     return COMMENT.sub(kept, text)
 
@@ -126,6 +122,5 @@ def _sections(text: str, keys: set[str]) -> list[tuple[str, str]]:
             if is_key or len(token.markup) <= len(OUR_LEVEL):
                 starts.append((token.map[0], token.map[1], " ".join(inline.content.split())))
     ends = [*(start for start, _, _ in starts[1:]), len(lines)]
-    return [
-        (heading, "\n".join(lines[body:end]).strip("\n")) for (_, body, heading), end in zip(starts, ends)
-    ]
+    bodies = [lines[body:end] for (_, body, _), end in zip(starts, ends)]
+    return [(heading, "\n".join(body).strip("\n")) for (_, _, heading), body in zip(starts, bodies)]

@@ -1,6 +1,4 @@
-"""Blocks that both problems need: figures drawn or taken over into figures/, and what a run was given, in
-words.
-"""
+"""Blocks that both problems need: figures drawn or taken over into figures/, a run's settings in words."""
 
 from __future__ import annotations
 

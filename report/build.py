@@ -1,5 +1,4 @@
-"""The report that is handed in, from run folders: report.html and hw1_<student id>.pdf, with every figure as
-a file.
+"""The report that is handed in, from run folders: report.html and hw1_<student id>.pdf, and every figure.
 
     python3 -m report.build --p1 runs/problem1 --p2 runs/problem2 --student-id r12345678 --name "王小明"
 
@@ -55,12 +54,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--student-id", required=True, help="such as r12345678; the PDF is named after it")
     add("--name", required=True, help="of the student")
     add("--output", type=Path, default=OUTPUT, help="where to write (default: the repository's report/out)")
-    add(
-        "--answers",
-        type=Path,
-        default=ANSWERS,
-        help="the student's words (default: the repository's report/answers.md)",
-    )
+    text = "the student's words (default: the repository's report/answers.md)"
+    add("--answers", type=Path, default=ANSWERS, help=text)
     args = parser.parse_args(argv)
     if not re.fullmatch(r"[A-Za-z0-9]{1,20}", args.student_id):
         parser.error("--student-id wants letters and digits alone, such as r12345678")
@@ -115,9 +110,8 @@ def made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be made ({error.strerror}); give --output another folder"
-        ) from None
+        reason = f"cannot be made ({error.strerror})"
+        raise UserError(f"{folder}: {reason}; give --output another folder") from None
     return folder
 
 
@@ -128,9 +122,8 @@ def clear(figures: Path) -> None:
             if OURS.fullmatch(path.name):
                 path.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(
-            f"{figures}: cannot be written ({error.strerror}); give --output another folder"
-        ) from None
+        reason = f"cannot be written ({error.strerror})"
+        raise UserError(f"{figures}: {reason}; give --output another folder") from None
 
 
 def date_of(found: Found) -> str:
@@ -152,13 +145,12 @@ def sources_of(found: Found, sam: Path | None) -> tuple[str, ...]:
 
 def gaps_of(report: Report) -> list[str]:
     """A line for each gap: its question, what is missing, and the command that fills it."""
-    return [
-        f"{question.key} {question.title}: {block.text}"
-        + (f" To fill it: {block.command}" if block.command else "")
-        for question in report.questions
-        for block in question.blocks
-        if isinstance(block, Gap)
-    ]
+    lines = []
+    for question in report.questions:
+        for gap in (block for block in question.blocks if isinstance(block, Gap)):
+            advice = f" To fill it: {gap.command}" if gap.command else ""
+            lines.append(f"{question.key} {question.title}: {gap.text}{advice}")
+    return lines
 
 
 if __name__ == "__main__":

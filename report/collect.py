@@ -1,5 +1,6 @@
-"""What the report is made of: which runs and results lie below some folders, nothing taken twice; the runs of
-settings A to E, averaged; and what a training left about its network.
+"""What the report is made of: which runs and results lie below some folders, nothing taken twice.
+
+And the runs of settings A to E, averaged, and what a training left about its network.
 """
 
 from __future__ import annotations
@@ -56,10 +57,7 @@ class Found:
 
 
 def find(roots: Sequence[str | Path]) -> Found:
-    """Look through `roots` and what lies below them.
-
-    What is missing or no run's is a remark, never an error.
-    """
+    """Look through `roots` and what lies below them; what is missing or no run's is a remark, no error."""
     found, seen = Found(), set()
     for root in map(Path, roots):
         if not root.is_dir():
@@ -124,8 +122,10 @@ def pretraining_of(settings: Path | None, runs: Sequence[RunRecord]) -> RunRecor
 
 
 def _folders(root: Path, seen: set[str], again: list[Path]) -> Iterator[tuple[Path, list[str]]]:
-    """(folder, names in it) of `root` and those below it, in natural order. Left out are runs' insides, and
-    those `seen`, which go into `again`."""
+    """(folder, names in it) of `root` and those below it, in natural order, without runs' insides.
+
+    Left out are those `seen` too, which go into `again`.
+    """
     waiting = [(root, 0)]
     while waiting and len(seen) < MOST_FOLDERS:
         folder, depth = waiting.pop()
@@ -143,10 +143,8 @@ def _folders(root: Path, seen: set[str], again: list[Path]) -> Iterator[tuple[Pa
         yield folder, names
         if depth < DEEPEST:
             inside = INSIDE_A_RUN if CONFIG in below else ()
-            children = [
-                folder / name for name in names if below[name] and name not in inside and name[0] != "."
-            ]
-            waiting += [(child, depth + 1) for child in reversed(children)]
+            children = [name for name in names if below[name] and name not in inside and name[0] != "."]
+            waiting += [(folder / name, depth + 1) for name in reversed(children)]
 
 
 def _look_into(folder: Path, names: Sequence[str], found: Found) -> None:
@@ -239,9 +237,8 @@ class Row:
     @property
     def pictured(self) -> Scored | None:
         """The best of those that have predictions: the confusion matrix is its."""
-        return max(
-            (scored for scored in self.shown if scored.predictions), key=lambda run: run.best, default=None
-        )
+        candidates = [scored for scored in self.shown if scored.predictions]
+        return max(candidates, key=lambda scored: scored.best, default=None)
 
 
 def class_names_of(run: RunRecord) -> dict[str, str]:
@@ -260,14 +257,11 @@ def read_rows(folder: Path) -> list[Row]:
         raise UserError(f"{folder}: {error.strerror}; give the --output of p1_finetune.py") from None
     runs = [_read_scored(folder, match[1], int(match[2])) for match in found if match]
     if not runs:
-        raise UserError(
-            f"{folder}: no run folder such as A-seed0 in it; train one with python3 p1_finetune.py --output "
-            f"{folder}"
-        )
+        advice = f"train one with python3 p1_finetune.py --output {folder}"
+        raise UserError(f"{folder}: no run folder such as A-seed0 in it; {advice}")
     if all(scored.best is None for scored in runs):
-        raise UserError(
-            f"{folder}: none of its {len(runs)} runs has a scored epoch yet; train on and try again"
-        )
+        reason = f"none of its {len(runs)} runs has a scored epoch yet"
+        raise UserError(f"{folder}: {reason}; train on and try again")
     runs.sort(key=lambda scored: scored.seed)
     return [_row(letter, [scored for scored in runs if scored.setting == letter]) for letter in STARTS]
 
@@ -336,10 +330,8 @@ def read_architecture(run: Path) -> Architecture | None:
     try:
         said = read_json(run / f"{ARCHITECTURE}.json")
         blocks = {block["name"]: block for block in said["blocks"] if not block["is_auxiliary"]}
-        numbers = [
-            said["input"][1],
-            *(said[name] for name in ("parameters", "auxiliary_parameters", "multiply_adds")),
-        ]
+        counts = [said[name] for name in ("parameters", "auxiliary_parameters", "multiply_adds")]
+        numbers = [said["input"][1], *counts]
         if not all(is_number(number) and 0 <= number < MOST for number in numbers):
             return None
         return Architecture(one_line(said["network"], 60), *numbers, _scored_at(blocks), _merged_at(blocks))

@@ -76,20 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def find_runs(given: Sequence[Path]) -> list[Path]:
-    """The folders given, and in place of one that is no run the runs below it; each once, in that order.
-
-    No files.
-    """
+    """The folders given, no files, and in place of one that is no run the runs below it; each once."""
     folders: dict[str, Path] = {}
     for folder in (path for path in given if not os.path.isfile(path)):
         below = []
         if not os.path.exists(folder / CONFIG):
+            patterns = [depth * "*/" + CONFIG for depth in range(1, DEEPEST + 1)]
             with suppress(OSError):  # a name that is too long, say; read_run tells what is wrong
-                below = [
-                    path.parent
-                    for depth in range(1, DEEPEST + 1)
-                    for path in folder.glob(depth * "*/" + CONFIG)
-                ]
+                below = [path.parent for pattern in patterns for path in folder.glob(pattern)]
         for path in sorted(below, key=lambda path: natural_key(str(path))) or [folder]:
             folders.setdefault(os.path.realpath(path), path)
     return list(folders.values())
@@ -125,9 +119,7 @@ def minutes_and_speed(run: RunRecord) -> tuple[str, str]:
     logged = series(run, "images_per_second")
     steps, spent = seconds[-1] if seconds else (0, 0)
     images = [run.arguments.get(name) for name in ("batch_size", "training_images", "training_tiles")]
-    batch = min(
-        [count for count in images if is_number(count)], default=0
-    )  # a batch is no larger than the data
+    batch = min([count for count in images if is_number(count)], default=0)  # no larger than the data
     speed = logged[-1][1] if logged else steps * batch / spent if spent > 0 else 0
     return _figure(spent / 60) if seconds else "–", _figure(speed) if is_number(speed) and speed > 0 else "–"
 
@@ -172,9 +164,8 @@ def print_tables(runs: Sequence[RunRecord]) -> None:
                 console.print(tested, "", sep="\n")
         strangers = [(name, gap_of(run)) for name, run in named if kind_of(run) is None]
         if strangers:
-            console.print(
-                table("No runs", [Column("run"), Column("what is missing")], strangers), "", sep="\n"
-            )
+            columns = [Column("run"), Column("what is missing")]
+            console.print(table("No runs", columns, strangers), "", sep="\n")
     text = "\n".join(line.rstrip() for line in capture.get().rstrip().split("\n"))
     # The colours are ours; what runs say has been cleaned (one_line).
     print(text, file=getattr(sys.stdout, "bare", sys.stdout) if is_terminal else sys.stdout)
@@ -183,20 +174,15 @@ def print_tables(runs: Sequence[RunRecord]) -> None:
 def results(kind: Kind, named: Sequence[tuple[str, RunRecord]]) -> Table:
     """A row for each run of a kind; where there are several, the best score is bold."""
     reached = [best_and_last(run, kind.score) for _, run in named]
-    top = (
-        max((highest for highest, _, _ in reached if highest != "–"), default="") if len(reached) > 1 else ""
-    )
+    top = max((highest for highest, _, _ in reached if highest != "–"), default="")
     rows = []
     for (name, run), (highest, at_epoch, last) in zip(named, reached):
         done = [str(run.metrics[-1][key]) for key in ("epoch", "step")] if run.metrics else ["–", "–"]
-        highest = (highest, "bold") if highest == top else highest
+        highest = (highest, "bold") if highest == top and len(reached) > 1 else highest
         rows.append((name, *done, highest, at_epoch, last, *minutes_and_speed(run), run.gap or "finished"))
-    figures = ("epochs", "steps", "best", "at\nepoch", "last", "minutes", "images\n/s")
-    columns = [
-        Column("run"),
-        *(Column(name, justify="right", no_wrap=True) for name in figures),
-        Column("state"),
-    ]
+    names = ("epochs", "steps", "best", "at\nepoch", "last", "minutes", "images\n/s")
+    figures = [Column(name, justify="right", no_wrap=True) for name in names]
+    columns = [Column("run"), *figures, Column("state")]
     return table(f"{kind.title}: {kind.score}", columns, rows)
 
 
@@ -239,15 +225,8 @@ def settings(named: Sequence[tuple[str, RunRecord]]) -> Table:
 
 def table(title: str | None, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> Table:
     """A table of cells of plain text, or (text, style). Where it is narrow, text goes on in the next line."""
-    drawn = Table(
-        *columns,
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    style = {"title_justify": "left", "title_style": "bold", "show_edge": False, "padding": (0, 1, 0, 0)}
+    drawn = Table(*columns, title=title, box=box.SIMPLE_HEAD, **style)
     for column in columns:
         column.overflow = "fold"
     for row in rows:

@@ -35,14 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", required=True, type=Path, help="hw1_data, the course's or a made-up one")
-    parser.add_argument(
-        "--labels", required=True, type=Path, help="the CSV that hw1_1.sh wrote for office/val.csv"
-    )
-    parser.add_argument(
-        "--masks", required=True, type=Path, help="the folder that hw1_2.sh filled for validation"
-    )
-    parser.add_argument("--output", required=True, type=Path, help="the PNG to write")
+    add = parser.add_argument
+    add("--data", required=True, type=Path, help="hw1_data, the course's or a made-up one")
+    add("--labels", required=True, type=Path, help="the CSV that hw1_1.sh wrote for office/val.csv")
+    add("--masks", required=True, type=Path, help="the folder that hw1_2.sh filled for validation")
+    add("--output", required=True, type=Path, help="the PNG to write")
     args = parser.parse_args(argv)
     unread: list[ImageError] = []
     sheet = stack(
@@ -59,9 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with write_atomically(args.output) as temporary:
             sheet.save(temporary, format="PNG")
     except OSError as error:
-        raise UserError(
-            f"{args.output}: cannot be written ({error.strerror}); choose another --output"
-        ) from None
+        reason = f"cannot be written ({error.strerror})"
+        raise UserError(f"{args.output}: {reason}; choose another --output") from None
     for error in unread:
         say(f"left out: {error}")
     print(args.output)
@@ -74,9 +70,8 @@ def draw_labels(office: Path, predictions: Path, unread: list[ImageError]) -> Im
     predicted = {row["filename"]: row["label"] for row in read_labels(predictions)}
     names = [name for name in truth if name in predicted and (office / "val" / name).is_file()]
     if not names:
-        raise UserError(
-            f"{predictions}: has no image of {office / 'val'}; give the predictions of {office / 'val.csv'}"
-        )
+        advice = f"give the predictions of {office / 'val.csv'}"
+        raise UserError(f"{predictions}: has no image of {office / 'val'}; {advice}")
     classes = read_class_names(office / "classes.txt")
     side = (WIDTH - 2 * MARGIN - (IMAGE_COLUMNS - 1) * GAP) // IMAGE_COLUMNS
     cells = []
@@ -97,9 +92,8 @@ def draw_labels(office: Path, predictions: Path, unread: list[ImageError]) -> Im
         pen.text((0, side + 20), shortened(verdict, 13, side), fill=colour, font=font(13))
         cells.append(cell)
     if not cells:
-        raise UserError(
-            f"{office / 'val'}: none of the images can be read ({unread[0]}); give --data whole images"
-        )
+        reason = f"none of the images can be read ({unread[0]})"
+        raise UserError(f"{office / 'val'}: {reason}; give --data whole images")
     return grid(cells, IMAGE_COLUMNS)
 
 
@@ -113,37 +107,29 @@ def draw_masks(tiles: Path, masks: Path, unread: list[ImageError]) -> Image.Imag
     side = (WIDTH - 2 * MARGIN - (3 * TILE_COLUMNS - 1) * GAP) // (3 * TILE_COLUMNS)
     cells = []
     for name, mask in evenly(pairs, TILE_COLUMNS * TILE_ROWS):
+        paths = (tiles / name, tiles / mask, masks / mask)
         try:
-            tile, truth, predicted = (
-                read_rgb(path, apply_exif=False) for path in (tiles / name, tiles / mask, masks / mask)
-            )
+            tile, truth, predicted = (read_rgb(path, apply_exif=False) for path in paths)
         except ImageError as error:
             unread.append(error)
             continue
         cell = Image.new("RGB", (3 * side + 2 * GAP, side + 24), PAPER)
-        for column, (pixels, resample) in enumerate(
-            (
-                (tile, Image.Resampling.LANCZOS),
-                (truth, Image.Resampling.NEAREST),
-                (predicted, Image.Resampling.NEAREST),
-            )
-        ):
-            cell.paste(Image.fromarray(pixels).resize((side, side), resample), (column * (side + GAP), 0))
-            # White is a class: without an edge it would be the paper.
+        for column, pixels in enumerate((tile, truth, predicted)):
+            resample = Image.Resampling.NEAREST if column else Image.Resampling.LANCZOS
             left = column * (side + GAP)
+            cell.paste(Image.fromarray(pixels).resize((side, side), resample), (left, 0))
+            # White is a class: without an edge it would be the paper.
             ImageDraw.Draw(cell).rectangle((left, 0, left + side - 1, side - 1), outline=GREY)
         agreeing = "another size"
         if truth.shape == predicted.shape:
             agreement = (classes_of_colours(truth) == classes_of_colours(predicted)).mean()
             agreeing = f"{agreement:.1%} of its pixels agree"
-        ImageDraw.Draw(cell).text(
-            (0, side + 4), f"{mask[: -len('_mask.png')]}: {agreeing}", fill=INK, font=font(13)
-        )
+        text = f"{mask[: -len('_mask.png')]}: {agreeing}"
+        ImageDraw.Draw(cell).text((0, side + 4), text, fill=INK, font=font(13))
         cells.append(cell)
     if not cells:
-        raise UserError(
-            f"{tiles}: none of the tiles and masks can be read ({unread[-1]}); give --data whole images"
-        )
+        reason = f"none of the tiles and masks can be read ({unread[-1]})"
+        raise UserError(f"{tiles}: {reason}; give --data whole images")
     return grid(cells, TILE_COLUMNS)
 
 

@@ -1,5 +1,6 @@
-"""What a report consists of, before it is a page or a PDF: the assignment's questions with the blocks that
-answer them; and the same as plain data, clean and checked, which the page and the PDF are both drawn from.
+"""What a report consists of: the assignment's questions with the blocks that answer them.
+
+And the same as plain data, clean and checked, which the page and the PDF are both drawn from.
 """
 
 from __future__ import annotations
@@ -25,15 +26,12 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of plain text.
-
-    Columns from `numbers_from` on (0 is the first) are figures and stand to the right.
-    """
+    """Cells of plain text."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str
-    numbers_from: int = 1
+    numbers_from: int = 1  # columns from this one on (0 is the first) are figures and stand to the right
     swatches: tuple[str | None, ...] = ()  # a colour such as #00ffff before each column's name; () for none
 
 
@@ -158,35 +156,32 @@ def content_of(report: Report, folder: Path) -> dict[str, Any]:
     """Everything that is drawn, in order, as dicts, lists, strings and numbers.
 
     Every text is clean (see `report.text.cleaned`) and one line, but for a gap's command and the student's
-    words; each block has a "kind". A picture that is not below `folder`, or is broken, is a gap;
-    others have their size and their PNG's bytes, which are read once, so that a file that vanishes later is
-    missed by nobody.
+    words; each block has a "kind". A picture that is not below `folder`, or is broken, is a gap; others have
+    their size and their PNG's bytes, read once, so that nobody misses a file that vanishes later.
     """
-    problems = [
-        {
-            "title": line(problem.title),
-            "questions": [
-                {
-                    "key": line(question.key),
-                    "title": line(question.title),
-                    "points": question.points,
-                    "asks": line(question.asks),
-                    "blocks": [_block(block, folder) for block in question.blocks],
-                    "words": read_markdown(report.words.get(question.key, "")),
-                }
-                for question in problem.questions
-            ],
+
+    def plain(question: Question) -> dict[str, Any]:
+        return {
+            **{name: line(getattr(question, name)) for name in ("key", "title", "asks")},
+            "points": question.points,
+            "blocks": [_block(block, folder) for block in question.blocks],
+            "words": read_markdown(report.words.get(question.key, "")),
         }
+
+    problems = [
+        {"title": line(problem.title), "questions": [plain(question) for question in problem.questions]}
         for problem in report.problems
     ]
     named = {name: line(getattr(report, name)) for name in ("title", "student_id", "name", "date")}
     head = " · ".join(one_line(part, 60) for part in (named["name"], named["student_id"]) if part)
-    return {
-        **named,
-        "head": head,
-        "problems": problems,
-        "sources": [line(source) for source in report.sources],
-    }
+    sources = [line(source) for source in report.sources]
+    return {**named, "head": head, "problems": problems, "sources": sources}
+
+
+def pictures_in(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The pictures among the blocks of `content_of`, in order."""
+    questions = [question for problem in content["problems"] for question in problem["questions"]]
+    return [block for question in questions for block in question["blocks"] if block["kind"] == "picture"]
 
 
 def line(text: object) -> str:

@@ -58,9 +58,7 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class Confusions:
-    """The confusion matrix of each validation tile: (tiles, 7, 7) int64 pixels, rows truth, columns
-    prediction.
-    """
+    """The confusion matrix of each validation tile: (tiles, 7, 7) int64 pixels, truth by prediction."""
 
     names: tuple[str, ...]  # of the tiles, each once
     best: np.ndarray  # at the best epoch, which was chosen on these tiles
@@ -227,10 +225,8 @@ def compare_mean_iou(one: Confusions, other: Confusions, is_last: bool) -> Paire
     first, second = _mean_ious(both.sum(axis=0, keepdims=True))[0]
 
     draws = np.random.default_rng(SEED)
-    sums = [
-        np.bincount(draws.integers(tiles, size=tiles), minlength=tiles) @ both for _ in range(BOOTSTRAP_DRAWS)
-    ]
-    ious = _mean_ious(np.stack(sums))
+    drawn = (draws.integers(tiles, size=tiles) for _ in range(BOOTSTRAP_DRAWS))
+    ious = _mean_ious(np.stack([np.bincount(numbers, minlength=tiles) @ both for numbers in drawn]))
     differences = np.sort(ious[:, 0] - ious[:, 1])
     far_side = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     p = min(1.0, 2 * (1 + far_side) / (1 + BOOTSTRAP_DRAWS))
@@ -262,9 +258,8 @@ def read_confusions(path: str | Path) -> Confusions:
         raise
     except Exception as error:  # zipfile and numpy raise a dozen kinds at files that are none of theirs
         reason = getattr(error, "strerror", None) or "it holds something else"
-        raise UserError(
-            f"{path}: no confusion matrices to read ({reason}); train the run again in a new folder"
-        ) from None
+        reason = f"no confusion matrices to read ({reason})"
+        raise UserError(f"{path}: {reason}; train the run again in a new folder") from None
     _check_confusions(path, names, best, last)
     return Confusions(tuple(names.tolist()), best.astype(np.int64), last.astype(np.int64))
 
@@ -287,8 +282,9 @@ def _check_confusions(path: Path, names: np.ndarray, best: np.ndarray, last: np.
 
 
 def in_words(test: PairedTest) -> str:
-    """'0.5550 lies 0.0500 above 0.5050 on the same 100 images (p = 0.063), so these runs do not tell them
-    apart': what was reached, and how far the images support it. No capital, no full stop.
+    """What was reached, and how far the images support it; no capital, no full stop.
+
+    '0.5550 lies 0.0500 above 0.5050 on the same 100 images (p = 0.063), so these runs do not tell them apart'
     """
     said = [p_in_words(test.p)]
     if test.interval:

@@ -22,14 +22,14 @@ from typing import Any
 import typst
 
 from engine.base import UserError, cannot_write, say, write_atomically
-from report.document import Report, content_of
+from report.document import Report, content_of, pictures_in
 from report.style import font_folder
 from report.text import one_line
 
 TEMPLATE = Path(__file__).with_name("page.typ")
 STUDENT_ID = re.compile(r"[^\W_][\w.-]{0,63}")
-# The widest and the highest that a picture gets, in inches, on an A4 page and on one laid across: there is
-# room for its question and its caption too.
+# The largest width and height of a picture, in inches, on an A4 page and on one laid across: its question
+# and its caption have room too.
 UPRIGHT, ACROSS = (6.53, 8.0), (9.9, 4.6)
 # Two pictures of this height in inches share a page, so a higher one is made smaller for it, but not smaller
 # than READABLE, of its own size. SMALLEST: text of 10 points is still read, and a picture that would have to
@@ -45,9 +45,8 @@ def write_pdf(report: Report, folder: Path) -> Path:
     A line on stderr names the first character that no font of the PDF has, such as an emoji.
     """
     if not STUDENT_ID.fullmatch(report.student_id):
-        raise UserError(
-            f"{report.student_id!r}: is no student id; give letters and digits, such as r12345678"
-        )
+        advice = "give letters and digits, such as r12345678"
+        raise UserError(f"{report.student_id!r}: is no student id; {advice}")
     path = folder / f"hw1_{report.student_id}.pdf"
     content = content_of(report, folder)
     fonts = _fonts()
@@ -64,9 +63,8 @@ def write_pdf(report: Report, folder: Path) -> Path:
     except OSError as error:
         raise cannot_write(str(path), error) from None
     except typst.TypstError as error:
-        raise UserError(
-            f"{path}: Typst cannot draw it ({error}); the page report.html has the same"
-        ) from None
+        reason = f"Typst cannot draw it ({error})"
+        raise UserError(f"{path}: {reason}; the page report.html has the same") from None
     return path
 
 
@@ -91,19 +89,12 @@ def _draw(
     """The PDF's bytes, or of the `form` "png" a list of its pages'; with pictures of the kind `suffix`, where
     they are there."""
     content = copy.deepcopy(content)
-    for problem in content["problems"]:
-        for question in problem["questions"]:
-            for block in question["blocks"]:
-                if block["kind"] == "picture":
-                    _place(block, folder, suffix)
+    for picture in pictures_in(content):
+        _place(picture, folder, suffix)
     more = {"day": _day(content["date"]), "short-title": one_line(content["title"], 60)}
     content = {**_breakable(content), **more}
-    compiler = typst.Compiler(
-        TEMPLATE.read_bytes(),
-        root=str(folder.resolve()),
-        font_paths=fonts,
-        sys_inputs={"report": json.dumps(content)},
-    )
+    template, inputs = TEMPLATE.read_bytes(), {"report": json.dumps(content)}
+    compiler = typst.Compiler(template, root=str(folder.resolve()), font_paths=fonts, sys_inputs=inputs)
     made = datetime(*(content["day"] or (1970, 1, 1)), tzinfo=timezone.utc)
     data, _ = compiler.compile_with_warnings(format=form, ppi=dots_per_inch, timestamp=made)
     return data
@@ -127,8 +118,10 @@ def _place(picture: dict[str, Any], folder: Path, suffix: str) -> None:
 
 
 def _without_font(content: dict[str, Any], fonts: typst.Fonts) -> str:
-    """The first character of the content that no font has, "" where all have one. Typst draws an empty box
-    for it without a word, but where a PDF/A is asked for it names it."""
+    """The first character of the content that no font has, "" where all have one.
+
+    Typst draws an empty box for it without a word, but names it where a PDF/A is asked for.
+    """
     every = set(json.dumps(content, ensure_ascii=False, default=lambda picture: ""))
     marks = sorted(mark for mark in every if mark > "\xff" and unicodedata.category(mark)[0] in "LNPS")
     compiler = typst.Compiler(b"#sys.inputs.text", font_paths=fonts, sys_inputs={"text": " ".join(marks)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -102,25 +103,16 @@ def _pretraining(run: RunRecord | None, found: Found, figures: Path) -> list[Blo
     if run.gap:
         blocks.append(unfinished(run))
     others = [other for other in found.pretraining if other is not run]
-    blocks.append(
-        drawn(
-            figures,
-            "pretraining",
-            lambda: draw_pretraining([run, *others][:7]),
-            "Loss, kNN accuracy on labelled images, and standard deviation of the "
-            "embeddings (1 is well spread, near 0 has collapsed).",
-            "Three curves over the epochs of the pre-training",
-        )
-    )
+    caption = "Loss, kNN accuracy on labelled images, and standard deviation of the embeddings "
+    caption += "(1 is well spread, near 0 has collapsed)."
+    alt = "Three curves over the epochs of the pre-training"
+    shown = [run, *others][:7]
+    blocks.append(drawn(figures, "pretraining", lambda: draw_pretraining(shown), caption, alt))
     probes = scores(run, "knn_accuracy")
     if probes:
         (first_epoch, first), (last_epoch, last) = probes[0], probes[-1]
-        blocks.append(
-            Text(
-                f"kNN classified {first:.1%} of the labelled images after epoch {first_epoch} and {last:.1%} "
-                f"after epoch {last_epoch}."
-            )
-        )
+        at_first = f"{first:.1%} of the labelled images after epoch {first_epoch}"
+        blocks.append(Text(f"kNN classified {at_first} and {last:.1%} after epoch {last_epoch}."))
     return blocks
 
 
@@ -157,30 +149,19 @@ def _settings(folder: Path | None, found: Found, figures: Path) -> list[Block]:
     blocks += [Text(sentence) for sentence in analyse(rows, _chance(rows))]
     blocks += [Text(remark) for remark in remarks_on(rows)]
     if others:
-        blocks.append(
-            Text(f"Found too, and not shown: {', '.join(others[:5])}{', …' if len(others) > 5 else ''}.")
-        )
+        more = ", …" if len(others) > 5 else ""
+        blocks.append(Text(f"Found too, and not shown: {', '.join(others[:5])}{more}."))
     names = {row.setting: class_names_of(row.pictured.run) if row.pictured else {} for row in rows}
-    blocks.append(
-        drawn(
-            figures,
-            "settings_curves",
-            lambda: curves_figure(rows),
-            "Accuracy on validation and training loss; the band lies between the seeds' lowest and highest.",
-            "Learning curves of the settings",
-        )
-    )
+    alt = "Learning curves of the settings"
+    caption = "Accuracy on validation and training loss; the band lies between the seeds' lowest and highest."
+    blocks.append(drawn(figures, "settings_curves", lambda: curves_figure(rows), caption, alt))
     pictured = [row for row in rows if row.pictured and len(row.pictured.labels) <= MOST_CLASSES]
     shown = next((row for letter in "CBAED" for row in pictured if row.setting == letter), None)
+    more = " Those of the other settings are in figures/." if len(pictured) > 1 else ""
     for row in pictured:  # every setting's as a file, one of them on the page
-        block = drawn(
-            figures,
-            f"confusion_{row.setting}",
-            lambda row=row: confusion_figure(row, names[row.setting]),
-            f"Confusion matrix of setting {row.setting}."
-            + (" Those of the other settings are in figures/." if len(pictured) > 1 else ""),
-            f"Confusion matrix of setting {row.setting}",
-        )
+        name, alt = f"confusion_{row.setting}", f"Confusion matrix of setting {row.setting}"
+        make = partial(confusion_figure, row, names[row.setting])
+        block = drawn(figures, name, make, f"{alt}.{more}", alt)
         if row is shown or isinstance(block, Gap):
             blocks.append(block)
     return blocks
@@ -207,9 +188,9 @@ def _validation(rows: Sequence[Row]) -> str:
 
 def _tsne(folders: Sequence[Path], settings: Path | None, figures: Path) -> list[Block]:
     runs = sorted(settings.glob("C-seed*")) if settings else []
-    run, output = (
-        (runs[0], settings / "tsne") if runs else ("runs/problem1/settings/C-seed0", "runs/problem1/tsne")
-    )
+    run, output = "runs/problem1/settings/C-seed0", "runs/problem1/tsne"
+    if runs:
+        run, output = runs[0], settings / "tsne"
     command = TSNE.format(run=shlex.quote(str(run)), output=shlex.quote(str(output)))
     blocks: list[Block] = []
     for number, folder in enumerate(folders):
@@ -217,13 +198,9 @@ def _tsne(folders: Sequence[Path], settings: Path | None, figures: Path) -> list
         panels = _scores(folder / "scores.json")
         if _origin(panels)[:2] in ("A-", "B-", "D-", "E-"):
             blocks.append(Text(f"{one_line(folder, 80)} shows {_origin(panels)}, no run of setting C."))
-        block = taken(
-            figures,
-            name,
-            folder / "tsne",
-            f"t-SNE of the penultimate layer's output, a mark an image, by its class ({_origin(panels)}).",
-            "Points in the plane, coloured by class, after the first and the last epoch",
-        )
+        alt = "Points in the plane, coloured by class, after the first and the last epoch"
+        caption = "t-SNE of the penultimate layer's output, a mark an image, by its class "
+        block = taken(figures, name, folder / "tsne", f"{caption}({_origin(panels)}).", alt)
         blocks.append(block)
         if isinstance(block, Picture):
             blocks += _tsne_table(panels)
@@ -237,38 +214,25 @@ def _origin(panels: Sequence[dict[str, Any]]) -> str:
 
 
 def _tsne_table(panels: Sequence[dict[str, Any]]) -> list[Block]:
-    rows = [
-        (
-            one_line(panel.get("title", "–"), 40),
-            *(
-                f"{panel[name]:.3f}" if is_number(panel.get(name)) else "–"
-                for name in ("silhouette_features", "silhouette_plane", "knn_accuracy")
-            ),
-        )
-        for panel in panels
-    ]
+    figures = ("silhouette_features", "silhouette_plane", "knn_accuracy")
+    rows = []
+    for panel in panels:
+        cells = [f"{panel[name]:.3f}" if is_number(panel.get(name)) else "–" for name in figures]
+        rows.append((one_line(panel.get("title", "–"), 40), *cells))
     blocks: list[Block] = []
     if rows:
         numbers = {words(panel.get("neighbours")) for panel in panels}
         known = len(numbers) == 1 and "–" not in numbers
         knn = f"kNN accuracy, k = {numbers.pop()}" if known else "kNN accuracy"
-        blocks.append(
-            Table(
-                ("features", "silhouette, features", "silhouette, plane", knn),
-                tuple(rows),
-                "How far apart the classes lie: a silhouette of 1 would be perfect, at 0 they are mixed.",
-            )
+        columns = ("features", "silhouette, features", "silhouette, plane", knn)
+        caption = "How far apart the classes lie: a silhouette of 1 would be perfect, at 0 they are mixed."
+        blocks.append(Table(columns, tuple(rows), caption))
+        scattered, overlapping = (
+            _dicts(panels[-1].get(f"most_{how}")) for how in ("scattered", "overlapping")
         )
-        names = [
-            one_line(entry["name"], 40)
-            for entry in _dicts(panels[-1].get("most_scattered"))
-            if "name" in entry
-        ]
-        pairs = [
-            " and ".join(one_line(name, 40) for name in entry["names"])
-            for entry in _dicts(panels[-1].get("most_overlapping"))
-            if isinstance(entry.get("names"), list)
-        ]
+        names = [one_line(entry["name"], 40) for entry in scattered if "name" in entry]
+        together = [entry["names"] for entry in overlapping if isinstance(entry.get("names"), list)]
+        pairs = [" and ".join(one_line(name, 40) for name in those) for those in together]
         if names:
             blocks.append(Text(f"Most scattered classes in the last panel: {', '.join(names[:5])}."))
         if pairs:

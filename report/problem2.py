@@ -41,9 +41,7 @@ TRAIN_B = (
 )
 MASKS = "P2_CHECKPOINT={model} bash hw1_2.sh {tiles} {masks}"
 SCORED = CLASS_NAMES[:SCORED_CLASSES]
-SWATCHES = tuple("#" + "".join(f"{part:02x}" for part in colour) for colour in COLOURS.tolist())[
-    :SCORED_CLASSES
-]
+SWATCHES = tuple("#{:02x}{:02x}{:02x}".format(*colour) for colour in COLOURS[:SCORED_CLASSES].tolist())
 MOST_CURVES = 7  # of runs in one figure
 WORST = 4  # tiles shown
 
@@ -180,13 +178,8 @@ def _scores(models: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord], 
         blocks.append(Text(_verdict(*(ious for _, ious in bars))))
         blocks.append(Text(_paired(*(run for _, run in models))))
     if len(runs) > len(models):
-        names = " and ".join(name for name, _ in models)
-        blocks.append(
-            Text(
-                f"{names}: the best of {count(len(runs), 'run')} here, chosen on the tiles that they are "
-                "scored on."
-            )
-        )
+        chosen = f"the best of {count(len(runs), 'run')} here, chosen on the tiles that they are scored on"
+        blocks.append(Text(f"{' and '.join(name for name, _ in models)}: {chosen}."))
     return blocks
 
 
@@ -227,15 +220,9 @@ def _curves(models: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord], 
     if not named:
         return []
     lines = [(f"{name}: {value_of(run, 'model')} ({label_of(run)})", run) for name, run in named]
-    return [
-        drawn(
-            figures,
-            "learning_curves",
-            lambda: draw_learning(lines, "mean_iou", "Mean IoU on validation"),
-            "Mean IoU on validation and training loss of the runs; losses of different kinds do not compare.",
-            "Learning curves of the segmentation runs",
-        )
-    ]
+    title, alt = "Mean IoU on validation", "Learning curves of the segmentation runs"
+    caption = f"{title} and training loss of the runs; losses of different kinds do not compare."
+    return [drawn(figures, "learning_curves", lambda: draw_learning(lines, "mean_iou", title), caption, alt)]
 
 
 def _tiles(folders: Sequence[Path], run: RunRecord | None, figures: Path) -> list[Block]:
@@ -253,23 +240,14 @@ def _tiles(folders: Sequence[Path], run: RunRecord | None, figures: Path) -> lis
         comparison = compare_masks(folder, tiles)
     except OUTSIDE as error:
         return [Gap(f"The masks in {folder} could not be compared with the truth: {one_line(error, 300)}.")]
+    tiles, place = len(comparison.tiles), one_line(folder, 80)
+    called = f"What each class's pixels were called, over {count(tiles, 'tile')} (the masks in {place})."
+    worst = f"The {count(min(WORST, tiles), 'tile')} with the least pixels of their true class."
+    alt = "Confusion matrix of the land-cover classes"
+    alt_of_worst = "Image, truth, prediction and disagreement of the worst-predicted tiles"
     blocks: list[Block] = [
-        drawn(
-            figures,
-            "land_confusion",
-            lambda: draw_land_cover_confusion(comparison),
-            f"What each class's pixels were called, over {count(len(comparison.tiles), 'tile')} "
-            f"(the masks in {one_line(folder, 80)}).",
-            "Confusion matrix of the land-cover classes",
-        ),
-        drawn(
-            figures,
-            "worst_tiles",
-            lambda: draw_worst(comparison, WORST),
-            f"The {count(min(WORST, len(comparison.tiles)), 'tile')} with the least pixels of their true "
-            "class.",
-            "Image, truth, prediction and disagreement of the worst-predicted tiles",
-        ),
+        drawn(figures, "land_confusion", lambda: draw_land_cover_confusion(comparison), called, alt),
+        drawn(figures, "worst_tiles", lambda: draw_worst(comparison, WORST), worst, alt_of_worst),
     ]
     if comparison.gaps:
         all_tiles = len(comparison.gaps) + len(comparison.tiles)

@@ -1,8 +1,6 @@
-"""The report's figures of single runs: pre-training, learning curves of several runs overlaid, IoU of each
-class.
+"""The report's figures of runs: pre-training, learning curves of several runs overlaid, IoU of each class.
 
-Each function returns a Figure for report.style.save_figure; runs are as engine.run_folder.read_run gives
-them, in any state.
+Each function returns a Figure for report.style.save_figure; runs are read_run's, in any state.
 """
 
 from __future__ import annotations
@@ -56,14 +54,9 @@ def draw_pretraining(runs: Sequence[RunRecord]) -> Figure:
             _finish(axes)
         if len(runs) > 1:
             names = [one_line(run.name, LABEL_WIDTH) for run in runs]
-            figure.legend(
-                [loss.plot([], [], **_look(place))[0] for place in range(len(runs))],
-                names,
-                loc="outside lower center",
-                ncols=min(3, len(runs)),
-                fontsize=9,
-                handlelength=3,
-            )
+            lines = [loss.plot([], [], **_look(place))[0] for place in range(len(runs))]
+            style = {"loc": "outside lower center", "fontsize": 9, "handlelength": 3}
+            figure.legend(lines, names, ncols=min(3, len(runs)), **style)
     return figure
 
 
@@ -88,10 +81,9 @@ def _mark_collapse(axes: Axes) -> None:
     axes.set_ylim(0, max(1.1, axes.get_ylim()[1]))
     axes.axhspan(0, COLLAPSED, color=GREY, alpha=0.25, linewidth=0)
     axes.axhline(1, color=GREY, linewidth=0.9, linestyle=":")
+    style = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center", "fontsize": 8}
     for height, text in ((COLLAPSED / 2, "collapsed"), (1.04, "evenly spread")):
-        axes.text(
-            0.98, height, text, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=8
-        )
+        axes.text(0.98, height, text, **style)
 
 
 def _finish(axes: Axes) -> None:
@@ -140,10 +132,7 @@ def _points(run: RunRecord, name: str) -> list[tuple[float, float]]:
 
 
 def steps_per_epoch(run: RunRecord) -> float:
-    """At least 1.
-
-    From the images and the batch where the run records both, else from the steps of its epochs.
-    """
+    """At least 1; from the images and the batch where the run records both, else from its epochs' steps."""
     images, batch = run.arguments.get("training_images"), run.arguments.get("batch_size")
     if is_number(images) and is_number(batch) and images >= 1 and batch >= 1:
         return max(1, images // min(images, batch))
@@ -221,9 +210,8 @@ def draw_ious(rows: Sequence[tuple[str, dict[str, float]]]) -> Figure:
             for place, (label, _) in enumerate(rows)
         ]
         if handles:
-            figure.legend(
-                handles=handles, loc="outside upper left", ncols=3 if len(rows) > 2 else 2, fontsize=9
-            )
+            columns = 3 if len(rows) > 2 else 2
+            figure.legend(handles=handles, loc="outside upper left", ncols=columns, fontsize=9)
     return figure
 
 
@@ -238,16 +226,6 @@ def _write_value(axes: Axes, x: float, value: float, width: float) -> None:
 
 def _draw_class_colours(axes: Axes) -> None:
     """A patch between each class's group and its name; an edge keeps white apart from the paper."""
+    style = {"transform": axes.get_xaxis_transform(), "edgecolor": GREY, "linewidth": 0.8, "clip_on": False}
     for group, colour in enumerate(CLASS_COLOURS[:SCORED_CLASSES], start=1):
-        axes.add_patch(
-            Rectangle(
-                (group - 0.16, -0.075),
-                0.32,
-                0.05,
-                transform=axes.get_xaxis_transform(),
-                facecolor=colour / 255,
-                edgecolor=GREY,
-                linewidth=0.8,
-                clip_on=False,
-            )
-        )
+        axes.add_patch(Rectangle((group - 0.16, -0.075), 0.32, 0.05, facecolor=colour / 255, **style))

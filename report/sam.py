@@ -1,5 +1,6 @@
-"""Segment Anything: the pictures of masks and the sheet that p2_sam.py draws; and what the report says of
-what it left in its folder: the method, its masks, and whether their vote betters model B.
+"""Segment Anything: the pictures of masks and the sheet that p2_sam.py draws.
+
+And what the report says of its folder: the method, its masks, and whether their vote betters model B.
 """
 
 from __future__ import annotations
@@ -114,9 +115,8 @@ class Sheet:
                 if column in pictures:
                     place.imshow(pictures[column])
                 else:
-                    place.text(
-                        0.5, 0.5, "none", ha="center", va="center", color=GREY, transform=place.transAxes
-                    )
+                    middle = {"ha": "center", "va": "center", "transform": place.transAxes}
+                    place.text(0.5, 0.5, "none", color=GREY, **middle)
                     place.set_box_aspect(1)
             across[0].set_ylabel(label)
         for place, column in zip(axes[0], self.columns):
@@ -134,22 +134,14 @@ def sam_blocks(folder: Path | None, figures: Path) -> list[Block]:
     """The answer to the question about SAM; a gap with the command where there is no result."""
     if folder is None:
         return [Gap("There is no result of Segment Anything.", COMMAND)]
-    images = [
-        read
-        for read in map(_read, sorted(folder.glob("*_sam.json"), key=lambda p: natural_key(p.name)))
-        if read
-    ]
+    paths = sorted(folder.glob("*_sam.json"), key=lambda path: natural_key(path.name))
+    images = [image for image in map(_read, paths) if image]
     if not images:
         return [Gap(f"{folder}: no result of p2_sam.py in it.", COMMAND)]
     made_by = images[0]["made_by"]
-    blocks: list[Block] = [
-        Text(_method(made_by)),
-        facts(
-            [(label, words(made_by.get(name))) for name, label in SETTINGS.items()],
-            "Settings of the mask generator.",
-        ),
-        *_others(images),
-    ]
+    settings = [(label, words(made_by.get(name))) for name, label in SETTINGS.items()]
+    table = facts(settings, "Settings of the mask generator.")
+    blocks: list[Block] = [Text(_method(made_by)), table, *_others(images)]
     sheets = sorted(folder.glob("sheet*.png"), key=lambda path: natural_key(path.name))
     for number, sheet in enumerate(sheets):
         caption = "Image, truth, model B and the masks of SAM, each in a colour of its own with its outline."
@@ -157,10 +149,11 @@ def sam_blocks(folder: Path | None, figures: Path) -> list[Block]:
         blocks.append(taken(figures, name, sheet.with_suffix(""), caption, "Images beside SAM's masks"))
     if not sheets:
         blocks.append(Gap(f"{folder} has no sheet.png.", COMMAND))
-    rows = tuple(map(_row, images))
-    blocks.append(
-        Table(("image", "masks", "largest", "median"), rows, "Masks by image; sizes are shares of its area.")
+    columns, caption = (
+        ("image", "masks", "largest", "median"),
+        "Masks by image; sizes are shares of its area.",
     )
+    blocks.append(Table(columns, tuple(map(_row, images)), caption))
     return blocks + _vote(folder / "score.json")
 
 
@@ -183,16 +176,15 @@ def _others(images: Sequence[dict[str, Any]]) -> list[Block]:
     names = [image["name"] for image in rest if image["made_by"] != first["made_by"]]
     if not names:
         return []
-    return [
-        Text(
-            f"These are the settings of {first['name']}; made with others: {one_line(', '.join(names), 200)}."
-        )
-    ]
+    others = one_line(", ".join(names), 200)
+    return [Text(f"These are the settings of {first['name']}; made with others: {others}.")]
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """{"name", "made_by", "shares"} of an image: how it was made, and of each mask the share of the image
-    that it covers, the smallest first. None where the file is not one of ours."""
+    """{"name", "made_by", "shares"} of an image; None where the file is not one of ours.
+
+    That is how it was made, and of each mask the share of the image that it covers, the smallest first.
+    """
     try:
         said = read_json(path)
         image, areas = said["image"], [mask["area"] for mask in said["annotations"]]
@@ -227,24 +219,18 @@ def _vote(path: Path) -> list[Block]:
         makers = {}
     if not makers:
         return [Gap("There is no comparison with model B.", COMMAND)]
-    cells = [
-        (name, *(f"{found[key]:.4f}" if _is_share(found.get(key)) else "–" for key in ("mean_iou", *SCORED)))
-        for name, found in makers.items()
-    ]
-    blocks: list[Block] = [
-        Table(
-            ("", "mean IoU", *SCORED),
-            tuple(cells),
-            "Model B alone, and after each of SAM's masks took the class that most of its pixels have "
-            f"({words(said.get('images'))} images; classes that they lack are left out of the mean).",
-        )
-    ]
+    rows = []
+    for name, found in makers.items():
+        shares = (found.get(key) for key in ("mean_iou", *SCORED))
+        rows.append((name, *(f"{share:.4f}" if _is_share(share) else "–" for share in shares)))
+    caption = "Model B alone, and after each of SAM's masks took the class that most of its pixels have "
+    caption += f"({words(said.get('images'))} images; classes that they lack are left out of the mean)."
+    blocks: list[Block] = [Table(("", "mean IoU", *SCORED), tuple(rows), caption)]
     if len(makers) == 2:
         apart = makers["vote"]["mean_iou"] - makers["model B"]["mean_iou"]
         side = "raises" if apart > 0 else "lowers" if apart < 0 else "leaves"
-        text = (
-            f"The vote {side} the mean IoU of these images {f'by {abs(apart):.4f}' if apart else 'as it is'}"
-        )
+        how_far = f"by {abs(apart):.4f}" if apart else "as it is"
+        text = f"The vote {side} the mean IoU of these images {how_far}"
         images = said.get("images")
         is_few = is_number(images) and images < FEW_IMAGES
         blocks.append(Text(text + ("; so few images say nothing of others." if is_few else ".")))

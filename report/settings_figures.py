@@ -1,6 +1,4 @@
-"""The pictures of the table of settings: learning curves, and the confusion matrix of each setting's best
-seed.
-"""
+"""The pictures of the table of settings: learning curves, and each setting's confusion matrix (best seed)."""
 
 from __future__ import annotations
 
@@ -121,23 +119,16 @@ def draw_curves(panels: Sequence[tuple[str, str, Sequence[Curve]]]) -> Figure:
                 axes.set_ylim(bottom=0)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             _label_ends(axes, [curve for curve in curves if curve.points])
-        figure.legend(
-            list(entries.values()),
-            list(entries),
-            loc="outside lower center",
-            ncols=2,
-            fontsize=9,
-            handlelength=3,
-        )
+        style = {"loc": "outside lower center", "ncols": 2, "fontsize": 9, "handlelength": 3}
+        figure.legend(list(entries.values()), list(entries), **style)
     return figure
 
 
 def _draw_curve(axes: Axes, curve: Curve):
     epochs, means, low, high = np.array(curve.points, dtype=float).reshape(-1, 4).T
     marker = "o" if len(epochs) < 3 else None  # a single point is no line
-    (line,) = axes.plot(
-        epochs, means, color=curve.colour, linestyle=curve.dashes, marker=marker, markersize=4
-    )
+    style = {"color": curve.colour, "linestyle": curve.dashes, "marker": marker, "markersize": 4}
+    (line,) = axes.plot(epochs, means, **style)
     if (high > low).any():
         axes.fill_between(epochs, low, high, color=curve.colour, alpha=0.16, linewidth=0)
     return line
@@ -151,6 +142,7 @@ def _label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     ends = [(curve.points[-1][1] - low) / ((high - low) or 1) for curve in curves]
+    line = {"arrowstyle": "-", "linewidth": 0.8, "linestyle": ":", "shrinkA": 1, "shrinkB": 1}
     for curve, end, place in zip(curves, ends, spread(ends, 0.06)):
         axes.annotate(
             curve.label,
@@ -158,17 +150,8 @@ def _label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
             xycoords=axes.get_xaxis_transform(),
             xytext=(1.05, place),
             textcoords="axes fraction",
-            color=curve.colour,
-            weight="bold",
-            va="center",
-            arrowprops={
-                "arrowstyle": "-",
-                "color": curve.colour,
-                "linewidth": 0.8,
-                "linestyle": ":",
-                "shrinkA": 1,
-                "shrinkB": 1,
-            },
+            arrowprops={**line, "color": curve.colour},
+            **{"color": curve.colour, "weight": "bold", "va": "center"},
         )
 
 
@@ -196,8 +179,7 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
 def draw_confusion(matrix: np.ndarray, names: Sequence[str], title: str) -> Figure:
     """The counts (classes, classes), rows the truth, as shares of each row; names in the matrix's order.
 
-    Its size grows with the number of classes, so that on a page's width of 7 inches every name is 5 points at
-    least.
+    Its size grows with the number of classes: on a page's width of 7 inches a name is 5 points at least.
     """
     count = len(names)
     side = min(1.5, max(0.125, 3.6 / count))  # inches a class
@@ -226,9 +208,8 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str], title: str) -> Figu
 
 
 def _write_shares(axes: Axes, shares: np.ma.MaskedArray) -> None:
+    style = {"ha": "center", "va": "center", "fontsize": 9}
     for (row, column), share in np.ndenumerate(shares.filled(0)):
         if share > 0:
             colour = "white" if share > 0.55 else "black"
-            axes.text(
-                column + 0.5, row + 0.5, f"{share:.0%}", ha="center", va="center", color=colour, fontsize=9
-            )
+            axes.text(column + 0.5, row + 0.5, f"{share:.0%}", color=colour, **style)

@@ -1,5 +1,6 @@
-"""What the table of settings A to E shows, in sentences that say no more than its figures support: how to
-read it, what is missing or differs, and each setting against the others.
+"""What the table of settings A to E shows, in sentences that say no more than its figures support.
+
+How to read it, what is missing or differs, and each setting against the others.
 """
 
 from __future__ import annotations
@@ -17,14 +18,8 @@ from report.text import one_line
 
 # What differs between the settings by their nature, is said in other words, or changes no result.
 BY_NATURE = (
-    "setting",
-    "seed",
-    "is_frozen",
-    "backbone",
-    "backbone_sha256",
-    "augment",
-    "is_augmented",
-    "snapshot_epochs",
+    *("setting", "seed", "is_frozen", "backbone", "backbone_sha256"),
+    *("augment", "is_augmented", "snapshot_epochs"),
 )
 ABOUT_P = (
     "p: how often the choice of images alone would part two settings that are alike at least as far. It is "
@@ -81,9 +76,7 @@ def _on_paired_tests(rows: Sequence[Row]) -> list[str]:
 
 
 def _answers(rows: Sequence[Row], is_last: bool) -> tuple[dict[str, list[Answers]], dict[str, str]]:
-    """The answers of each setting's finished runs; and of those where a run has none, why. Neither where
-    there is no second setting to compare with.
-    """
+    """The answers of each setting's finished runs, or why there are none; nothing without two settings."""
     answers: dict[str, list[Answers]] = {}
     reasons: dict[str, str] = {}
     finished = [row for row in rows if row.finished]
@@ -103,15 +96,13 @@ def _with_first_reason(reasons: dict[str, str]) -> str:
 def _on_gaps(rows: Sequence[Row]) -> list[str]:
     notes = []
     for scored in (scored for row in rows for scored in row.unfinished):
-        so_far = (
-            "" if scored.best is None else f"; best so far {scored.best:.4f} at epoch {scored.best_epoch}"
-        )
+        so_far = ""
+        if scored.best is not None:
+            so_far = f"; best so far {scored.best:.4f} at epoch {scored.best_epoch}"
         notes.append(f"{scored.name} is not averaged: {one_line(scored.gap, 200)}{so_far}.")
-    for scored in (scored for row in rows for scored in row.finished if scored.last is None):
-        notes.append(
-            f"{scored.name}: its last epoch was not scored, so it is missing from the last-epoch accuracy."
-        )
-    return notes
+    what = "its last epoch was not scored, so it is missing from the last-epoch accuracy"
+    unscored = [scored for row in rows for scored in row.finished if scored.last is None]
+    return [*notes, *(f"{scored.name}: {what}." for scored in unscored)]
 
 
 def _on_differences(runs: Sequence[Scored]) -> list[str]:
@@ -127,22 +118,17 @@ def _on_differences(runs: Sequence[Scored]) -> list[str]:
         for name, value in arguments.items():
             text = json.dumps(value, ensure_ascii=False, sort_keys=True)
             values.setdefault(name, {}).setdefault(text, []).append(scored)
-    return [
-        f"Runs differ in {one_line(name, 60)}: "
-        + "; ".join(f"{one_line(text, 60)} in {_names(those, runs)}" for text, those in values[name].items())
-        + "."
-        for name in sorted(values)
-        if len(values[name]) > 1
-    ]
+    notes = []
+    for name in sorted(name for name in values if len(values[name]) > 1):
+        each = [f"{one_line(text, 60)} in {_names(those, runs)}" for text, those in values[name].items()]
+        notes.append(f"Runs differ in {one_line(name, 60)}: {'; '.join(each)}.")
+    return notes
 
 
 def _on_augmentation(runs: Sequence[Scored]) -> list[str]:
     """A sentence when some runs train on random crops and colours, and others do not."""
-    plain, augmented = (
-        [scored for scored in runs if scored.run.arguments.get("is_augmented") is value]
-        for value in (False, True)
-    )
-    if not (plain and augmented):
+    plain = [scored for scored in runs if scored.run.arguments.get("is_augmented") is False]
+    if not plain or all(scored.run.arguments.get("is_augmented") is not True for scored in runs):
         return []
     return [f"{_names(plain, runs)} saw every image as inference does, without random crops and colours."]
 
@@ -164,15 +150,12 @@ def _on_predictions(rows: Sequence[Row]) -> list[str]:
     finished = [scored for row in rows for scored in row.finished]
     without = [scored for scored in finished if not scored.predictions]
     if without:
-        notes.append(
-            f"No {PREDICTIONS} that can be read, so no confusion matrix: {_names(without, finished)}."
-        )
+        runs = _names(without, finished)
+        notes.append(f"No {PREDICTIONS} that can be read, so no confusion matrix: {runs}.")
     for scored in (row.pictured for row in rows if row.pictured):
         if len(scored.labels) > MOST_CLASSES:
-            notes.append(
-                f"{scored.name}: {len(scored.labels)} classes, too many for a picture of the confusion "
-                "matrix."
-            )
+            classes = f"{len(scored.labels)} classes"
+            notes.append(f"{scored.name}: {classes}, too many for a picture of the confusion matrix.")
     for scored in finished:
         share = sum(true == said for true, said in scored.predictions) / max(1, len(scored.predictions))
         if scored.predictions and abs(share - scored.best) > 0.5 / len(scored.predictions):
@@ -240,7 +223,6 @@ def _near_chance(rows: Sequence[Row], chance: float | None, is_last: bool) -> li
         error = math.sqrt(chance * (1 - chance) / row.validation_images)
         if accuracy < chance + 2 * error:
             where = "within two standard errors of" if accuracy > chance - 2 * error else "below"
-            sentences.append(
-                f"{row.setting} ({accuracy:.4f}) lies {where} what guessing would reach ({chance:.4f})."
-            )
+            guessing = f"what guessing would reach ({chance:.4f})"
+            sentences.append(f"{row.setting} ({accuracy:.4f}) lies {where} {guessing}.")
     return sentences

@@ -27,35 +27,14 @@ from report.settings_notes import notes_on
 from report.text import markdown, one_line
 
 MAIN_ARGUMENTS = (
-    "model",
-    "weights",
-    "backbone",
-    "recipe",
-    "epochs",
-    "budget_minutes",
-    "batch_size",
-    "lr",
-    "image_size",
-    "crop_size",
-    "eval_every",
-    "training_images",
-    "num_classes",
+    *("model", "weights", "backbone", "recipe", "epochs", "budget_minutes", "batch_size", "lr"),
+    *("image_size", "crop_size", "eval_every", "training_images", "num_classes"),
 )
 PAIRS = 10  # of confused classes, a setting
 COLUMNS = (
-    "setting",
-    "starts_from",
-    "fine_tuned",
-    "seeds",
-    "unfinished",
-    "best_mean",
-    "best_std",
-    "last_mean",
-    "last_std",
-    "best_epochs",
-    "minutes",
-    "validation_images",
-    "standard_error",
+    *("setting", "starts_from", "fine_tuned", "seeds", "unfinished"),
+    *("best_mean", "best_std", "last_mean", "last_std", "best_epochs"),
+    *("minutes", "validation_images", "standard_error"),
 )
 # (truth, predicted, count, of): the names of two classes, and how many of the first were called so
 Pair = "tuple[str, str, int, int]"
@@ -91,10 +70,8 @@ def _write(folder: Path, rows: list[Row]) -> str:
     confused = {row.setting: most_confused(row.pictured, names[row.setting]) for row in rows if row.pictured}
     notes = notes_on(rows)
     columns, lines = cells_of(rows)
-    bars = [
-        "| " + " | ".join(cells) + " |"
-        for cells in (columns, *([markdown(c, 200) for c in line] for line in lines))
-    ]
+    cells = [columns, *([markdown(cell, 200) for cell in line] for line in lines)]
+    bars = [f"| {' | '.join(line)} |" for line in cells]
     bars.insert(1, "|---" * len(columns) + "|")
     table = "\n".join([*bars, "", *(f"- {markdown(note, 100_000)}" for note in notes)]) + "\n"
     try:
@@ -109,9 +86,8 @@ def _write(folder: Path, rows: list[Row]) -> str:
 
         draw_all(folder, rows, names)
     except OSError as error:
-        raise UserError(
-            f"{folder}: the table cannot be written ({error.strerror}); make room, or free it"
-        ) from None
+        reason = f"the table cannot be written ({error.strerror})"
+        raise UserError(f"{folder}: {reason}; make room, or free it") from None
     return table
 
 
@@ -121,15 +97,8 @@ def _write(folder: Path, rows: list[Row]) -> str:
 def cells_of(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Column names and cells in plain text, a line a setting; where one alone has runs, it alone."""
     columns = (
-        "setting",
-        "backbone starts from",
-        "fine-tuned",
-        "seeds",
-        "best accuracy",
-        "last-epoch accuracy",
-        "best at epoch",
-        "minutes a run",
-        "standard error",
+        *("setting", "backbone starts from", "fine-tuned", "seeds", "best accuracy", "last-epoch accuracy"),
+        *("best at epoch", "minutes a run", "standard error"),
     )
     ran = [row for row in rows if row.runs]
     lines = []
@@ -152,9 +121,8 @@ def cells_of(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]
 
 def _start(row: Row) -> str:
     """What the backbone starts from, with the file's name where all the runs agree on it."""
-    sources = [
-        scored.run.arguments.get("backbone") or scored.run.arguments.get("weights") for scored in row.shown
-    ]
+    given = [scored.run.arguments for scored in row.shown]
+    sources = [arguments.get("backbone") or arguments.get("weights") for arguments in given]
     source = sources[0] if sources else None
     if not isinstance(source, str) or source == "none" or any(other != source for other in sources):
         return STARTS[row.setting]
@@ -215,12 +183,9 @@ def most_confused(scored: Scored, names: dict[str, str]) -> list[Pair]:
     """At most PAIRS pairs (truth, predicted, count, of), the most frequent first, then the larger share."""
     of = Counter(true for true, _ in scored.predictions)
     wrong = Counter((true, said) for true, said in scored.predictions if true != said)
-    order = sorted(
-        wrong, key=lambda pair: (-wrong[pair], of[pair[0]], natural_key(pair[0]), natural_key(pair[1]))
-    )
+    order = sorted(wrong, key=lambda pair: (-wrong[pair], of[pair[0]], *map(natural_key, pair)))[:PAIRS]
     return [
-        (names.get(true, true), names.get(said, said), wrong[true, said], of[true])
-        for true, said in order[:PAIRS]
+        (names.get(true, true), names.get(said, said), wrong[true, said], of[true]) for true, said in order
     ]
 
 
@@ -230,15 +195,10 @@ def _confused_text(rows: Sequence[Row], confused: dict[str, list[Pair]]) -> str:
         pairs = confused.get(row.setting)
         if not pairs:
             continue
-        lines += [
-            "",
-            f"Setting {row.setting}, seed {row.pictured.seed}: the most confused pairs of classes",
-            "",
-        ]
-        lines += ["| true class | predicted | images |", "|---|---|---|"]
-        lines += [
-            f"| {markdown(true)} | {markdown(said)} | {count} of {of} |" for true, said, count, of in pairs
-        ]
+        heading = f"Setting {row.setting}, seed {row.pictured.seed}: the most confused pairs of classes"
+        lines += ["", heading, "", "| true class | predicted | images |", "|---|---|---|"]
+        for true, said, count, of in pairs:
+            lines.append(f"| {markdown(true)} | {markdown(said)} | {count} of {of} |")
     return "\n".join(lines) + "\n" if lines else ""
 
 

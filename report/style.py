@@ -1,5 +1,6 @@
-"""How every figure looks and is saved: one style, colours that colour-blind eyes tell apart, the same bytes
-each time. And Chinese in figures, page and PDF, on any machine.
+"""How figures look and are saved: one style, colours for colour-blind eyes too, the same bytes each time.
+
+And Chinese in figures, page and PDF, on any machine.
 
 with styled():
     figure = Figure(figsize=(6, 4))
@@ -41,19 +42,17 @@ COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 GREY = "#666666"
 SEQUENTIAL = "Blues"  # from white to one dark hue: read by any eye, and by a grey printer
 
-# matplotlib's own font has no Chinese. The package's first one serves then, or else the first that the
-# machine has.
+# matplotlib's own font has no Chinese: the package's, which is the first, serves, or the machine's first.
 CHINESE_FONTS = (
-    "Noto Sans TC",
-    "Noto Sans CJK TC",
-    "Noto Sans CJK JP",
-    "Microsoft JhengHei",
-    "PingFang TC",
-    "Heiti TC",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
-    "Droid Sans Fallback",
-    "Arial Unicode MS",
+    *(
+        "Noto Sans TC",
+        "Noto Sans CJK TC",
+        "Noto Sans CJK JP",
+        "Microsoft JhengHei",
+        "PingFang TC",
+        "Heiti TC",
+    ),
+    *("WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Arial Unicode MS"),
 )
 STYLE = {
     "figure.dpi": 100,
@@ -101,13 +100,12 @@ def save_figure(figure: Figure, path_without_suffix: str | Path) -> None:
     with styled(), warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message="Glyph .* missing"
-        )  # a box stands for it, and all else is right
+        )  # a box stands for it, the rest is right
+        # "tight": whatever juts out, a long name say, widens the picture and is not cut.
+        how = {"dpi": 150, "bbox_inches": "tight", "pad_inches": 0.08}
         for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
             with write_atomically(f"{path_without_suffix}.{suffix}") as temporary:
-                # "tight": whatever juts out, a long name say, widens the picture and is not cut.
-                figure.savefig(
-                    temporary, format=suffix, dpi=150, metadata=metadata, bbox_inches="tight", pad_inches=0.08
-                )
+                figure.savefig(temporary, format=suffix, metadata=metadata, **how)
 
 
 def without_axes(axes: Axes) -> None:
@@ -137,18 +135,14 @@ def font_folder() -> Path | None:
 
 
 def woff_of(text: str) -> bytes:
-    """A WOFF of Noto Sans TC with just the characters of `text` that a Latin font lacks; b"" for none.
-
-    The same characters give the same bytes.
-    """
+    """A WOFF of Noto Sans TC with just the characters of `text` that Latin fonts lack; b"" for none."""
     folder, wide = font_folder(), sorted({mark for mark in text if mark >= FIRST_WIDE})
     if folder is None or not wide:
         return b""
     from fontTools import subset  # half a second, and most pages need none
 
-    options = subset.Options(
-        flavor="woff", layout_features=[], name_IDs=[0, 1, 2, 13, 14], notdef_outline=True
-    )
+    names = [0, 1, 2, 13, 14]  # copyright, family, style, licence
+    options = subset.Options(flavor="woff", layout_features=[], name_IDs=names, notdef_outline=True)
     options.recalc_timestamp = False
     with subset.load_font(str(folder / "NotoSansTC-Regular.otf"), options) as font:
         subsetter = subset.Subsetter(options)

@@ -30,8 +30,10 @@ OFF = ["link", "image", "autolink", "reference", "html_block", "html_inline"]
 
 
 def one_line(text: object, width: int) -> str:
-    """The text without line ends, control characters and reversals of direction; longer than `width` columns
-    it is cut, with an ellipsis. A Chinese character takes two columns."""
+    """The text without line ends, control characters and reversals of direction.
+
+    Longer than `width` columns it is cut, with an ellipsis. A Chinese character takes two columns.
+    """
     kept: list[str] = []
     used, fitting = 0, 0  # columns of what is kept; how many of its marks leave a column for the ellipsis
     gap = ""
@@ -79,8 +81,10 @@ def read_markdown(text: str) -> list[dict[str, Any]]:
 
 
 def cleaned(text: object) -> str:
-    """The text with plain line ends and without what nobody sees and no file format should meet: control and
-    format characters (such as those that turn the direction of text), halves of surrogate pairs."""
+    """The text with plain line ends, without what nobody sees and no file format should meet.
+
+    That is control and format characters (which turn the direction of text), halves of surrogate pairs.
+    """
     lines = re.sub("\r\n|[\r\u2028\u2029]", "\n", str(text)).expandtabs(4)
     kept = (mark for mark in lines if mark == "\n" or unicodedata.category(mark) not in ("Cc", "Cf"))
     return "".join("\ufffd" if unicodedata.category(mark) == "Cs" else mark for mark in kept)
@@ -112,9 +116,8 @@ def _opened(token: Token, inside: list[dict[str, Any]], depth: int) -> list[dict
     if token.type == "list_item_open":
         return [{"kind": "item", "blocks": inside}]
     if token.type in CONTAINERS and depth >= DEPTH:
-        return [
-            part for block in inside for part in (block["blocks"] if block["kind"] == "item" else [block])
-        ]
+        lists = [block["blocks"] if block["kind"] == "item" else [block] for block in inside]
+        return [part for parts in lists for part in parts]
     if token.type == "blockquote_open":
         return [{"kind": "quote", "blocks": inside}]
     if token.type in CONTAINERS:

@@ -1,5 +1,4 @@
-"""Figures of land-cover tiles: named tiles at the stages of a training, and predicted masks against the true
-ones, with the confusion of the classes and the worst tiles.
+"""Figures of land-cover tiles: tiles at the stages of a training, and predicted masks against the true ones.
 
 write_stages("runs/p2", "hw1_data/p2_data/validation")  # runs/p2/stages.png and .pdf
 comparison = compare_masks("masks", "hw1_data/p2_data/validation")
@@ -51,22 +50,16 @@ def write_stages(run: str | Path, tiles: str | Path, path: str | Path | None = N
     masks = {epoch: Path(run) / snapshot_masks(epoch) for epoch in snapshot_epochs(run)}
     masks = {epoch: folder for epoch, folder in masks.items() if any(folder.glob("*.png"))}
     if not masks:
-        raise UserError(
-            f"{run}: no masks in its {SNAPSHOTS}/; "
-            "give the run folder of a p2_train.py that has ended an epoch"
-        )
+        advice = "give the run folder of a p2_train.py that has ended an epoch"
+        raise UserError(f"{run}: no masks in its {SNAPSHOTS}/; {advice}")
     tile_of_mask = {mask: name for name, mask in satellite_masks(list_images(tiles))}
     last = masks[max(masks)]
     names = sorted(path.name for path in last.glob("*_mask.png") if path.name in tile_of_mask)
     if not names:
         raise UserError(f"{tiles}: none of the tiles pictured in {last} is there; give the run's own data")
-    stages = {
-        epoch: folder for epoch, folder in masks.items() if all((folder / name).is_file() for name in names)
-    }
-    rows = [
-        _row(Path(tiles) / tile_of_mask[name], [folder / name for folder in (Path(tiles), *stages.values())])
-        for name in names
-    ]
+    stages = [epoch for epoch in masks if all((masks[epoch] / name).is_file() for name in names)]
+    folders = [Path(tiles), *(masks[epoch] for epoch in stages)]
+    rows = [_row(Path(tiles) / tile_of_mask[name], [folder / name for folder in folders]) for name in names]
     titles = [f"epoch {epoch}" for epoch in stages]
     save_figure(draw_stages(rows, titles), path or Path(run) / STAGES)
     return titles
@@ -161,10 +154,8 @@ def compare_masks(masks: str | Path, tiles: str | Path) -> MaskComparison:
         compared.append(Tile(*pair, agreement=float(counts.trace() / counts.sum())))
     if not compared:
         reason = f" ({gaps[-1]})" if pairs else ""
-        raise UserError(
-            f"{masks}: has no mask to compare with those of {tiles}{reason}; fill it with bash hw1_2.sh "
-            f"{tiles} {masks}"
-        )
+        advice = f"fill it with bash hw1_2.sh {tiles} {masks}"
+        raise UserError(f"{masks}: has no mask to compare with those of {tiles}{reason}; {advice}")
     return MaskComparison(compared, confusion, gaps)
 
 
@@ -196,8 +187,10 @@ def draw_land_cover_confusion(comparison: MaskComparison) -> Figure:
 
 
 def draw_worst(comparison: MaskComparison, count: int = 4) -> Figure:
-    """The tiles of which the fewest pixels are right, a row each: image, truth, prediction, and wrong pixels
-    in red over the image in grey. UserError when a mask is gone since it was compared."""
+    """The tiles of which the fewest pixels are right, a row each under HEADINGS.
+
+    Wrong pixels are red over the image in grey. UserError when a mask is gone since it was compared.
+    """
     tiles = comparison.worst(count)
     with styled():
         figure = Figure(figsize=(WORST_CELL * len(HEADINGS) + 0.3, WORST_CELL * len(tiles) + 1.0))

@@ -1,6 +1,6 @@
-"""Points in the plane, a panel a checkpoint: all classes at once, and ten at a time that can be told apart;
-and figures beside the eye, how well classes lie apart among the features and in the plane drawn of them.
+"""Points in the plane, a panel a checkpoint: all classes at once, and ten at a time that can be told apart.
 
+And figures beside the eye: how well classes lie apart among the features, and in the plane drawn of them.
 Panels are (title, points (N, 2)) pairs of the same N images. All have the same limits, in every picture.
 """
 
@@ -22,31 +22,23 @@ from report.text import columns, one_line
 
 # Nine colours that colour-blind eyes tell apart ("muted", Paul Tol, Colour Schemes, 2021), and black.
 TEN_COLOURS = (
-    "#332288",
-    "#CC6677",
-    "#117733",
-    "#88CCEE",
-    "#AA4499",
-    "#999933",
-    BLACK,
-    "#DDCC77",
-    "#882255",
-    "#44AA99",
+    *("#332288", "#CC6677", "#117733", "#88CCEE", "#AA4499"),
+    *("#999933", BLACK, "#DDCC77", "#882255", "#44AA99"),
 )
 TEN_MARKERS = ("o", "s", "^", "D", "P", "v", "X", "<", "*", ">")
 OTHERS = "#DDDDDD"  # the images of all other classes
 MOST_IN_LEGEND = 80  # classes that a legend has room for
 PANEL = 5.2  # inches across
-HALO = withStroke(linewidth=2, foreground="white")  # around text on points
+HALO = withStroke(linewidth=2, foreground="white")
+TEXT_ON_POINTS = {"fontsize": 8, "weight": "bold", "ha": "center", "va": "center", "path_effects": [HALO]}
 
 Panels = Sequence["tuple[str, np.ndarray]"]
 
 
 def tens(present: Sequence[int], num_classes: int) -> list[list[int]]:
     """The classes that are `present`, by tens of all: from 0 to 9, from 10 to 19, ...; no empty ones."""
-    groups = [
-        [c for c in range(start, start + 10) if c in set(present)] for start in range(0, num_classes, 10)
-    ]
+    starts = range(0, num_classes, 10)
+    groups = [[label for label in range(start, start + 10) if label in set(present)] for start in starts]
     return [group for group in groups if group]
 
 
@@ -59,9 +51,10 @@ def limits(panels: Panels) -> tuple[tuple[float, float], tuple[float, float]]:
 
 
 def draw_all_classes(panels: Panels, labels: np.ndarray, entries: Sequence[str], heading: str) -> Figure:
-    """Every class of `labels` (N,) with its colour among its ten and the marker of its ten, named by its
-    entry, such as "7 Camera", in the legend. On a class whose images are mostly together stands the first
-    word of that."""
+    """Every class of `labels` (N,) with its colour among its ten and the marker of its ten.
+
+    The legend has its entry, such as "7 Camera"; its first word stands on a class mostly together.
+    """
     present = np.unique(labels).tolist()
     markers = {label: TEN_MARKERS[label // 10 % 10] for label in present}
     size = _size(len(labels))
@@ -73,9 +66,7 @@ def draw_all_classes(panels: Panels, labels: np.ndarray, entries: Sequence[str],
                 _scatter(axis, points[labels == label], label, markers[label], size)
             for label, place in middles(points, labels, axis.get_xlim()[1] - axis.get_xlim()[0]).items():
                 short = one_line(entries[label].split(" ")[0], 4)
-                axis.text(
-                    *place, short, fontsize=8, weight="bold", ha="center", va="center", path_effects=[HALO]
-                )
+                axis.text(*place, short, **TEXT_ON_POINTS)
         if has_legend:
             _legend(figure, tens(present, len(entries)), entries, markers)
         return figure
@@ -99,14 +90,15 @@ def draw_ten_classes(
 
 def _scatter(axis: Axes, points: np.ndarray, label: int, marker: str, size: float) -> None:
     """One class's points, with a thin white edge so that they part from those below."""
-    axis.scatter(
-        *points.T, s=size, c=TEN_COLOURS[label % 10], marker=marker, edgecolors="white", linewidths=0.25
-    )
+    style = {"c": TEN_COLOURS[label % 10], "marker": marker, "edgecolors": "white", "linewidths": 0.25}
+    axis.scatter(*points.T, s=size, **style)
 
 
 def middles(points: np.ndarray, labels: np.ndarray, width: float) -> dict[int, np.ndarray]:
-    """Label → (2,) middle of each class that has most of its images within a tenth of the picture's width of
-    it; of two too close for their text the first."""
+    """Label → (2,) middle of each class with most images within a tenth of the picture's `width` of it.
+
+    Of two too close for their text the first.
+    """
     found: dict[int, np.ndarray] = {}
     for label in np.unique(labels).tolist():
         own = points[labels == label]
@@ -129,9 +121,7 @@ def _panels(panels: Panels, heading: str, below: float) -> tuple[Figure, list[Ax
     axes = figure.subplots(1, len(panels), squeeze=False)[0].tolist()
     for axis, (title, _) in zip(axes, panels):
         axis.set(title=title, xlim=across, ylim=upwards, xticks=[], yticks=[])
-        axis.set_aspect(
-            "equal", adjustable="box", anchor="S"
-        )  # room to spare parts the titles from the heading
+        axis.set_aspect("equal", adjustable="box", anchor="S")  # spare room parts titles from the heading
         axis.spines[:].set(visible=True, color="#AAAAAA")
     return figure, axes
 
@@ -155,16 +145,8 @@ def _legend(
             texts.append(one_line(entries[label], 22))
         handles += [nothing] * (height - len(column))  # matplotlib fills columns from the top
         texts += [" "] * (height - len(column))
-    figure.legend(
-        handles,
-        texts,
-        loc="outside lower center",
-        ncols=len(columns),
-        fontsize=8,
-        handletextpad=0.2,
-        columnspacing=1.2,
-        labelspacing=0.35,
-    )
+    spacing = {"handletextpad": 0.2, "columnspacing": 1.2, "labelspacing": 0.35}
+    figure.legend(handles, texts, loc="outside lower center", ncols=len(columns), fontsize=8, **spacing)
 
 
 # -- figures beside the eye ----------------------------------------------------------------------------------
@@ -235,21 +217,16 @@ def as_text(scores: Sequence[dict[str, Any]]) -> str:
     lines += [f"{'':{width}}  the features    the plane       k = {scores[0]['neighbours']}"]
     for title, score in zip(titles, scores):
         figures = (score[name] for name in ("silhouette_features", "silhouette_plane", "knn_accuracy"))
-        lines.append(
-            _padded(title, width) + "  " + "".join(f"{figure:<16.4f}" for figure in figures).rstrip()
-        )
+        cells = "".join(f"{figure:<16.4f}" for figure in figures)
+        lines.append(f"{_padded(title, width)}  {cells.rstrip()}")
     for title, score in zip(titles, scores):
-        lines += [
-            "",
-            f"{title}: most scattered classes (distance to their middle; 1: as all images to theirs)",
-        ]
-        lines += [
-            f"  {_padded(one_line(row['name'], 30), 62)} {row['scatter']:.2f}"
-            for row in score["most_scattered"]
-        ]
-        lines += [
+        distance = "distance to their middle; 1: as all images to theirs"
+        lines += ["", f"{title}: most scattered classes ({distance})"]
+        for row in score["most_scattered"]:
+            lines.append(f"  {_padded(one_line(row['name'], 30), 62)} {row['scatter']:.2f}")
+        lines.append(
             f"{title}: most mixed-up pairs (share of the nearest neighbours that are the other class's)"
-        ]
+        )
         for row in score["most_overlapping"]:
             pair = " / ".join(one_line(name, 29) for name in row["names"])
             lines.append(f"  {_padded(pair, 62)} " + " / ".join(f"{share:.2f}" for share in row["shares"]))
