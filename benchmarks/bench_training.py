@@ -5,8 +5,7 @@
 `plain` is the loop that one would write: float32, as torch comes. `ours` is what p1_finetune.py does on a CPU
 that is made for it: bfloat16, channels_last, the allocator's settings, and convolutions of small maps as
 matrix products (models/small_maps.py), without which `no products` is timed. Each turn is a process of its
-own. Before anything is timed the three must agree: the same first loss to a hundredth, and losses of the same
-steps that fall alike.
+own. Before anything is timed the three must agree: equal first losses to a hundredth, which then fall alike.
 """
 
 from __future__ import annotations

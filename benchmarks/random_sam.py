@@ -3,8 +3,7 @@
     python3 -m benchmarks.random_sam 0013_sat.jpg random_sam.pth     # a small one, for p2_sam.py --checkpoint
 
 At default thresholds a random SAM keeps no mask, and nothing equals nothing. This one's last layers are
-scaled on the very image that it will see, so that about a quarter of the candidates pass 0.88 and their
-borders are sharp.
+scaled on the very image that it will see: a quarter of the candidates pass 0.88, and their borders are sharp.
 """
 
 from __future__ import annotations

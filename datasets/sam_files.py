@@ -46,8 +46,7 @@ def annotations_json(
 def vote(classes: np.ndarray, annotations: Iterable[dict[str, Any]]) -> np.ndarray:
     """(H, W) classes of a network → each mask gets the class that most of its pixels have, the rest stays.
 
-    Smaller masks come over larger ones; all count the network's own classes. Of two that tie, the smaller
-    number wins.
+    Smaller masks come over larger ones; all count the network's own classes. In a tie the smaller wins.
     """
     voted = classes.copy()
     for annotation in largest_first(annotations):

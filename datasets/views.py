@@ -94,8 +94,7 @@ def _cropped(images: Tensor, draws: dict[str, Tensor], mirror: Tensor, size: int
     """Crop, scale and mirror at once, bilinear.
 
     The paper draws a box again until it fits; here its aspect is drawn from those that fit (uniform in the
-    logarithm), which takes one number. No antialiasing: stored images are 1.25 times the view's side at most,
-    crops smaller.
+    logarithm), which takes one number. No antialiasing: images are 1.25 times the view's side at most.
     """
     area = min_area + (1 - min_area) * draws["area"]
     # width² = area * aspect and height² = area / aspect are 1 at most when |log aspect| <= -log area.

@@ -5,8 +5,7 @@
 
 The table has a line a block, in the order of computing: what it is made of, what it gives (channels x height
 x width), how many input pixels one of its pixels is wide, and parameters. With --output DIR the same is
-written to DIR/architecture.json and drawn in DIR/architecture.svg, .pdf and .png. Nothing is computed, so any
-size is quick.
+written to DIR/architecture.json and drawn in DIR/architecture.svg, .pdf and .png. Any size is quick.
 
 GFLOPs are billions of multiply-adds, of convolutions, linear layers and attention for one image at inference,
 as in torchvision's tables; whoever counts a multiplication and an addition as two has twice as many. Of a
@@ -176,10 +175,8 @@ def as_text(description: dict[str, Any]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = []
     for row in rows:
-        cells = [
-            cell.rjust(width) if column in (3, 4) else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths))
-        ]
+        cells = [cell.ljust(width) for cell, width in zip(row[:3], widths)]
+        cells += [cell.rjust(width) for cell, width in zip(row[3:5], widths[3:])]
         lines.append("  ".join([*cells, row[5]]).rstrip())
     return "\n".join([*lines, "", *summary(description)])
 

@@ -18,8 +18,13 @@ STD = (128 / 255,) * 3
 
 # Lite0's stages: (expansion, channels, repeats, kernel, stride of the first repeat)
 STAGES = (
-    *((1, 16, 1, 3, 1), (6, 24, 2, 3, 2), (6, 40, 2, 5, 2), (6, 80, 3, 3, 2)),
-    *((6, 112, 3, 5, 1), (6, 192, 4, 5, 2), (6, 320, 1, 3, 1)),
+    (1, 16, 1, 3, 1),
+    (6, 24, 2, 3, 2),
+    (6, 40, 2, 5, 2),
+    (6, 80, 3, 3, 2),
+    (6, 112, 3, 5, 1),
+    (6, 192, 4, 5, 2),
+    (6, 320, 1, 3, 1),
 )
 HEAD_CHANNELS = 1280  # of the published classifier's last convolution, whatever the width
 
@@ -37,9 +42,8 @@ class InvertedResidual(nn.Module):
         if expansion != 1:
             self._expand_conv = nn.Conv2d(in_channels, hidden, 1, bias=False)
             self._bn0 = batch_norm(hidden)
-        self._depthwise_conv = nn.Conv2d(
-            hidden, hidden, kernel, stride, padding=kernel // 2, groups=hidden, bias=False
-        )
+        depthwise = {"padding": kernel // 2, "groups": hidden, "bias": False}
+        self._depthwise_conv = nn.Conv2d(hidden, hidden, kernel, stride, **depthwise)
         self._bn1 = batch_norm(hidden)
         self._project_conv = nn.Conv2d(hidden, out_channels, 1, bias=False)
         self._bn2 = batch_norm(out_channels)
@@ -59,8 +63,7 @@ class EfficientNetLite(nn.Module):
     """(B, 3, H, W), normalised with MEAN and STD → features at strides 4, 8, 16 and 32.
 
     Of (B, C, H/stride, W/stride), where C is in `channels`: 24, 40, 112 and 320 for Lite0. `width` and
-    `depth` scale the channels and repeats of Lite0 (Lite2: 1.1 and 1.2); the stem, and the repeats of the
-    first and last stage, stay.
+    `depth` scale its channels and repeats (Lite2: 1.1 and 1.2), not the stem and the outer stages' repeats.
     """
 
     def __init__(self, width: float = 1.0, depth: float = 1.0):

@@ -138,8 +138,7 @@ class FCN(nn.Module):
     """(B, 3, H, W) → {"out": logits (B, classes, H, W)}.
 
     The encoder's features at stride 32 go through the head, then through the skips, each of which adds those
-    at its own stride, then through the upsampler. Images of any size are padded to whole strides, and to
-    `least` pixels.
+    at its stride, then through the upsampler. Images are padded to whole strides, and to `least` pixels.
     """
 
     def __init__(
@@ -166,10 +165,8 @@ class FCN(nn.Module):
 
 def skips_of_8s(channels: dict[int, int], num_classes: int) -> dict[int, Skip]:
     """The paper's two skips: scores by 1x1 convolutions at strides 16 and 8, added to the upsampled ones."""
-    return {
-        stride: Skip(upsampler(num_classes, 2), nn.Conv2d(channels[stride], num_classes, 1))
-        for stride in (16, 8)
-    }
+    scores = {stride: nn.Conv2d(channels[stride], num_classes, 1) for stride in (16, 8)}
+    return {stride: Skip(upsampler(num_classes, 2), score) for stride, score in scores.items()}
 
 
 # -- networks ------------------------------------------------------------------------------------------------
@@ -219,10 +216,8 @@ def fcn8s(num_classes: int) -> nn.Module:
 
 def fcn8s_conv2x2(num_classes: int) -> nn.Module:
     """report000's: scores, pool4 and pool3 as it is meet at stride 8 in 256 channels."""
-    scores, pool4 = (
-        nn.ConvTranspose2d(num_classes, 256, 8, stride=4),
-        nn.ConvTranspose2d(512, 256, 2, stride=2),
-    )
+    scores = nn.ConvTranspose2d(num_classes, 256, 8, stride=4)
+    pool4 = nn.ConvTranspose2d(512, 256, 2, stride=2)
     skips = {16: Skip(scores, pool4), 8: Skip(nn.Identity(), nn.Identity())}
     head = scoring_head(512, 4096, 4096, num_classes, kernel=2)
     return FCN(vgg16(), head, nn.ConvTranspose2d(256, num_classes, 8, stride=8), skips, least=64)

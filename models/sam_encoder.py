@@ -61,9 +61,8 @@ def _attend(attention: Attention, tokens: Tensor) -> Tensor:
             some, part = slice(head, head + together), slice(row, row + rows)
             bias = by_row[:, some, part, :, :, None] + by_column[:, some, part, :, None, :]
             queries = slice(row * width, (row + rows) * width)
-            found = functional.scaled_dot_product_attention(
-                q[:, some, queries], k[:, some], v[:, some], attn_mask=bias.flatten(4).flatten(2, 3)
-            )
+            bias = bias.flatten(4).flatten(2, 3)
+            found = functional.scaled_dot_product_attention(q[:, some, queries], k[:, some], v[:, some], bias)
             out[:, queries, some] = found.transpose(1, 2)
     return attention.proj(out.view(batch, height, width, channels))
 

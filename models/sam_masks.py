@@ -76,8 +76,7 @@ class MaskGenerator:
         """(H, W, 3) uint8 RGB → a dict for each mask, best first. Boxes are x, y, width, height.
 
         Keys and values are those of SamAutomaticMaskGenerator with output_mode="uncompressed_rle".
-        `on_points` is told after each batch how many points it had. SamMemoryError; UserError for an image
-        too thin.
+        `on_points` is told after each batch how many points it had. SamMemoryError; UserError if too thin.
         """
         size = image.shape[:2]
         parts = []

@@ -106,9 +106,8 @@ def _place(picture: dict[str, Any], folder: Path, suffix: str) -> None:
     del picture["data"]  # Typst reads the files itself
     if not (folder / "figures" / f"{name}.{suffix}").is_file():
         suffix = "png"
-    upright, across = (
-        min(1, width / picture["width"], height / picture["height"]) for width, height in (UPRIGHT, ACROSS)
-    )
+    own_width, own_height = picture["width"], picture["height"]
+    upright, across = (min(1, width / own_width, height / own_height) for width, height in (UPRIGHT, ACROSS))
     is_landscape = upright < SMALLEST and across > 1.25 * upright
     picture["path"] = f"/figures/{name}.{suffix}"
     picture["is_landscape"] = is_landscape

@@ -227,9 +227,8 @@ def _tsne_table(panels: Sequence[dict[str, Any]]) -> list[Block]:
         columns = ("features", "silhouette, features", "silhouette, plane", knn)
         caption = "How far apart the classes lie: a silhouette of 1 would be perfect, at 0 they are mixed."
         blocks.append(Table(columns, tuple(rows), caption))
-        scattered, overlapping = (
-            _dicts(panels[-1].get(f"most_{how}")) for how in ("scattered", "overlapping")
-        )
+        scattered = _dicts(panels[-1].get("most_scattered"))
+        overlapping = _dicts(panels[-1].get("most_overlapping"))
         names = [one_line(entry["name"], 40) for entry in scattered if "name" in entry]
         together = [entry["names"] for entry in overlapping if isinstance(entry.get("names"), list)]
         pairs = [" and ".join(one_line(name, 40) for name in those) for those in together]

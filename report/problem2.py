@@ -31,14 +31,9 @@ from report.sam import sam_blocks
 from report.text import one_line
 from report.tile_figures import compare_masks, draw_land_cover_confusion, draw_worst, write_stages
 
-TRAIN_A = (
-    "python3 p2_train.py --data hw1_data/p2_data --model fcn32s --weights imagenet "
-    "--output runs/problem2/model_a"
-)
-TRAIN_B = (
-    "python3 p2_train.py --data hw1_data/p2_data --model deeplabv3_resnet101 --weights coco "
-    "--output runs/problem2/model_b"
-)
+TRAIN = "python3 p2_train.py --data hw1_data/p2_data --model"
+TRAIN_A = f"{TRAIN} fcn32s --weights imagenet --output runs/problem2/model_a"
+TRAIN_B = f"{TRAIN} deeplabv3_resnet101 --weights coco --output runs/problem2/model_b"
 MASKS = "P2_CHECKPOINT={model} bash hw1_2.sh {tiles} {masks}"
 SCORED = CLASS_NAMES[:SCORED_CLASSES]
 SWATCHES = tuple("#{:02x}{:02x}{:02x}".format(*colour) for colour in COLOURS[:SCORED_CLASSES].tolist())
@@ -50,11 +45,9 @@ def problem_2(found: Found, sam: Path | None, figures: Path) -> Problem:
     """Its five questions, answered from what was found; figures go into `figures`."""
     a, b = model_a_and_b(found.segmentation)
     models = [(name, run) for name, run in (("A", a), ("B", b)) if run]
-    scores = [
-        *_scores(models, found.segmentation, figures),
-        *_curves(models, found.segmentation, figures),
-        *_tiles(found.masks, b or a, figures),
-    ]
+    runs = found.segmentation
+    scores = [*_scores(models, runs, figures), *_curves(models, runs, figures)]
+    scores += _tiles(found.masks, b or a, figures)
     return Problem(
         "Problem 2: land-cover segmentation",
         (

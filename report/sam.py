@@ -149,11 +149,9 @@ def sam_blocks(folder: Path | None, figures: Path) -> list[Block]:
         blocks.append(taken(figures, name, sheet.with_suffix(""), caption, "Images beside SAM's masks"))
     if not sheets:
         blocks.append(Gap(f"{folder} has no sheet.png.", COMMAND))
-    columns, caption = (
-        ("image", "masks", "largest", "median"),
-        "Masks by image; sizes are shares of its area.",
-    )
-    blocks.append(Table(columns, tuple(map(_row, images)), caption))
+    columns = ("image", "masks", "largest", "median")
+    rows = tuple(map(_row, images))
+    blocks.append(Table(columns, rows, "Masks by image; sizes are shares of its area."))
     return blocks + _vote(folder / "score.json")
 
 

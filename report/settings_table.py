@@ -184,9 +184,8 @@ def most_confused(scored: Scored, names: dict[str, str]) -> list[Pair]:
     of = Counter(true for true, _ in scored.predictions)
     wrong = Counter((true, said) for true, said in scored.predictions if true != said)
     order = sorted(wrong, key=lambda pair: (-wrong[pair], of[pair[0]], *map(natural_key, pair)))[:PAIRS]
-    return [
-        (names.get(true, true), names.get(said, said), wrong[true, said], of[true]) for true, said in order
-    ]
+    named = {label: names.get(label, label) for pair in order for label in pair}
+    return [(named[true], named[said], wrong[true, said], of[true]) for true, said in order]
 
 
 def _confused_text(rows: Sequence[Row], confused: dict[str, list[Pair]]) -> str:

@@ -10,8 +10,7 @@ save_figure(figure, "out/curves")  # out/curves.png and out/curves.pdf
 Figures are made without pyplot, so no window system is needed and nothing global changes.
 
 Noto TC comes out of the package pylopdf-fonts-zh-tw, under the SIL Open Font License 1.1, which allows
-embedding and binds no document that is made with it. The package is not made for Python 3.9: there the
-machine's own fonts have to do.
+embedding and binds no document made with it. On Python 3.9, for which it is not made, the machine's own do.
 """
 
 from __future__ import annotations
@@ -44,15 +43,8 @@ SEQUENTIAL = "Blues"  # from white to one dark hue: read by any eye, and by a gr
 
 # matplotlib's own font has no Chinese: the package's, which is the first, serves, or the machine's first.
 CHINESE_FONTS = (
-    *(
-        "Noto Sans TC",
-        "Noto Sans CJK TC",
-        "Noto Sans CJK JP",
-        "Microsoft JhengHei",
-        "PingFang TC",
-        "Heiti TC",
-    ),
-    *("WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Arial Unicode MS"),
+    *("Noto Sans TC", "Noto Sans CJK TC", "Noto Sans CJK JP", "Microsoft JhengHei", "PingFang TC"),
+    *("Heiti TC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Arial Unicode MS"),
 )
 STYLE = {
     "figure.dpi": 100,
@@ -98,9 +90,7 @@ def _chinese_font() -> list[str]:
 def save_figure(figure: Figure, path_without_suffix: str | Path) -> None:
     """Write `<path>.png` (150 dots an inch) and `<path>.pdf`, each whole or not at all, without a date."""
     with styled(), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Glyph .* missing"
-        )  # a box stands for it, the rest is right
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands for it
         # "tight": whatever juts out, a long name say, widens the picture and is not cut.
         how = {"dpi": 150, "bbox_inches": "tight", "pad_inches": 0.08}
         for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):

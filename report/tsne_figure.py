@@ -224,9 +224,8 @@ def as_text(scores: Sequence[dict[str, Any]]) -> str:
         lines += ["", f"{title}: most scattered classes ({distance})"]
         for row in score["most_scattered"]:
             lines.append(f"  {_padded(one_line(row['name'], 30), 62)} {row['scatter']:.2f}")
-        lines.append(
-            f"{title}: most mixed-up pairs (share of the nearest neighbours that are the other class's)"
-        )
+        share = "share of the nearest neighbours that are the other class's"
+        lines.append(f"{title}: most mixed-up pairs ({share})")
         for row in score["most_overlapping"]:
             pair = " / ".join(one_line(name, 29) for name in row["names"])
             lines.append(f"  {_padded(pair, 62)} " + " / ".join(f"{share:.2f}" for share in row["shares"]))
