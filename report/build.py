@@ -70,9 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from report.page import write_page  # these import matplotlib, for which --help does not wait
     from report.pdf import write_pdf
 
-    report, remarks = draw_report(
-        [*args.p1, *args.p2], args.sam, args.student_id, args.name, args.answers, args.output
-    )
+    student, runs = (args.student_id, args.name), [*args.p1, *args.p2]
+    report, remarks = draw_report(runs, args.sam, *student, args.answers, args.output)
     page, pdf = write_page(report, args.output), write_pdf(report, args.output)
     gaps = [*remarks, *gaps_of(report)]
     for gap in gaps:
@@ -94,16 +93,10 @@ def draw_report(
     words = read_answers(answers, QUESTIONS)  # what is wrong with them ends it before anything is touched
     clear(figures)
     found = find(runs)
-    report = Report(
-        "Deep Learning for Computer Vision, homework 1",
-        student_id,
-        one_line(name, 60),
-        date_of(found),
-        (problem_1(found, figures), problem_2(found, sam, figures)),
-        words,
-        sources_of(found, sam),
-    )
-    return report, found.remarks
+    problems = (problem_1(found, figures), problem_2(found, sam, figures))
+    title, name = "Deep Learning for Computer Vision, homework 1", one_line(name, 60)
+    sources = sources_of(found, sam)
+    return Report(title, student_id, name, date_of(found), problems, words, sources), found.remarks
 
 
 def made(folder: Path) -> Path:

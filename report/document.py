@@ -112,7 +112,10 @@ QUESTIONS = (
         "from the first and the last epoch.",
     ),
     Question(
-        "2.1", "Model A, VGG16-FCN32s", 3, "Draw the network architecture of your VGG16-FCN32s (model A)."
+        "2.1",
+        "Model A, VGG16-FCN32s",
+        3,
+        "Draw the network architecture of your VGG16-FCN32s model (model A).",
     ),
     Question(
         "2.2",

@@ -89,9 +89,8 @@ def draw_stages(run: Path, tiles: Path) -> Figure:
         grid = figure.subplots(len(names), len(headings), squeeze=False)
         for line, name in zip(grid, names):
             image = read_rgb(tiles / name.replace("_mask.png", "_sat.jpg"), apply_exif=False)
-            truth, *predicted = (
-                read_rgb(folder / name, apply_exif=False) for folder in (tiles, *masks.values())
-            )
+            paths = [folder / name for folder in (tiles, *masks.values())]
+            truth, *predicted = (read_rgb(path, apply_exif=False) for path in paths)
             is_wrong = classes_of_colours(predicted[-1]) != classes_of_colours(truth)
             grey = np.repeat(image.mean(axis=2, keepdims=True) * 0.6 + 100, 3, axis=2)
             errors = np.where(is_wrong[..., None], (213, 94, 0), grey).astype(np.uint8)
@@ -124,15 +123,9 @@ def draw_pipeline() -> Figure:
         "d": (2, -0.6, "D: the classifier alone", ORANGE),
     }
     columns = ("images", "backbone", "p1_finetune.py on Office-Home")
-    arrows = [
-        "mini byol",
-        "labels supervised",
-        "byol c",
-        "byol e",
-        "random a",
-        "supervised b",
-        "supervised d",
-    ]
+    arrows = ["mini byol", "labels supervised"]
+    arrows += ["byol c", "byol e", "random a", "supervised b", "supervised d"]
+    style = {"boxstyle": "round,pad=0.05", "facecolor": "white"}
     with styled():
         figure = Figure(figsize=(10, 3.9))
         axes = figure.subplots()
@@ -140,25 +133,13 @@ def draw_pipeline() -> Figure:
         for name, (_, _, text, colour) in boxes.items():
             x, y = centre[name]
             corner = (x - BOX_WIDTH / 2, y - BOX_HEIGHT / 2)
-            axes.add_patch(
-                FancyBboxPatch(
-                    corner,
-                    BOX_WIDTH,
-                    BOX_HEIGHT,
-                    boxstyle="round,pad=0.05",
-                    edgecolor=colour,
-                    facecolor="white",
-                )
-            )
+            axes.add_patch(FancyBboxPatch(corner, BOX_WIDTH, BOX_HEIGHT, edgecolor=colour, **style))
             axes.text(x, y, text, ha="center", va="center", fontsize=9)
         for start, end in (arrow.split() for arrow in arrows):
             (x, y), (to_x, to_y) = centre[start], centre[end]
-            axes.annotate(
-                "",
-                (to_x - BOX_WIDTH / 2 - 0.05, to_y),
-                (x + BOX_WIDTH / 2 + 0.05, y),
-                arrowprops={"arrowstyle": "->", "color": GREY},
-            )
+            reach = BOX_WIDTH / 2 + 0.05
+            arrow = {"arrowstyle": "->", "color": GREY}
+            axes.annotate("", (to_x - reach, to_y), (x + reach, y), arrowprops=arrow)
         for number, heading in enumerate(columns):
             axes.text(number * 3.6, 3.2, heading, ha="center", fontweight="bold", fontsize=9)
         axes.set(xlim=(-1.5, 8.7), ylim=(-1.1, 3.5), aspect="equal")
@@ -172,16 +153,11 @@ def report_page(runs: Path) -> Image.Image:
     from report.pdf import first_page
 
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder)
-        report, _ = draw_report(
-            [str(runs / "p1"), str(runs / "p2")],
-            runs / "sam",
-            "r12345678",
-            "王小明",
-            output / "answers.md",
-            output,
-        )
-        return Image.open(io.BytesIO(first_page(report, output, dots_per_inch=100)), formats=["PNG"])
+        output, given = Path(folder), [str(runs / "p1"), str(runs / "p2")]
+        student, answers = ("r12345678", "王小明"), output / "answers.md"
+        report, _ = draw_report(given, runs / "sam", *student, answers, output)
+        page = first_page(report, output, dots_per_inch=100)
+        return Image.open(io.BytesIO(page), formats=["PNG"])
 
 
 if __name__ == "__main__":
