@@ -165,8 +165,10 @@ class FCN(nn.Module):
 
 def skips_of_8s(channels: dict[int, int], num_classes: int) -> dict[int, Skip]:
     """The paper's two skips: scores by 1x1 convolutions at strides 16 and 8, added to the upsampled ones."""
-    scores = {stride: nn.Conv2d(channels[stride], num_classes, 1) for stride in (16, 8)}
-    return {stride: Skip(upsampler(num_classes, 2), score) for stride, score in scores.items()}
+    return {
+        stride: Skip(upsampler(num_classes, 2), nn.Conv2d(channels[stride], num_classes, 1))
+        for stride in (16, 8)
+    }
 
 
 # -- networks ------------------------------------------------------------------------------------------------
