@@ -73,8 +73,8 @@ def cached_images(
             _remove_leftovers(folder)
             found = ImageCache(data, _build(paths, read, data, index))
     except OSError as error:
-        reason = f"{error.strerror or error}); give --cache another folder"
-        raise UserError(f"{data}: the cache cannot be made or read ({reason}") from None
+        reason = f"the cache cannot be made or read ({error.strerror or error})"
+        raise UserError(f"{data}: {reason}; give --cache another folder") from None
     return found
 
 
