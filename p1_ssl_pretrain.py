@@ -113,7 +113,9 @@ def main(args: argparse.Namespace) -> int:
     tune_allocator()
     seed_everything(args.seed)
     backbone, origin = build_backbone(args.model, args.weights)
-    byol = BYOL(backbone, args.image_size)  # before the processes join, see there
+    byol = BYOL(
+        backbone, args.image_size
+    )  # its constructor runs a forward pass, which must not wait for other processes
     device = distributed.join(args.device)
 
     with distributed.main_first():

@@ -179,10 +179,13 @@ def main(args: argparse.Namespace) -> int:
     model_b = None if named is None else segmenter(named, device)
 
     columns = ["image"]
-    columns += ["truth"] * any(image.truth for image in images)
-    columns += ["model B"] * (model_b is not None)
-    columns += ["SAM"]
-    columns += ["vote"] * has_vote
+    if any(image.truth for image in images):
+        columns.append("truth")
+    if model_b is not None:
+        columns.append("model B")
+    columns.append("SAM")
+    if has_vote:
+        columns.append("vote")
     sheet = Sheet(os.path.join(args.output, "sheet"), columns)
     confusions: dict[str, Tensor] = {}  # of model B, and of its vote, over all images with a truth
     num_scored, failed = 0, []

@@ -134,7 +134,7 @@ from engine.run_folder import ARCHITECTURE, CONFUSIONS, MODEL, snapshot_masks
 from models.builders import SEGMENTERS, build_network, check_network, describe_segmenter, normalisation
 from models.describe import keep_architecture
 from models.losses import pixel_loss, soft_iou_loss
-from models.predict import normalise, predict_tiles
+from models.predict import COARSEST_STRIDE, normalise, predict_tiles
 from models.weights import load_pretrained
 
 
@@ -188,7 +188,8 @@ def main(args: argparse.Namespace) -> int:
     run = Run(args.output, __file__, arguments, RECIPES[args.recipe], inputs)
     run.say(f"{args.model} {origin}; {counts}; on {device}, {distributed.world_size()} process(es)")
     if distributed.is_main():
-        side = round(args.scale * min(train.tile(0).shape[:2]))
+        shorter_side = args.scale * min(train.tile(0).shape[:2])
+        side = COARSEST_STRIDE * math.ceil(shorter_side / COARSEST_STRIDE)  # inference pads so, too
         keep_architecture(network, args.model, side, run.folder / ARCHITECTURE)
     loop = Loop(
         run,

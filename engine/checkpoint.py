@@ -133,7 +133,7 @@ def _brief(value: Any) -> str:
 
 
 def read_model(path: str | Path) -> dict[str, Any]:
-    """Read a `model.pt` and check that it describes itself (see README, "model.pt")."""
+    """Read a `model.pt` and check that it describes itself (see checkpoints/README.md, "What a file is")."""
     model = read(path)
     if model.get("format") != MODEL_FORMAT:
         raise UserError(

@@ -269,7 +269,7 @@ def status_of(*words: str) -> int:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["unet"], "no network is called 'unet'"),
+        (["no_such_network"], "no network is called 'no_such_network'"),
         (["vgg19_bn_a", "--size", "16"], "cannot see images of 16 x 16"),
     ],
 )

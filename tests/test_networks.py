@@ -76,7 +76,7 @@ def test_a_network_whose_answer_has_another_form_says_which_is_wanted(name, want
 
 def test_an_unknown_name_is_answered_with_the_names_there_are():
     with pytest.raises(UserError, match="lite_fpn"):
-        build_network("unet", num_classes=7)
+        build_network("no_such_network", num_classes=7)
 
 
 def test_the_encoder_taps_four_scales_with_the_listed_channels():

@@ -303,7 +303,7 @@ def test_a_validation_set_without_a_class_still_chooses_weights(flags, data, tmp
     [
         (("--data", "nowhere"), "nowhere/train"),
         (("--weights", "nowhere.pt"), "nowhere.pt"),
-        (("--model", "unet"), "there are"),
+        (("--model", "no_such_network"), "there are"),
         (("--model", "resnet18"), "there are"),
         (("--device", "abacus"), "--device abacus"),
     ],
