@@ -7,6 +7,7 @@
 # make test                       style, then every test; needs no data
 # make test-real DATA=hw1_data    what only the course's data can show
 # make test-networks              every network of problem 2: train, stop, go on, hw1_2.sh; a quarter of an hour
+# make soak MINUTES=30            kills, broken and hostile files without end: cases and failures; 0: all there are
 # make submission [EDITION=2023]  what is handed in, under the course's names, in submission/
 # make pictures                   the README's pictures, from the runs of a demo
 # make clean                      remove what the demo made
@@ -23,7 +24,7 @@ export DATA EDITION
 # It hides our modules from python3 -m.
 unexport PYTHONSAFEPATH
 
-.PHONY: help demo p1 p1-50 p2 report test test-real test-networks submission pictures clean setup
+.PHONY: help demo p1 p1-50 p2 report test test-real test-networks soak submission pictures clean setup
 
 help:
 	@sed -n '/^[^#]/q; /^$$/q; s/^# \{0,1\}//p' Makefile
@@ -239,6 +240,11 @@ test-real: $(INSTALLED)
 
 test-networks: $(INSTALLED)
 	@python3 -m pytest tests/networks
+
+MINUTES ?= 30
+
+soak: $(INSTALLED)
+	@OMP_NUM_THREADS=1 python3 -m tests.soak --minutes "$(MINUTES)"
 
 # -- handing in --------------------------------------------------------------------------------------------------------
 

@@ -101,12 +101,17 @@ def assert_equal(ours: object, theirs: object, where: str) -> None:
         assert ours == theirs, where
 
 
-def run_script_with_tiny_networks(kill_at: int, script: str) -> None:
+def add_tiny_networks() -> None:
+    """The scripts know the two small networks, and save a checkpoint after every step."""
     builders.CLASSIFIERS["tiny_classifier"] = builders.Network(
         builders.with_stem(TinyClassifier), arguments=builders.STEM_3X3
     )
     builders.SEGMENTERS["tiny_segmenter"] = builders.Network(TinySegmenter)
     loop.CHECKPOINT_SECONDS = 0
+
+
+def run_script_with_tiny_networks(kill_at: int, script: str) -> None:
+    add_tiny_networks()
     step = loop.Loop.step
 
     def die_or_go_on(self: loop.Loop, *arguments: object, **values: object) -> dict:
