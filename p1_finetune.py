@@ -38,6 +38,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH
 
 from engine.arguments import add_training_flags, chosen_recipe, fill_in, flag_adder
 from engine.base import speak_safely
+from engine.packages import require_packages
 from recipes.p1_finetune import RECIPES, VGG_LR
 
 Normalisation = Tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each colour
@@ -159,6 +160,7 @@ def check_settings(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
 if __name__ == "__main__":
     speak_safely()
     ARGUMENTS = parse_arguments()  # before torch, which takes two seconds: --help and mistakes don't wait
+    require_packages("matplotlib")
 
 import numpy as np
 import torch

@@ -26,9 +26,10 @@ from typing import Any, Iterator, Sequence
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
 
 from engine.arguments import nonempty_path, positive_count, positive_number
-from engine.base import default_workers, require_packages, speak_safely
+from engine.base import default_workers, speak_safely
 from engine.checkpoint import TTA_CHOICES
 from engine.checkpoint_choice import read_models, with_state
+from engine.packages import require_packages
 
 BATCH_SIZE = 32
 

@@ -34,6 +34,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH
 from engine.arguments import nonempty_path, positive_count
 from engine.base import speak_safely
 from engine.checkpoint_choice import read_models
+from engine.packages import require_packages
 
 LEAST_IMAGES = 10  # fewer points are no picture
 COMPONENTS = 50  # what is left of the features before t-SNE
@@ -78,6 +79,7 @@ if __name__ == "__main__":
     speak_safely()
     # Before torch, which takes two seconds to import: --help and mistakes don't wait.
     ARGUMENTS = parse_arguments()
+    require_packages("sklearn", "matplotlib")
 
 import numpy as np
 import torch

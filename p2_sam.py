@@ -20,7 +20,6 @@ Exit status: 0 all done; 1 some images could not be used (named on stderr), all 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import math
 import os
 import sys
@@ -31,8 +30,9 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH
 
 from engine import manifest
 from engine.arguments import nonempty_path, positive_count, positive_number
-from engine.base import UserError, install_command, require_packages, run_script, say, speak_safely
+from engine.base import UserError, run_script, say, speak_safely
 from engine.checkpoint_choice import read_models
+from engine.packages import require_packages
 
 POINTS_PER_SIDE, POINTS_PER_BATCH = {"cpu": 16}, {"cpu": 16}  # by device; any other has 32 and 64
 # Flags that MaskGenerator takes as they are; beside the points they alone decide which masks there are.
@@ -123,20 +123,11 @@ def finite(text: str) -> float:
     return value
 
 
-def require_more(*packages: str) -> None:
-    """Leave with one line and status 2 where a package is missing that only this script needs."""
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
-        say(f"error: {sys.executable} lacks {' and '.join(missing)}; install it: {install_command()}")
-        sys.exit(UserError.exit_status)
-
-
 if __name__ == "__main__":
     speak_safely()
     # Before torch, which takes two seconds to import: --help and mistakes don't wait.
     ARGUMENTS = parse_arguments()
-    require_packages()
-    require_more("segment_anything", "matplotlib")
+    require_packages("segment_anything", "matplotlib")
 
 import numpy as np
 import torch

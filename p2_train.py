@@ -30,6 +30,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH
 
 from engine.arguments import add_training_flags, chosen_recipe, fill_in, flag_adder
 from engine.base import speak_safely
+from engine.packages import require_packages
 from recipes.p2_train import RECIPES
 
 AUXILIARY_WEIGHT = 0.4  # of the loss of a head on earlier features, as torchvision trains its own
@@ -113,6 +114,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     speak_safely()
     ARGUMENTS = parse_arguments()  # before torch, which takes two seconds: --help and mistakes don't wait
+    require_packages("matplotlib")
 
 import numpy as np
 import torch

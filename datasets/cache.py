@@ -6,6 +6,7 @@ made from what went in, so a changed image makes a new file.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,11 +15,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Callable, Sequence
+from typing import Callable, Literal, Sequence
 
 import numpy as np
 
-from engine.base import UserError, available_cores, read_regular, say
+from engine.base import UserError, available_cores, read_regular, say, sync
 
 _VERSION = 1
 _READING = ".reading-"  # how names of unfinished files start
@@ -44,12 +45,32 @@ class ImageCache:
 
     def __getitem__(self, index: int) -> np.ndarray:
         if self._bytes is None:  # mapped by each worker for itself
-            self._bytes = np.memmap(self.path, dtype=np.uint8, mode="r")
+            self._bytes = _mapped(self.path)
         start, stop = self.offsets[index], self.offsets[index + 1]
-        return self._bytes[start:stop].reshape(self.shapes[index])
+        if self._bytes is False:
+            image = np.fromfile(self.path, np.uint8, count=stop - start, offset=start)
+        else:
+            image = self._bytes[start:stop]
+        return image.reshape(self.shapes[index])
+
+    def as_one(self, shape: tuple[int, ...]) -> np.ndarray:
+        """All bytes as one array of this shape; writing into it changes this process's copy alone."""
+        # Mode "c": torch warns of arrays that are read-only.
+        mapped = _mapped(self.path, mode="c")
+        return (np.fromfile(self.path, np.uint8) if mapped is False else mapped).reshape(shape)
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_bytes": None}
+
+
+def _mapped(path: Path, mode: str = "r") -> np.ndarray | Literal[False]:
+    """The bytes of a file; False where its file system cannot map files, and they have to be read."""
+    try:
+        return np.memmap(path, dtype=np.uint8, mode=mode)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EACCES):
+            raise
+        return False
 
 
 def cached_images(
@@ -130,19 +151,13 @@ def _build(paths: Sequence[Path], read: Callable[[Path], np.ndarray], data: Path
                     else:
                         shapes.append(image.shape)
                         file.write(np.ascontiguousarray(image, dtype=np.uint8).data)
-            _sync(file)
+            sync(file)
         os.replace(temporary, data)
         with open(temporary, "w", encoding="utf-8") as file:
             json.dump({"shapes": shapes, "errors": errors}, file)
-            _sync(file)
+            sync(file)
         os.replace(temporary, index)
         return {"shapes": shapes, "errors": errors}
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def _sync(file: IO) -> None:
-    """To the disk, lest a power cut leave a whole name with half the bytes."""
-    file.flush()
-    os.fsync(file.fileno())

@@ -51,8 +51,8 @@ def load_unlabelled(folder: str | Path, image_size: int, cache: str | Path | Non
     if usable < 2:
         reason = f"{usable} of its {len(paths)} images can be used"
         raise UserError(f"{folder}: {reason}; pre-training needs two at least")
-    # Images that could not be read take no room in the file. Mode "c": torch warns of read-only arrays.
-    pixels = np.memmap(images.path, dtype=np.uint8, mode="c", shape=(usable, side, side, 3))
+    # Images that could not be read take no room in the file.
+    pixels = images.as_one((usable, side, side, 3))
     return UnlabelledImages(pixels, left_out=len(images.errors))
 
 

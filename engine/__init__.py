@@ -1,3 +1,40 @@
-"""What training and inference need whatever the network and the data: runs, checkpoints, schedules,
-devices.
+"""What training and inference need whatever the network: run folder, loop, checkpoint, device, distribution,
+download, publishing. No network, no data format.
+
+Whatever of the program is imported, this comes first; so here the user gets a name and a home where the
+machine knows none (docker run --user 54321, HOME unset). torchvision's import ends in an error without a
+name, matplotlib and the caches want a home.
 """
+
+from __future__ import annotations
+
+import getpass
+import os
+import tempfile
+from pathlib import Path
+
+
+def _name_the_user() -> None:
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        os.environ["USER"] = f"user{os.getuid()}" if hasattr(os, "getuid") else "user"
+    try:
+        Path.home()
+    except (KeyError, RuntimeError):
+        os.environ["HOME"] = _new_home()
+
+
+def _new_home() -> str:
+    """A folder for this user alone: what lies in it is read again, such as weights and decoded images."""
+    try:
+        home = Path(tempfile.gettempdir()) / f"home-of-{os.getuid()}"
+        home.mkdir(mode=0o700, exist_ok=True)
+        status = home.lstat()
+        is_own = status.st_uid == os.getuid() and not home.is_symlink() and status.st_mode & 0o022 == 0
+        return str(home) if is_own else tempfile.mkdtemp(prefix="home-")
+    except OSError:  # nothing can be written: what needs a home will say so
+        return os.sep
+
+
+_name_the_user()

@@ -8,7 +8,6 @@ It imports nothing of ours and no package (tqdm alone, and only where somebody w
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import math
 import os
@@ -18,7 +17,7 @@ import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Iterable, Iterator, TextIO
+from typing import IO, Any, BinaryIO, Callable, Iterable, Iterator, TextIO
 
 
 class UserError(Exception):
@@ -148,24 +147,6 @@ def available_cores() -> int:
 def default_workers() -> int:
     """Threads or processes that read: as many as this process has cores, 8 at most."""
     return min(8, available_cores())
-
-
-def require_packages() -> None:
-    """Import the packages that inference needs; leave with one line and status 2 where one is missing or
-    broken.
-    """
-    try:
-        for package in ("numpy", "PIL", "torch", "torchvision"):
-            importlib.import_module(package)
-    except (ImportError, OSError, RuntimeError) as error:
-        say(f"error: {sys.executable} lacks a package ({error}); install what is needed: {install_command()}")
-        sys.exit(UserError.exit_status)
-
-
-def install_command() -> str:
-    if sys.version_info < (3, 9):  # requirements.txt knows no versions for them
-        return "python3 -m pip install torch torchvision numpy pillow"
-    return f"python3 -m pip install -r '{Path(__file__).resolve().parent.parent / 'requirements.txt'}'"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -327,14 +308,26 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp's mode is 0600, which would hide a result from the group that marks it.
-        os.chmod(temporary, 0o666 & ~_UMASK)
+        # mkstemp's mode is 0600, which would hide a result from the group that marks it. Best effort, as
+        # syncing is: network shares may know no modes.
+        with suppress(OSError):
+            os.chmod(temporary, 0o666 & ~_UMASK)
         with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+            sync(file)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sync(file: IO) -> None:
+    """To the disk, lest a power cut leave a whole name with half the bytes; where the file system can."""
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):  # the bytes are not all there
+            raise
 
 
 def write_json(path: str | Path, value: Any) -> None:
