@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Iterator, Sequence
+import gc
+import multiprocessing
+import signal
+import sys
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 import torch
+
+from engine.base import say
+
+PATIENCE = 120  # seconds for one batch
+FILES, FILES_A_WORKER = 64, 16  # open at a time
 
 
 def epoch_order(count: int, seed: int, epoch: int, weights: np.ndarray | None) -> np.ndarray:
@@ -33,16 +44,87 @@ def epoch_loader(
     workers: int,
     weights: np.ndarray | None = None,
     share: slice = slice(None),
-) -> torch.utils.data.DataLoader:
+) -> Iterator[Any]:
     """The batches of an epoch from the `first_batch` on; `dataset` is asked for (epoch, position, sample).
 
-    Of each batch only the `share`, where several processes train together.
+    Of each batch only the `share`, where several processes train together. Where the machine cannot bear so
+    many workers (Docker gives 64 MB of /dev/shm), it goes on with fewer, and with the same batches: no sample
+    depends on who makes it.
     """
+    global _most_workers
     order = epoch_order(len(dataset), seed, epoch, weights)
-    return torch.utils.data.DataLoader(
+    left = [batch[share] for batch in batches(order, epoch, batch_size, first_batch)]
+    while True:
+        workers = min(workers, _most_workers)
+        if _files_allow() < workers:
+            _tell_of_fewer(workers, _files_allow(), "too few open files are allowed")
+            workers = _most_workers = _files_allow()
+        try:
+            for batch in _start(dataset, left, workers):
+                del left[0]
+                yield batch
+            return
+        except (OSError, RuntimeError) as error:
+            if not workers:  # then they were not the reason
+                raise
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            _tell_of_fewer(workers, workers // 2, reason[-1][:200])
+            workers = _most_workers = workers // 2
+        gc.collect()  # what failed refers to itself; it must end its workers before others are started
+        for child in multiprocessing.active_children():  # those that it forgot wait for ever
+            child.kill()
+
+
+# What the machine has turned out to bear.
+_most_workers = sys.maxsize
+
+
+def _files_allow() -> int:
+    """Workers for which this process may open enough files: pipes, and the tensors that are on their way."""
+    try:
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        is_unlimited = most == resource.RLIM_INFINITY
+    except (ImportError, OSError):  # Windows
+        return sys.maxsize
+    return sys.maxsize if is_unlimited else max(0, (most - FILES) // FILES_A_WORKER)
+
+
+def _tell_of_fewer(workers: int, fewer: int, reason: str) -> None:
+    say(
+        f"note: {workers} workers are too many for this machine ({reason}); going on with {fewer}; "
+        "--workers 0 needs no shared memory and fewer files"
+    )
+
+
+def _start(dataset: torch.utils.data.Dataset, sampler: list, workers: int) -> Iterator[Any]:
+    loader = torch.utils.data.DataLoader(
         dataset,
-        batch_sampler=[batch[share] for batch in batches(order, epoch, batch_size, first_batch)],
+        batch_sampler=list(sampler),
         num_workers=workers,
+        # A worker that lacks memory or files to send its batch says so to nobody, and would be waited for.
+        timeout=PATIENCE if workers else 0,
         # Its own: drawing the workers' seed from torch's would make a resumed run differ.
         generator=torch.Generator(),
     )
+    with _deaf_children():
+        return iter(loader)
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes started here never hear SIGINT and SIGTERM, which a terminal or SLURM sends to all of a
+    group: the main process decides when they end. It hears what came meanwhile afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    if multiprocessing.get_start_method(allow_none=True) not in (None, "fork"):
+        # Its start would unblock the signals again.
+        resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
