@@ -229,7 +229,8 @@ def write_json(path: str, value: dict) -> None:
         with open(part, "w", encoding="utf-8") as file:
             file.write(json.dumps(value) + "\n")
             file.flush()
-            os.fsync(file.fileno())
+            with suppress(OSError):  # some network shares know no fsync
+                os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
         if os.path.exists(part):

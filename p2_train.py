@@ -227,11 +227,12 @@ def main(args: argparse.Namespace) -> int:
         if loop.is_snapshot_epoch() and distributed.is_main():
             keep_masks(loop, validation, args.pictures, args.scale, normal, device)
         loop.end_epoch(scores)
-    loop.finish()
-
     if distributed.is_main():
         run.require(MODEL)
         draw_stages(run, f"{args.data}/{'train' if args.holdout else 'validation'}")
+    loop.finish()  # after the pictures: finished is all of it
+
+    if distributed.is_main():
         scored_on = "held-out training" if args.holdout else "validation"
         print(f"best mIoU {loop.best:.6f} on {len(validation)} {scored_on} tiles: {run.folder / MODEL}")
     return distributed.leave(1 if train.left_out or validation.left_out else 0)

@@ -23,6 +23,7 @@ import shutil
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -104,7 +105,8 @@ def write_sample(args: argparse.Namespace) -> None:
             _write_fifty(p1, seed)
             _write_tiles(p2 / "train", [seed, _TRAIN_TILES], args.train_tiles, args.tile_size)
             _write_tiles(p2 / "validation", [seed, _VALIDATION_TILES], args.val_tiles, args.tile_size)
-            temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
+            with suppress(OSError):  # a share without modes
+                temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
             os.replace(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

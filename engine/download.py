@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Iterator
 
 from engine import manifest
-from engine.base import UserError, run_script, say
+from engine.base import UserError, run_script, say, sync
 from engine.transfer import Refused, download, size_of
 
 try:
@@ -74,7 +74,7 @@ def fetch(entry: dict[str, Any]) -> Path:
             else:
                 untouched = "; the file that is there was left as it is" if path.exists() else ""
                 raise NotAvailable(f"{name} could not be had: {'; '.join(problems)}{untouched}")
-            os.fsync(file.fileno())
+            sync(file)
             os.replace(part, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -20,7 +20,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Sequence
+from typing import IO, Any, Sequence
 
 import torch
 
@@ -34,7 +34,19 @@ from engine.base import (
     write_atomically,
     write_json,
 )
-from engine.run_folder import CONFIG, LAST, LOG, MAY_DIFFER, METRICS, PREVIOUS, SNAPSHOTS, TENSORBOARD
+from engine.lock import is_free
+from engine.run_folder import (
+    BACKBONE,
+    CONFIG,
+    LAST,
+    LOG,
+    MAY_DIFFER,
+    METRICS,
+    MODEL,
+    PREVIOUS,
+    SNAPSHOTS,
+    TENSORBOARD,
+)
 
 
 class Run:
@@ -80,30 +92,37 @@ class Run:
                 raise UserError(f"{folder}: not empty and no run folder; give --output a new folder")
             if is_old:
                 self._refuse_other(self._read_config(), begun)
-            (self.folder / SNAPSHOTS).mkdir(parents=True, exist_ok=True)
+            self._refuse_strange_files()
+            # Before anything else: what lies in a folder without a config and without a lock is not ours.
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = self._take_lock()
-            if is_old:
-                return self._read_config()
+            (self.folder / SNAPSHOTS).mkdir(exist_ok=True)
+            if (self.folder / CONFIG).is_file():
+                config = self._read_config()
+                self._refuse_other(config, begun)  # another process may have begun it meanwhile
+                return config
             config = {**begun, **_surroundings()}
             write_json(folder / CONFIG, config)
             return config
+
+    def _refuse_strange_files(self) -> None:
+        """UserError when a folder or a pipe lies where a file of the run belongs: hours later it would end
+        the training, or be waited for.
+        """
+        for name in (CONFIG, METRICS, LOG, LAST, PREVIOUS, MODEL, BACKBONE):
+            path = self.folder / name
+            if path.is_dir() or path.is_fifo() or path.is_socket():
+                raise UserError(f"{path}: is no file; move it away, or give --output a new folder")
 
     @property
     def _lock_path(self) -> Path:
         return self.folder / ".lock"
 
-    def _take_lock(self):
+    def _take_lock(self) -> IO:
         lock = open(self._lock_path, "w")  # held open for as long as the process lives
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass  # Windows: two runs in one folder are the user's to avoid
-        except BlockingIOError:
-            raise UserError(
-                f"{self.folder}: another process trains here; wait or give another --output"
-            ) from None
+        if not is_free(lock.fileno()):
+            lock.close()
+            raise UserError(f"{self.folder}: another process trains here; wait or give another --output")
         return lock
 
     def _read_config(self) -> dict[str, Any]:
@@ -230,12 +249,12 @@ class Run:
         if not path.is_file():
             return
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError, KeyError, TypeError):
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError, KeyError, TypeError, RecursionError):  # ValueError: no UTF-8 either
                 if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
+                    kept.append(line + b"\n")
         with write_atomically(path) as temporary:
-            temporary.write_text("".join(kept), encoding="utf-8")
+            temporary.write_bytes(b"".join(kept))
 
     def log_metrics(self, step: int, epoch: int, **values: Any) -> None:
         """One line of metrics.jsonl, and every number among `values` to TensorBoard."""
@@ -247,21 +266,23 @@ class Run:
                 self._metrics = open(self.folder / METRICS, "a", encoding="utf-8")
             self._metrics.write(json.dumps(line) + "\n")
             self._metrics.flush()
-        if self._board is None:
-            self._board = self._open_board(step)
-        for name, value in values.items():
-            if self._board and isinstance(value, (int, float)):
-                self._board.add_scalar(name, value, step)
+        self._show(step, values)
 
-    def _open_board(self, step: int) -> Any:
-        """TensorBoard's writer, or False: it is an extra, and whatever it lacks ends no training."""
+    def _show(self, step: int, values: dict[str, Any]) -> None:
+        """To TensorBoard: it is an extra, and whatever it lacks ends no training."""
+        if self._board is False:
+            return
         try:
-            from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+            if self._board is None:
+                from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
-            return SummaryWriter(str(self.folder / TENSORBOARD), purge_step=step)
-        except Exception as error:  # a package that is missing, a folder whose name is no UTF-8
+                self._board = SummaryWriter(str(self.folder / TENSORBOARD), purge_step=step)
+            for name, value in values.items():
+                if isinstance(value, (int, float)):
+                    self._board.add_scalar(name, value, step)
+        except Exception as error:  # a package that is missing, a name that is no UTF-8, a full disk
+            self._board = False
             self.say(f"note: no events for TensorBoard ({type(error).__name__}: {error})")
-            return False
 
     def say(self, line: str) -> None:
         """A line on stderr and in log.txt."""

@@ -22,6 +22,7 @@ from typing import Any, Sequence
 from datasets.images import natural_key
 from datasets.tables import write_table
 from engine.base import UserError, run_script, write_atomically, write_json
+from engine.lock import sole_writer
 from report.collect import STARTS, Row, Scored, class_names_of, read_rows
 from report.settings_notes import notes_on
 from report.text import markdown, one_line
@@ -75,16 +76,17 @@ def _write(folder: Path, rows: list[Row]) -> str:
     bars.insert(1, "|---" * len(columns) + "|")
     table = "\n".join([*bars, "", *(f"- {markdown(note, 100_000)}" for note in notes)]) + "\n"
     try:
-        with write_atomically(folder / "table.md") as temporary:
-            temporary.write_text(table + _confused_text(rows, confused), encoding="utf-8")
-        with write_atomically(folder / "table.csv") as temporary:
-            write_table(temporary, COLUMNS, map(_csv_row, rows))
-        write_json(folder / "table.json", {"settings": [_json_row(row) for row in rows], "notes": notes})
-        for letter in STARTS:
-            _write_confused(folder / f"confused_{letter}.csv", confused.get(letter))
-        from report.settings_figures import draw_all  # matplotlib takes a second to import
+        with sole_writer(folder):
+            with write_atomically(folder / "table.md") as temporary:
+                temporary.write_text(table + _confused_text(rows, confused), encoding="utf-8")
+            with write_atomically(folder / "table.csv") as temporary:
+                write_table(temporary, COLUMNS, map(_csv_row, rows))
+            write_json(folder / "table.json", {"settings": [_json_row(row) for row in rows], "notes": notes})
+            for letter in STARTS:
+                _write_confused(folder / f"confused_{letter}.csv", confused.get(letter))
+            from report.settings_figures import draw_all  # matplotlib takes a second to import
 
-        draw_all(folder, rows, names)
+            draw_all(folder, rows, names)
     except OSError as error:
         reason = f"the table cannot be written ({error.strerror})"
         raise UserError(f"{folder}: {reason}; make room, or free it") from None

@@ -19,13 +19,15 @@ import argparse
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Sequence
 
 from datasets.editions import Edition, Wrapper, edition
 from engine import manifest
-from engine.base import UserError, install_command, read_regular, run_script, say, write_json
+from engine.base import UserError, read_regular, run_script, say, write_json
 from engine.checkpoint import KINDS, read_model
+from engine.packages import install_command
 from engine.run_folder import MODEL
 from report import ANSWERS, OUTPUT
 
@@ -83,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
         try:
             missing = collect(year, temporary, args.report, args.answers)
-            temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
+            with suppress(OSError):  # a share without modes
+                temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
             replace(output, temporary)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -111,7 +114,8 @@ def collect(year: Edition, folder: Path, report: Path, answers: Path) -> list[st
     for wrapper in year.wrappers:
         path = folder / wrapper.name
         path.write_bytes(wrapper_text(wrapper, year.name).encode())
-        path.chmod(0o755)
+        with suppress(OSError):  # bash needs no mode
+            path.chmod(0o755)
     return copy_checkpoints(year, folder / "checkpoints") + copy_report(year, folder, report, answers)
 
 
