@@ -24,6 +24,11 @@ export DATA EDITION
 # It hides our modules from python3 -m.
 unexport PYTHONSAFEPATH
 
+# wildcard takes a space for the end of a path.
+nothing :=
+space := $(nothing) $(nothing)
+is_there = $(wildcard $(subst $(space),\ ,$(1)))
+
 .PHONY: help demo p1 p1-50 p2 report test test-real test-networks soak submission pictures clean setup
 
 help:
@@ -60,7 +65,8 @@ FINETUNE_FLAGS ?= --seeds 0 1 2
 MACHINE_FLAGS ?=
 
 # For settings B and D: the course's file; without it one is trained on mini/train_labels.csv, where that is there.
-SL_BACKBONE ?= $(or $(wildcard $(DATA)/p1_data/pretrain_model_SL.pt),$(P1_OUT)/sl/pretrain_model_SL.pt)
+COURSE_BACKBONE = $(DATA)/p1_data/pretrain_model_SL.pt
+SL_BACKBONE ?= $(if $(call is_there,$(COURSE_BACKBONE)),$(COURSE_BACKBONE),$(P1_OUT)/sl/pretrain_model_SL.pt)
 
 # A run that was stopped must not feed the next one.
 is_done = python3 -m engine.run_folder "$(1)" || { echo "the same command resumes it"; exit 2; }
@@ -155,7 +161,7 @@ export NAME
 
 # With exit status 1 something is missing; the report says what, and how to get it.
 report: $(INSTALLED)
-	@python3 -m report.build --p1 "$(P1_OUT)" --p2 "$(P2_OUT)" $(if $(wildcard $(SAM_OUT)),--sam "$(SAM_OUT)") \
+	@python3 -m report.build --p1 "$(P1_OUT)" --p2 "$(P2_OUT)" $(if $(call is_there,$(SAM_OUT)),--sam "$(SAM_OUT)") \
 		--student-id "$(STUDENT_ID)" --name "$$NAME" --output "$(REPORT_OUT)" $(REPORT_FLAGS) || [ $$? -eq 1 ]
 
 # -- demo --------------------------------------------------------------------------------------------------------------

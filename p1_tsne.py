@@ -100,6 +100,7 @@ from engine.base import (
     write_json,
 )
 from engine.device import choose_device, tune_allocator
+from engine.lock import sole_writer
 from engine.run_folder import SNAPSHOTS, read_run, snapshot_epochs, snapshot_weights
 from models.backbone import penultimate
 from models.builders import load_trained
@@ -142,11 +143,12 @@ def main(args: argparse.Namespace) -> int:
         for name, label, (x, y) in zip(images.names, images.labels, plane):
             coordinates.append((name, classes[label], key, f"{x:.6f}", f"{y:.6f}"))
 
-    write_tables(args.output, coordinates, scores)
     method = {"tsne": "t-SNE", "pca": "PCA"}[args.method]
     whose = Path(args.run).resolve().name if args.run else "the checkpoints"
     heading = f"{method} of {whose}, {len(images)} images of {Path(folder).name}"
-    draw(f"{args.output}/{args.method}", heading, planes, images.labels, list(legend.values()), scores)
+    with sole_writer(args.output):
+        write_tables(args.output, coordinates, scores)
+        draw(f"{args.output}/{args.method}", heading, planes, images.labels, list(legend.values()), scores)
     print(as_text(scores))
     images_of_class = np.bincount(images.labels, minlength=len(classes))
     lonely = [name for name, count in zip(classes, images_of_class) if count == 1]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import signal
 import sys
+import traceback
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import Any, Iterator, Sequence
@@ -70,7 +70,8 @@ def epoch_loader(
             reason = str(error).strip().splitlines() or [type(error).__name__]
             _tell_of_fewer(workers, workers // 2, reason[-1][:200])
             workers = _most_workers = workers // 2
-        gc.collect()  # what failed refers to itself; it must end its workers before others are started
+            # What failed is held by its error; it has to end its workers before others are started.
+            traceback.clear_frames(error.__traceback__)
         for child in multiprocessing.active_children():  # those that it forgot wait for ever
             child.kill()
 

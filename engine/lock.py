@@ -38,7 +38,7 @@ def sole_writer(folder: str | Path) -> Iterator[None]:
         deadline = time.monotonic() + WAITING
         while not is_free(descriptor) and time.monotonic() < deadline:
             time.sleep(0.1)
-        for part in Path(folder).glob(".*.part"):
+        for part in Path(folder).glob(".*.????????.part"):  # as write_atomically calls them
             with suppress(OSError):
                 part.unlink()
         yield

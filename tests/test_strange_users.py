@@ -1,0 +1,107 @@
+"""A user without a name or a home (docker run --user 54321), and a Python without the packages, are told
+nothing worse than a line.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from engine import packages
+from tests.grader import REPOSITORY, random_image, save, wrapper_environment
+
+NAMELESS = "54321"
+LIBRARIES = "import engine, torchvision, matplotlib.font_manager, pathlib, os; print(pathlib.Path.home())"
+
+
+@pytest.fixture(scope="module")
+def nameless() -> list[str]:
+    """What makes a command one of a user whom the machine does not know, who may read what we may read."""
+    caps = "+dac_override"
+    words = ["setpriv", "--reuid", NAMELESS, "--regid", NAMELESS, "--clear-groups"]
+    words += [f"--inh-caps={caps}", f"--ambient-caps={caps}"]
+    probe = [*words, sys.executable, "-c", "import numpy"]
+    is_possible = hasattr(os, "getuid") and os.getuid() == 0 and shutil.which("setpriv")
+    if not is_possible or subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("needs root and setpriv, to become a user without a name")
+    return words
+
+
+def run_without(names: tuple[str, ...], *command: object, **more: object) -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in wrapper_environment(**more).items() if name not in names}
+    done = subprocess.run(
+        list(map(str, command)), cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("home", [None, "/", "/nowhere/at/all"])
+def test_without_a_name_all_libraries_are_imported(nameless, home, tmp_path):
+    tmp_path.chmod(0o777)
+    more = {"TMPDIR": tmp_path} if home is None else {"TMPDIR": tmp_path, "HOME": home}
+    names = ("USER", "LOGNAME", "LNAME", "USERNAME", *(["HOME"] if home is None else []))
+    done = run_without(names, *nameless, sys.executable, "-c", LIBRARIES, **more)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == (home or str(tmp_path / f"home-of-{NAMELESS}"))
+
+
+def test_the_home_made_for_a_user_is_nobody_elses(nameless, tmp_path):
+    tmp_path.chmod(0o777)
+    (tmp_path / f"home-of-{NAMELESS}").mkdir()  # root's: what lies in it is not to be trusted
+    done = run_without(
+        ("HOME", "USER", "LOGNAME"), *nameless, sys.executable, "-c", LIBRARIES, TMPDIR=tmp_path
+    )
+    assert done.returncode == 0 and done.stdout.startswith(f"{tmp_path}/home-") and "-of-" not in done.stdout
+
+
+def test_without_a_name_every_mask_is_written(nameless, p2_model, tmp_path):
+    save(random_image(0, 64, 64), tmp_path / "tiles" / "0000_sat.jpg")
+    flags = (tmp_path / "tiles", tmp_path / "masks")
+    done = run_without(
+        ("HOME", "USER", "LOGNAME"),
+        *nameless,
+        "bash",
+        "hw1_2.sh",
+        *flags,
+        P2_CHECKPOINT=p2_model,
+        TMPDIR=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "masks" / "0000_mask.png").is_file()
+
+
+TRAINING = {
+    "p2_train.py": ("--data", "x", "--output", "y"),
+    "p1_finetune.py": ("--data", "x", "--output", "y"),
+    "p1_ssl_pretrain.py": ("--images", "x", "--output", "y"),
+    "p1_tsne.py": ("--run", "z", "--data", "x", "--output", "y"),
+    "p2_sam.py": ("--images", "x", "--output", "y"),
+}
+
+
+@pytest.mark.parametrize("script", TRAINING)
+def test_a_python_without_the_packages_is_told_in_a_line_what_to_do(script):
+    done = run_without((), sys.executable, "-S", script, *TRAINING[script])  # -S: without site-packages
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert "lacks a package (No module named" in done.stderr and "/bin/activate'" in done.stderr
+
+
+def test_a_package_that_one_script_needs_is_named(capsys):
+    with pytest.raises(SystemExit) as end:
+        packages.require_packages("no_such_package", "numpy", "neither_this")
+    assert end.value.code == 2
+    assert "lacks no_such_package and neither_this; use the project's own" in capsys.readouterr().err
+
+
+def test_an_environment_that_is_there_is_named_and_else_made(monkeypatch, tmp_path):
+    monkeypatch.setattr(packages, "REPOSITORY", tmp_path)
+    activate = tmp_path / ".venv" / "bin" / "activate"
+    assert packages.activate_command() == f"make -C '{tmp_path}' setup && source '{activate}'"
+    activate.parent.mkdir(parents=True)
+    activate.touch()
+    assert packages.activate_command() == f"source '{activate}'"
