@@ -82,7 +82,7 @@ case "$*" in *contact_sheet*|*report.build*|*p[12]_*.py*) exit "$STATUS";; esac
 FIFTY = ("data/p1_data/train_50", "data/p1_data/val_50")
 
 
-def make_with_pretended_python(tmp_path, *words, status=0, is_finished=True):
+def make_with_pretended_python(tmp_path, *words, status=0, is_finished=True, data="data"):
     """Run make with a python3 that trains nothing; what it ended with, and the calls of python3."""
     for folder in (
         "bin",
@@ -93,7 +93,7 @@ def make_with_pretended_python(tmp_path, *words, status=0, is_finished=True):
         "data/p2_data/validation",
         *FIFTY,
     ):
-        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder.replace("data", data, 1)).mkdir(parents=True, exist_ok=True)
     (tmp_path / "venv" / "installed").touch()
     (tmp_path / "bin" / "python3").write_text(PYTHON)
     (tmp_path / "bin" / "python3").chmod(0o755)
@@ -110,18 +110,19 @@ def make_with_pretended_python(tmp_path, *words, status=0, is_finished=True):
     path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, **{name: str(value) for name, value in pretended.items()}}
     # OUT on the command line keeps the repository's own demo/ as it is.
-    command = ["make", *words, f"DATA={tmp_path / 'data'}", f"VENV={tmp_path / 'venv'}", f"OUT={out}"]
+    command = ["make", *words, f"DATA={tmp_path / data}", f"VENV={tmp_path / 'venv'}", f"OUT={out}"]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     return done, (tmp_path / "calls").read_text().splitlines()
 
 
+@pytest.mark.parametrize("data", ["data", "my data", "my  data (2)", "資料 夾", "data/"])
 @pytest.mark.parametrize("has_course_file", [True, False])
-def test_problem_1_takes_the_courses_backbone_or_trains_one(tmp_path, has_course_file):
-    course = tmp_path / "data/p1_data/pretrain_model_SL.pt"
+def test_problem_1_takes_the_courses_backbone_or_trains_one(tmp_path, has_course_file, data):
+    course = tmp_path / data / "p1_data/pretrain_model_SL.pt"
     if has_course_file:
         course.parent.mkdir(parents=True)
         course.touch()
-    done, calls = make_with_pretended_python(tmp_path, "p1", f"P1_OUT={tmp_path / 'out'}")
+    done, calls = make_with_pretended_python(tmp_path, "p1", f"P1_OUT={tmp_path / 'out'}", data=data)
     assert done.returncode == 0, done.stderr
     assert len(calls) == (3 if has_course_file else 5)
     own = tmp_path / "out/sl/pretrain_model_SL.pt"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from engine import run as run_module
 from engine import run_folder
 from engine.base import UserError
 from engine.run import Run
@@ -200,6 +202,84 @@ def test_leftovers_of_a_kill_while_writing_are_removed(folder):
     run.resume_after(-1)
     assert not list(folder.glob(".*.part"))
     run.close()
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize(
+    "moment", ["_take_lock", "_refuse_strange_files", "write_json", "_surroundings", "mkdir"]
+)
+def test_a_kill_while_the_folder_is_made_leaves_one_that_takes_its_own_command(folder, monkeypatch, moment):
+    def die(*arguments, **more):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        if moment == "mkdir":  # of snapshots/
+            mkdir = type(folder).mkdir
+            patched.setattr(
+                type(folder),
+                "mkdir",
+                lambda path, *how, **more: die() if path.name == "snapshots" else mkdir(path, *how, **more),
+            )
+        else:
+            patched.setattr(Run if hasattr(Run, moment) else run_module, moment, die)
+        with pytest.raises(Killed):
+            Run(folder, "script.py", ARGUMENTS, {})
+    assert not folder.exists() or (folder / ".lock").exists() or not list(folder.iterdir())
+    open_and_close(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["last.pt", "previous.pt", "model.pt", "metrics.jsonl", "log.txt", "config.json"]
+)
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_is_refused_at_the_door(folder, name, kind):
+    open_and_close(folder)
+    path = folder / name
+    path.unlink(missing_ok=True)
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    before = sorted(folder.iterdir())
+    with pytest.raises(UserError, match=f"{name}: is no file; move it away"):
+        open_and_close(folder)
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "bad", [b"\xff\xfe\x00", b"\xa4\xa4", b"[" * 100_000, b'{"step": "1"}', b"{}", b"null", b"\0"]
+)
+def test_metrics_that_cannot_be_read_are_dropped_and_the_others_kept(folder, bad):
+    open_and_close(folder)
+    good = b'{"step": 1, "epoch": 1, "loss": 0.5}\n'
+    (folder / "metrics.jsonl").write_bytes(bad + b"\n" + good + bad)
+    run = Run(folder, "script.py", ARGUMENTS, {})
+    run.resume_after(1)
+    run.close()
+    assert (folder / "metrics.jsonl").read_bytes() == good
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("none"), OSError(28, "full"), UnicodeEncodeError("utf-8", "", 0, 1, "")]
+)
+def test_tensorboard_that_fails_is_a_note_and_the_metrics_go_on(folder, monkeypatch, capsys, error):
+    from torch.utils import tensorboard
+
+    class Failing:
+        def __init__(self, *arguments, **more):
+            if isinstance(error, ImportError):
+                raise error
+
+        def add_scalar(self, *arguments):
+            raise error
+
+    monkeypatch.setattr(tensorboard, "SummaryWriter", Failing)
+    run = Run(folder, "script.py", ARGUMENTS, {})
+    for step in (1, 2):
+        run.log_metrics(step, 1, loss=0.5)
+    run.close()
+    assert capsys.readouterr().err.count("note: no events for TensorBoard") == 1
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
 
 
 # -- what others read of it ----------------------------------------------------------------------------------

@@ -69,6 +69,22 @@ def test_the_best_weights_describe_themselves(flags, tmp_path, capsys):
     assert f"best mIoU {model['score']['mean_iou']:.6f}" in capsys.readouterr().out
 
 
+def test_killed_while_the_stages_are_drawn_a_run_is_not_finished_and_the_next_start_draws_them(
+    flags, tmp_path, monkeypatch
+):
+    def die(*arguments):
+        (tmp_path / "run" / ".stages.pdf.abcdefgh.part").touch()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(p2_train, "draw_stages", die)
+        assert call(p2_train, *flags("run")) == 130
+    assert not is_finished(tmp_path / "run")
+    assert call(p2_train, *flags("run")) == 0
+    assert is_finished(tmp_path / "run") and (tmp_path / "run" / "stages.pdf").is_file()
+    assert not list((tmp_path / "run").rglob(".*.part"))
+
+
 def test_a_finished_run_whose_model_is_gone_says_so(flags, tmp_path, capsys):
     assert call(p2_train, *flags("run")) == 0
     (tmp_path / "run/model.pt").unlink()

@@ -116,6 +116,15 @@ def test_one_seed_has_no_spread_and_says_so(tmp_path, no_pictures):
     assert row_of(write_settings_table(tmp_path), "E")[3:5] == ["no run", "–"]
 
 
+def test_what_a_kill_left_beside_the_table_goes_when_it_is_written_again(tmp_path, no_pictures):
+    make_run(tmp_path, "C-seed4", [0.25, None, 0.5], backbone="pre/backbone.pt")
+    for name in (".curves.pdf.abcd_123.part", ".confusion_A.pdf.5d__3rkq.part", "mine.part"):
+        (tmp_path / name).touch()
+    write_settings_table(tmp_path)
+    assert [path.name for path in tmp_path.glob("*.part")] == ["mine.part"]
+    assert not list(tmp_path.glob(".*.part"))
+
+
 def test_where_one_setting_alone_has_runs_the_others_are_not_listed(tmp_path, no_pictures):
     make_run(tmp_path, "A-seed0", [0.5])
     table = write_settings_table(tmp_path)
