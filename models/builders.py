@@ -19,6 +19,7 @@ from models.classifiers import (
     resnet50,
     resnet50_bn,
     resnet50_mlp,
+    resnet50_report004,
     vgg19_bn,
     with_stem,
 )
@@ -28,10 +29,12 @@ from models.efficientnet_lite import EfficientNetLiteClassifier
 from models.fcn import (
     fcn8s,
     fcn8s_conv2x2,
+    fcn8s_paper,
     fcn32s,
     fcn32s_bilinear,
     fcn32s_conv2x2,
     fcn32s_deconv,
+    fcn32s_paper,
     fcn32s_staged,
     fcn32s_vgg16bn,
     resnet34_fcn8s,
@@ -42,9 +45,13 @@ from models.torchvision_segmentation import (
     deeplabv3_mobilenet_v3_large,
     deeplabv3_resnet50,
     deeplabv3_resnet101,
+    deeplabv3plus_resnet50,
+    fcn_resnet50,
+    fcn_resnet101,
     lraspp_mobilenet_v3_large,
 )
 
+CORRECTED = ("fcn8s", "fcn32s_deconv")  # other layers once, whose head was longer
 MOST_CLASSES = 10000  # that a model.pt may ask for
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -93,6 +100,7 @@ CLASSIFIERS = {
     "resnet50_bn": Network(with_stem(resnet50_bn), **RESNET50),
     "resnet50_mlp": Network(with_stem(resnet50_mlp), **RESNET50),
     "resnet50_fc1000": Network(with_stem(ResNet50FC1000), **RESNET50, used_by="report001"),
+    "resnet50_report004": Network(with_stem(resnet50_report004), **RESNET50, used_by="report004"),
     "vgg16_bn": Network(
         with_stem(published("vgg16_bn")), imagenet="VGG16_BN_Weights", arguments=STEM_3X3, used_by="report002"
     ),
@@ -116,10 +124,12 @@ SEGMENTERS = {
     "fcn32s": Network(fcn32s, **VGG16),
     "fcn32s_conv2x2": Network(fcn32s_conv2x2, **VGG16, used_by="report000"),
     "fcn32s_staged": Network(fcn32s_staged, **VGG16, used_by="report001"),
-    "fcn32s_vgg16bn": Network(fcn32s_vgg16bn, imagenet="VGG16_BN_Weights", used_by="report002"),
+    "fcn32s_vgg16bn": Network(fcn32s_vgg16bn, imagenet="VGG16_BN_Weights"),
+    "fcn32s_paper": Network(fcn32s_paper, **VGG16, used_by="report002"),
     "fcn32s_deconv": Network(fcn32s_deconv, **VGG16, used_by="report003"),
     "fcn32s_bilinear": Network(fcn32s_bilinear, **VGG16, used_by="report004"),
     "fcn8s": Network(fcn8s, **VGG16, used_by="report003"),
+    "fcn8s_paper": Network(fcn8s_paper, **VGG16),
     "fcn8s_conv2x2": Network(fcn8s_conv2x2, **VGG16, used_by="report000"),
     "resnet34_fcn8s": Network(resnet34_fcn8s, **RESNET34, used_by="report002"),
     "resnet34_fcn32s": Network(resnet34_fcn32s, **RESNET34),
@@ -132,6 +142,9 @@ SEGMENTERS = {
     "deeplabv3_resnet50": Network(
         deeplabv3_resnet50, imagenet="ResNet50_Weights", coco="DeepLabV3_ResNet50_Weights"
     ),
+    "deeplabv3plus_resnet50": Network(deeplabv3plus_resnet50, imagenet="ResNet50_Weights"),
+    "fcn_resnet50": Network(fcn_resnet50, imagenet="ResNet50_Weights", coco="FCN_ResNet50_Weights"),
+    "fcn_resnet101": Network(fcn_resnet101, imagenet="ResNet101_Weights", coco="FCN_ResNet101_Weights"),
     "deeplabv3_mobilenet_v3_large": Network(
         deeplabv3_mobilenet_v3_large,
         imagenet="MobileNet_V3_Large_Weights",
@@ -252,5 +265,8 @@ def load_trained(model: dict[str, Any]) -> nn.Module:
     try:
         network.load_state_dict(model["state"])
     except (RuntimeError, AttributeError) as error:  # the latter for names that are none
+        if name in CORRECTED and "head.6.weight" in model["state"]:
+            reason = "is of the layers that it had before they were corrected to report003's"
+            raise UserError(f"this {name} {reason}; train it again") from None
         raise UserError(f"the weights do not fit the network {name}: {str(error)[:200]}") from None
     return network.eval()

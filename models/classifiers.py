@@ -63,6 +63,19 @@ class ResNet50FC1000(ResNet):
         return self.classifier(super().forward(images))
 
 
+def resnet50_report004(num_classes: int) -> nn.Module:
+    """report004's: that `fc`, then two wide layers; the logits too are standardised, without a scale."""
+    network = ResNet50FC1000(num_classes)
+    layers, widths = [], (1000, HIDDEN_UNITS, HIDDEN_UNITS)
+    for width, next_width in zip(widths, widths[1:]):
+        # A batch norm takes every bias away.
+        layers += [nn.Linear(width, next_width, bias=False), nn.BatchNorm1d(next_width)]
+        layers += [nn.ReLU(), nn.Dropout(0.3)]
+    last = nn.Linear(HIDDEN_UNITS, num_classes, bias=False)
+    network.classifier = nn.Sequential(*layers, last, nn.BatchNorm1d(num_classes, affine=False))
+    return network
+
+
 class VGG16Pooled(nn.Module):
     """report003's `vgg16`: VGG16's convolutions, their map averaged to 512 numbers, and two small layers."""
 

@@ -1,7 +1,8 @@
 """Fully convolutional networks (Shelhamer, Long, Darrell, 2017): an encoder, a head, skips and an upsampler.
 
 The networks of the reports are put together at the end. A transposed convolution from classes to classes
-starts as bilinear interpolation, as in the paper; one that changes the number of channels starts at random.
+starts as bilinear interpolation, as in the paper, but in report000's and report003's networks; one that
+changes the number of channels starts at random.
 """
 
 from __future__ import annotations
@@ -49,6 +50,16 @@ def vgg16(batch_norm: bool = False) -> VGGEncoder:
         if isinstance(layer, nn.Conv2d):  # as torchvision's VGG starts; the rest has its layers' defaults
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(layer.bias)
+    return encoder
+
+
+def vgg16_of_the_paper() -> VGGEncoder:
+    """With a first padding of 100 and pools that round up: a 7x7 kernel after it has something to see."""
+    encoder = vgg16()
+    encoder[0].padding = (100, 100)
+    for layer in encoder:
+        if isinstance(layer, nn.MaxPool2d):
+            layer.ceil_mode = True
     return encoder
 
 
@@ -113,6 +124,14 @@ def scoring_head(*channels: int, kernel: int = 1) -> nn.Sequential:
     return nn.Sequential(*convolutions(*channels, kernel=kernel)[:-2])
 
 
+def wide_convolutions(*channels: int) -> list[nn.Module]:
+    """report003's: 3x3 convolutions that keep the size, each followed by a ReLU."""
+    layers: list[nn.Module] = []
+    for in_channels, out_channels in zip(channels, channels[1:]):
+        layers += [nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.ReLU(inplace=True)]
+    return layers
+
+
 def upsampling_stage(in_channels: int, out_channels: int) -> nn.Sequential:
     """(B, in, h, w) → (B, out, 2h, 2w)."""
     return nn.Sequential(
@@ -123,22 +142,30 @@ def upsampling_stage(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 class Skip(nn.Module):
-    """Coarse scores are upsampled, and what a finer scale has to say is added."""
+    """Coarse scores are upsampled, and what a finer scale has to say is added, cut out at `offset`."""
 
-    def __init__(self, upsample: nn.Module, score: nn.Module):
+    def __init__(self, upsample: nn.Module, score: nn.Module, offset: int = 0):
         super().__init__()
         # The names are those in every model.pt.
         self.enlarge, self.score = upsample, score
+        self.offset = offset
 
     def forward(self, coarse: Tensor, finer: Tensor) -> Tensor:
-        return self.enlarge(coarse) + self.score(finer)
+        upsampled, scores = self.enlarge(coarse), self.score(finer)
+        return upsampled + cut_out(scores, self.offset, *upsampled.shape[-2:])
+
+
+def cut_out(maps: Tensor, offset: int, height: int, width: int) -> Tensor:
+    """(B, C, H, W) → (B, C, height, width) from the `offset`-th row and column on."""
+    return maps[..., offset : offset + height, offset : offset + width]
 
 
 class FCN(nn.Module):
     """(B, 3, H, W) → {"out": logits (B, classes, H, W)}.
 
     The encoder's features at stride 32 go through the head, then through the skips, each of which adds those
-    at its stride, then through the upsampler. Images are padded to whole strides, and to `least` pixels.
+    at its stride, then through the upsampler. Images are padded to whole strides, and to `least` pixels;
+    what an encoder adds around them is cut off at `offset`.
     """
 
     def __init__(
@@ -148,11 +175,13 @@ class FCN(nn.Module):
         upsample: nn.Module,
         skips: dict[int, Skip] | None = None,
         least: int = 32,
+        offset: int = 0,
     ):
         super().__init__()
         self.backbone, self.head = backbone, head
         self.skips = nn.ModuleDict({f"stride{stride}": skip for stride, skip in (skips or {}).items()})
-        self.strides, self.upsample, self.least = tuple(skips or ()), upsample, least
+        self.strides, self.upsample = tuple(skips or ()), upsample
+        self.least, self.offset = least, offset
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         height, width = images.shape[-2:]
@@ -160,7 +189,7 @@ class FCN(nn.Module):
         scores = self.head(features[32])
         for stride, skip in zip(self.strides, self.skips.values()):
             scores = skip(scores, features[stride])
-        return {"out": self.upsample(scores)[..., :height, :width]}
+        return {"out": cut_out(self.upsample(scores), self.offset, height, width)}
 
 
 def skips_of_8s(channels: dict[int, int], num_classes: int) -> dict[int, Skip]:
@@ -179,10 +208,26 @@ def fcn32s(num_classes: int) -> nn.Module:
     return FCN(vgg16(), scoring_head(512, 4096, 4096, num_classes), upsampler(num_classes, 32))
 
 
+def fcn32s_paper(num_classes: int) -> nn.Module:
+    """The paper's as it is, and report002's. Its first two convolutions are VGG16's fc6 and fc7 by shape."""
+    head = scoring_head(512, 4096, 4096, num_classes, kernel=7)
+    return FCN(vgg16_of_the_paper(), head, upsampler(num_classes, 32, is_padded=False), offset=19)
+
+
+def fcn8s_paper(num_classes: int) -> nn.Module:
+    """The paper's: the padding shifts each scale by its own offset (their published FCN-8s)."""
+    encoder, skips = vgg16_of_the_paper(), {}
+    for stride, offset in ((16, 5), (8, 9)):
+        score = nn.Conv2d(encoder.channels[stride], num_classes, 1)
+        skips[stride] = Skip(upsampler(num_classes, 2, is_padded=False), score, offset)
+    head = scoring_head(512, 4096, 4096, num_classes, kernel=7)
+    return FCN(encoder, head, upsampler(num_classes, 8, is_padded=False), skips, offset=31)
+
+
 def fcn32s_conv2x2(num_classes: int) -> nn.Module:
     """report000's: a first kernel of 2 makes 16x16 15x15, an upsampler without padding brings back 512."""
     head = scoring_head(512, 4096, 4096, num_classes, kernel=2)
-    return FCN(vgg16(), head, upsampler(num_classes, 32, bias=True, is_padded=False), least=64)
+    return FCN(vgg16(), head, nn.ConvTranspose2d(num_classes, num_classes, 64, stride=32), least=64)
 
 
 def fcn32s_staged(num_classes: int) -> nn.Module:
@@ -194,13 +239,14 @@ def fcn32s_staged(num_classes: int) -> nn.Module:
 
 
 def fcn32s_vgg16bn(num_classes: int) -> nn.Module:
-    """report002's: VGG16 with batch norm, scores at once."""
+    """Ours: VGG16 with batch norm, scores at once. (report002 printed one such by mistake.)"""
     return FCN(vgg16(batch_norm=True), scoring_head(512, num_classes), upsampler(num_classes, 32, bias=True))
 
 
 def fcn32s_deconv(num_classes: int) -> nn.Module:
-    """report003's: as ours, but for the bias of its upsampler."""
-    return FCN(vgg16(), scoring_head(512, 4096, 4096, num_classes), upsampler(num_classes, 32, bias=True))
+    """report003's: three wide convolutions, and one upsampler from 1,024 channels to the classes."""
+    head = nn.Sequential(*wide_convolutions(512, 1024, 1024, 1024))
+    return FCN(vgg16(), head, nn.ConvTranspose2d(1024, num_classes, 32, stride=32))
 
 
 def fcn32s_bilinear(num_classes: int) -> nn.Module:
@@ -210,10 +256,17 @@ def fcn32s_bilinear(num_classes: int) -> nn.Module:
 
 
 def fcn8s(num_classes: int) -> nn.Module:
-    """report003's, after the paper; its first kernel is 1 as in `fcn32s`."""
+    """report003's, after the paper: kernels as wide as their stride upsample its scores."""
+
+    def upsample(stride: int) -> nn.Module:
+        return nn.ConvTranspose2d(num_classes, num_classes, stride, stride=stride)
+
+    head = nn.Sequential(*wide_convolutions(512, 1024, 1024), nn.Conv2d(1024, num_classes, 1))
     encoder = vgg16()
-    head = scoring_head(512, 4096, 4096, num_classes)
-    return FCN(encoder, head, upsampler(num_classes, 8), skips_of_8s(encoder.channels, num_classes))
+    skips = {
+        stride: Skip(upsample(2), nn.Conv2d(encoder.channels[stride], num_classes, 1)) for stride in (16, 8)
+    }
+    return FCN(encoder, head, upsample(8), skips)
 
 
 def fcn8s_conv2x2(num_classes: int) -> nn.Module:

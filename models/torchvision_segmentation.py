@@ -1,13 +1,21 @@
-"""torchvision's segmentation networks, without pretrained weights; no auxiliary head works at inference."""
+"""torchvision's segmentation networks, and one of its parts, without pretrained weights.
+
+No auxiliary head works at inference.
+"""
 
 from __future__ import annotations
 
 from typing import Callable
 
+import torch
+import torchvision
 from torch import Tensor, nn
 from torchvision.models import segmentation
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from models.fcn import pad_to_multiple
+from models.lite_fpn import conv_bn_relu, upsampled
 
 
 class WithoutAuxiliaryAtInference(nn.Module):
@@ -34,9 +42,8 @@ class WithoutAuxiliaryAtInference(nn.Module):
 
 def _upsample(logits: Tensor, padded: Tensor, images: Tensor) -> Tensor:
     """Logits of any size → those of the padded images' size, cropped to the images'."""
-    (height, width), size = images.shape[-2:], padded.shape[-2:]
-    upsampled = nn.functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-    return upsampled[..., :height, :width]
+    height, width = images.shape[-2:]
+    return upsampled(logits, padded.shape[-2:])[..., :height, :width]
 
 
 def deeplabv3_resnet101(num_classes: int) -> nn.Module:
@@ -45,6 +52,14 @@ def deeplabv3_resnet101(num_classes: int) -> nn.Module:
 
 def deeplabv3_resnet50(num_classes: int) -> nn.Module:
     return _built(segmentation.deeplabv3_resnet50, num_classes, aux_loss=True)
+
+
+def fcn_resnet50(num_classes: int) -> nn.Module:
+    return _built(segmentation.fcn_resnet50, num_classes, aux_loss=True)
+
+
+def fcn_resnet101(num_classes: int) -> nn.Module:
+    return _built(segmentation.fcn_resnet101, num_classes, aux_loss=True)
 
 
 def deeplabv3_mobilenet_v3_large(num_classes: int) -> nn.Module:
@@ -60,3 +75,35 @@ def _built(builder: Callable[..., nn.Module], num_classes: int, **more: bool) ->
     # weights_backbone defaults to a download, so None is always said.
     network = builder(weights=None, weights_backbone=None, num_classes=num_classes, **more)
     return WithoutAuxiliaryAtInference(network)
+
+
+# -- DeepLabV3+ ----------------------------------------------------------------------------------------------
+
+
+class DeepLabV3Plus(nn.Module):
+    """Chen et al., 2018: ASPP at stride 16, and a decoder that brings in 48 channels of stride 4.
+
+    (B, 3, H, W) → {"out": (B, classes, H, W)}. The backbone's keys are torchvision's.
+    """
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        resnet = torchvision.models.resnet50(weights=None, replace_stride_with_dilation=[False, False, True])
+        self.backbone = IntermediateLayerGetter(resnet, {"layer1": "low", "layer4": "out"})
+        self.aspp = ASPP(2048, [6, 12, 18])
+        self.low_level = conv_bn_relu(256, 48, 1)
+        self.classifier = nn.Sequential(
+            conv_bn_relu(256 + 48, 256, 3), conv_bn_relu(256, 256, 3), nn.Conv2d(256, num_classes, 1)
+        )
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        padded = pad_to_multiple(images, 32)
+        features = self.backbone(padded)
+        low = self.low_level(features["low"])
+        context = upsampled(self.aspp(features["out"]), low.shape[-2:])
+        logits = self.classifier(torch.cat([context, low], dim=1))
+        return {"out": _upsample(logits, padded, images)}
+
+
+def deeplabv3plus_resnet50(num_classes: int) -> nn.Module:
+    return DeepLabV3Plus(num_classes)

@@ -157,6 +157,8 @@ def unwrapped(state: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str,
     return found
 
 
+FC6 = (4096, 512, 7, 7)  # the shape of VGG16's first fully connected layer as a convolution
+
 # Layers of published networks for classes of their own.
 _PUBLISHED_HEAD = re.compile(r"(backbone\.)?(fc|_fc|_conv_head|_bn1|classifier|aux_classifier|heads?)\.")
 
@@ -174,6 +176,8 @@ def _load_fitting(network: nn.Module, name: str, state: dict[str, Tensor]) -> st
     if not any(key in ours for key in state):
         # VGG16 and MobileNet keep their convolutions under "features.", which is the backbone here.
         state = {"backbone." + re.sub(r"^features\.", "", key): value for key, value in state.items()}
+    as_convolutions = _fully_connected_of_vgg16(state, ours)
+    state.update(as_convolutions)
     fitting = {key: value for key, value in state.items() if key in ours and ours[key].shape == value.shape}
     missing = [key for key in ours if key not in fitting and not key.endswith("num_batches_tracked")]
     has_backbone = any(key.startswith("backbone.") for key in ours)
@@ -193,4 +197,20 @@ def _load_fitting(network: nn.Module, name: str, state: dict[str, Tensor]) -> st
         raise UserError(f"these are no weights of {name}: {' and '.join(reasons) or 'no tensor fits'}")
     network.load_state_dict(fitting, strict=False)
     new = sorted({key.split(".")[0] for key in missing})
-    return f"{len(fitting)} tensors loaded" + (f"; new: {', '.join(new)}" if new else "")
+    notes = [f"{len(fitting)} tensors loaded", *([f"new: {', '.join(new)}"] if new else [])]
+    if as_convolutions:
+        notes.append("fc6 and fc7 begin the head")
+    elif "head.0.weight" in missing and ours["head.0.weight"].shape == FC6:
+        notes.append("without VGG16's fc6 and fc7, which the head lacks: it learns slowly")
+    return "; ".join(notes)
+
+
+def _fully_connected_of_vgg16(state: dict[str, Tensor], ours: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The paper's start of a head of convolutions: fc6 as 7x7, fc7 as 1x1 (section 4.1). {} where the state
+    has none, or the head has other shapes."""
+    if "head.0.weight" not in ours or ours["head.0.weight"].shape != FC6:
+        return {}
+    keys = [f"{layer}.{kind}" for layer in (0, 3) for kind in ("weight", "bias")]  # alike in both
+    given = {f"head.{key}": state.get(f"backbone.classifier.{key}") for key in keys}
+    fits = all(value is not None and value.numel() == ours[key].numel() for key, value in given.items())
+    return {key: value.reshape(ours[key].shape) for key, value in given.items()} if fits else {}

@@ -39,6 +39,20 @@ def test_a_classifier_gives_a_logit_for_each_class(name):
         assert network(torch.zeros(2, 3, 64, 64)).shape == (2, 65)
 
 
+def test_the_head_of_report004_is_its_list():
+    with torch.device("meta"):
+        network = build_network("resnet50_report004", num_classes=65)
+    assert network.fc.out_features == 1000
+    linear = [layer for layer in network.classifier if isinstance(layer, nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in linear] == [
+        (1000, 4096), (4096, 4096), (4096, 65),
+    ]  # fmt: skip
+    block = ["Linear", "BatchNorm1d", "ReLU", "Dropout"]
+    assert [type(layer).__name__ for layer in network.classifier] == [*block, *block, "Linear", "BatchNorm1d"]
+    assert [layer.p for layer in network.classifier if isinstance(layer, nn.Dropout)] == [0.3, 0.3]
+    assert [norm.affine for norm in network.classifier if isinstance(norm, nn.BatchNorm1d)] == [1, 1, 0]
+
+
 def test_building_a_network_opens_no_connection(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a network was built with a download")

@@ -9,7 +9,7 @@ from torchvision.models._api import WeightsEnum
 
 from engine.base import UserError
 from models.builders import SEGMENTERS, build_network
-from models.weights import load_pretrained
+from models.weights import _load_fitting, load_pretrained
 
 
 def light():
@@ -71,10 +71,42 @@ def test_vgg16_weights_with_torchvisions_names_fill_fcn32s(tmp_path):
     assert network.backbone[28].weight.unique().tolist() == [0.5]
 
 
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
+@pytest.mark.parametrize("name", ["fcn32s_paper", "fcn8s_paper"])
+def test_fc6_and_fc7_of_vgg16_begin_the_papers_head(name):
+    with torch.device("meta"):  # 500 MB else
+        network = build_network(name, num_classes=7)
+        vgg16 = torchvision.models.vgg16().state_dict()
+    # A made-up VGG16: rows of fc6 that can be told apart, at no memory.
+    vgg16["classifier.0.weight"] = torch.arange(25088.0).expand(4096, 25088)
+    vgg16["classifier.3.weight"] = torch.arange(4096.0)[:, None].expand(4096, 4096)
+    network.head = network.head.to_empty(device="cpu")
+    state = {key: torch.zeros(()).expand(value.shape) if value.is_meta else value
+             for key, value in vgg16.items()}  # fmt: skip
+    said = _load_fitting(network, name, state)
+    assert said.startswith("30 tensors loaded; new: head, ") and said.endswith("fc6 and fc7 begin the head")
+    assert torch.equal(network.head[0].weight[7], torch.arange(25088.0).view(512, 7, 7))
+    assert torch.equal(network.head[3].weight[:, 9, 0, 0], torch.arange(4096.0))
+
+
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
+def test_a_head_that_lacks_fc6_and_fc7_says_so():
+    with torch.device("meta"):
+        network = build_network("fcn32s_paper", num_classes=7)
+        convolutions = torchvision.models.vgg16().features.state_dict()
+    said = _load_fitting(network, "fcn32s_paper", convolutions)
+    assert said.startswith("26 tensors loaded") and "without VGG16's fc6 and fc7" in said
+    assert "fc6" not in _load_fitting(network, "fcn32s_paper", network.state_dict())
+
+
 # What of torchvision's each network sees with.
 ENCODERS = {
     **{name: "vgg16" for name in SEGMENTERS if name.startswith(("fcn32s", "fcn8s"))},
-    **{name: name.partition("_")[2] for name in SEGMENTERS if name.startswith(("deeplabv3", "lraspp"))},
+    **{
+        name: name.partition("_")[2]
+        for name in SEGMENTERS
+        if name.startswith(("deeplabv3", "lraspp", "fcn_resnet"))
+    },
     "fcn32s_vgg16bn": "vgg16_bn",
     "resnet34_fcn8s": "resnet34",
     "resnet34_fcn32s": "resnet34",
@@ -92,8 +124,9 @@ def test_torchvisions_imagenet_weights_fill_the_whole_backbone_of_every_segmente
         WeightsEnum, "get_state_dict", lambda weights, **_: asked.append(weights) or published
     )
     said = load_pretrained(network, name, "imagenet")
-    in_backbone = [key for key in network.state_dict() if key.startswith("backbone.")]
-    assert said.startswith(f"imagenet: {len(in_backbone)} tensors loaded; new: ") and "backbone" not in said
+    in_backbone = sum(key.startswith("backbone.") for key in network.state_dict())
+    loaded = in_backbone + (4 if name.endswith("_paper") else 0)  # fc6 and fc7
+    assert said.startswith(f"imagenet: {loaded} tensors loaded; new: ") and "backbone" not in said
     assert asked == [torchvision.models.get_model_weights(ENCODERS[name]).DEFAULT]
 
 

@@ -8,19 +8,22 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine.base import UserError
 from models.builders import SEGMENTERS, build_network, load_trained
 from models.fcn import pad_to_multiple
 
-# With kernels of 1 for the paper's 7.
 PAPERS_HEAD = (
-    "Conv(512, 4096, 1) ReLU Dropout2d(0.5) Conv(4096, 4096, 1) ReLU Dropout2d(0.5) Conv(4096, 7, 1)"
+    "Conv(512, 4096, 7) ReLU Dropout2d(0.5) Conv(4096, 4096, 1) ReLU Dropout2d(0.5) Conv(4096, 7, 1)"
 )
+OUR_HEAD = PAPERS_HEAD.replace("4096, 7) ReLU", "4096, 1) ReLU")
 TWO_BY_TWO = "Conv(512, 4096, 2) ReLU Dropout2d(0.5) Conv(4096, 4096, 1) ReLU Dropout2d(0.5) Conv(4096, 7, 1)"
 TWICE = "ConvTranspose(7, 7, 4, stride 2, padding 1, no bias)"
 EIGHT_TIMES = "ConvTranspose(7, 7, 16, stride 8, padding 4, no bias)"
+PAPERS_TWICE = "ConvTranspose(7, 7, 4, stride 2, no bias)"
+WIDE = "Conv(512, 1024, 3, padding 1) ReLU Conv(1024, 1024, 3, padding 1) ReLU"
 # What follows the encoder, layer by layer.
 LAYERS = {
-    "fcn32s": {"head": PAPERS_HEAD, "upsample": "ConvTranspose(7, 7, 64, stride 32, padding 16, no bias)"},
+    "fcn32s": {"head": OUR_HEAD, "upsample": "ConvTranspose(7, 7, 64, stride 32, padding 16, no bias)"},
     "fcn32s_conv2x2": {"head": TWO_BY_TWO, "upsample": "ConvTranspose(7, 7, 64, stride 32)"},
     "fcn32s_staged": {
         "head": "Conv(512, 4096, 1) ReLU Dropout(0.5) Conv(4096, 4096, 1) ReLU Dropout(0.5)",
@@ -34,16 +37,26 @@ LAYERS = {
         "head": "Conv(512, 7, 1)",
         "upsample": "ConvTranspose(7, 7, 64, stride 32, padding 16)",
     },
-    "fcn32s_deconv": {"head": PAPERS_HEAD, "upsample": "ConvTranspose(7, 7, 64, stride 32, padding 16)"},
+    "fcn32s_paper": {"head": PAPERS_HEAD, "upsample": "ConvTranspose(7, 7, 64, stride 32, no bias)"},
+    "fcn32s_deconv": {
+        "head": f"{WIDE} Conv(1024, 1024, 3, padding 1) ReLU",
+        "upsample": "ConvTranspose(1024, 7, 32, stride 32)",
+    },
     "fcn32s_bilinear": {
         "head": "Conv(512, 4096, 1) ReLU Dropout2d(0.5) Conv(4096, 7, 1) ReLU Dropout2d(0.5)",
         "upsample": "Upsample(32.0, bilinear)",
     },
     "fcn8s": {
+        "head": f"{WIDE} Conv(1024, 7, 1)",
+        "skips.stride16": "ConvTranspose(7, 7, 2, stride 2) Conv(512, 7, 1)",
+        "skips.stride8": "ConvTranspose(7, 7, 2, stride 2) Conv(256, 7, 1)",
+        "upsample": "ConvTranspose(7, 7, 8, stride 8)",
+    },
+    "fcn8s_paper": {
         "head": PAPERS_HEAD,
-        "skips.stride16": f"{TWICE} Conv(512, 7, 1)",
-        "skips.stride8": f"{TWICE} Conv(256, 7, 1)",
-        "upsample": EIGHT_TIMES,
+        "skips.stride16": f"{PAPERS_TWICE} Conv(512, 7, 1)",
+        "skips.stride8": f"{PAPERS_TWICE} Conv(256, 7, 1)",
+        "upsample": "ConvTranspose(7, 7, 16, stride 8, no bias)",
     },
     "fcn8s_conv2x2": {
         "head": TWO_BY_TWO,
@@ -67,10 +80,17 @@ ENCODERS["fcn32s_vgg16bn"] = "vgg16_bn"
 # What is added at a skip, for 512 pixels.
 SUMS = {
     "fcn8s": [(7, 32, 32), (7, 64, 64)],
+    # The upsampled ones; of the finer scales, 45x45 and 89x89 here, as much is cut out.
+    "fcn8s_paper": [(7, 36, 36), (7, 74, 74)],
     "fcn8s_conv2x2": [(256, 64, 64), (256, 64, 64)],
     "resnet34_fcn8s": [(7, 32, 32), (7, 64, 64)],
 }
-BILINEAR = [name for name in LAYERS if "ConvTranspose(7, 7," in " ".join(LAYERS[name].values())]
+AS_TORCH_STARTS = ("fcn32s_conv2x2", "fcn8s")  # report000's and report003's
+BILINEAR = [
+    name
+    for name in LAYERS
+    if "ConvTranspose(7, 7," in " ".join(LAYERS[name].values()) and name not in AS_TORCH_STARTS
+]
 
 
 def without_numbers(name: str) -> nn.Module:
@@ -120,6 +140,12 @@ def test_the_encoder_is_torchvisions_under_its_own_names(name):
         published = torchvision.models.get_model(ENCODERS[name], weights=None)
     published = getattr(published, "features", published)
 
+    if name.endswith("_paper"):  # what it says of itself and nothing else
+        published[0].padding = (100, 100)
+        for layer in published:
+            if isinstance(layer, nn.MaxPool2d):
+                layer.ceil_mode = True
+
     def layers(network: nn.Module) -> tuple[dict[str, torch.Size], dict[str, str]]:
         tensors = {
             key: value.shape for key, value in network.state_dict().items() if not key.startswith("fc.")
@@ -138,9 +164,38 @@ def test_skips_meet_at_strides_16_and_8(name):
         skip.enlarge.register_forward_hook(
             lambda module, inputs, output: given.append(tuple(output.shape[1:]))
         )
-        skip.score.register_forward_hook(lambda module, inputs, output: given.append(tuple(output.shape[1:])))
+        skip.register_forward_hook(lambda module, inputs, output: given.append(tuple(output.shape[1:])))
     network(torch.empty(1, 3, 512, 512, device="meta"))
     assert given == [shape for shape in SUMS[name] for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    "name, stride", [("fcn32s_paper", 32), ("fcn8s_paper", 32), ("fcn8s_paper", 16), ("fcn8s_paper", 8)]
+)
+def test_the_papers_scales_are_cut_out_where_they_belong(name, stride):
+    """An encoder that says of each feature in which row of the image it lies is understood so."""
+    network = build_network(name, num_classes=7).eval()
+    network.head = nn.Conv2d(512, 7, 7)
+
+    def rows_of(images: Tensor) -> dict[int, Tensor]:
+        features, size = {}, images.shape[-1] + 198  # the padding of 100, less what a 3x3 kernel takes
+        for step in (2, 4, 8, 16, 32):
+            size = -(-size // 2)
+            rows = step * torch.arange(size) + (step - 1) / 2 - 99
+            channels = network.backbone.channels.get(step, 1)
+            features[step] = rows[None, None, :, None].expand(1, channels, size, size)
+        return features
+
+    network.backbone.forward = rows_of
+    scores = {32: network.head, **{s: network.skips[f"stride{s}"].score for s in network.strides}}
+    with torch.no_grad():
+        for layer in scores.values():
+            layer.weight.zero_()
+            layer.bias.zero_()
+        middle = scores[stride].kernel_size[0] // 2
+        scores[stride].weight[:, 0, middle, middle] = 1
+        found = network(torch.zeros(1, 3, 512, 512))["out"][0, 3, :, 250]
+    torch.testing.assert_close(found[64:-64], torch.arange(64.0, 448.0), atol=1e-2, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["fcn32s_conv2x2", "fcn8s_conv2x2"])
@@ -149,6 +204,18 @@ def test_a_first_kernel_of_two_turns_16_into_15(name):
     network.head[0].register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape)))
     network(torch.empty(1, 3, 512, 512, device="meta"))
     assert shapes == [(1, 4096, 15, 15)]
+
+
+def test_deeplab_plus_is_that_of_its_paper():
+    network, given = without_numbers("deeplabv3plus_resnet50"), {}
+    for name in ("aspp", "low_level", "classifier"):
+        network.get_submodule(name).register_forward_pre_hook(
+            lambda module, inputs, name=name: given.update({name: tuple(inputs[0].shape[1:])})
+        )
+    assert set(network.train()(torch.empty(2, 3, 512, 512, device="meta"))) == {"out"}
+    assert given == {"aspp": (2048, 32, 32), "low_level": (256, 128, 128), "classifier": (304, 128, 128)}
+    assert network.low_level[0].out_channels == 48
+    assert [branch[0].dilation[0] for branch in list(network.aspp.convs)[1:4]] == [6, 12, 18]
 
 
 @pytest.mark.parametrize("name", ["deeplabv3_resnet101", "deeplabv3_resnet50"])
@@ -214,6 +281,14 @@ def test_what_upsamples_scores_interpolates_bilinearly_before_any_training(name)
         wanted = functional.interpolate(coarse, scale_factor=stride, mode="bilinear", align_corners=False)
         inner = (..., slice(stride, -stride), slice(stride, -stride))  # the border fades out
         torch.testing.assert_close(found[inner], wanted[inner])
+
+
+@pytest.mark.parametrize("name", ["fcn8s", "fcn32s_deconv"])
+def test_a_model_file_of_the_layers_before_they_were_corrected_says_so(name):
+    with torch.device("meta"):
+        old = build_network("fcn32s", num_classes=7).state_dict()  # their head was this one's
+        with pytest.raises(UserError, match=f"this {name} is of the layers .*; train it again"):
+            load_trained({"network": name, "arguments": {"num_classes": 7}, "state": old})
 
 
 @pytest.mark.parametrize("name", LAYERS)
