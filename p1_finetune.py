@@ -170,7 +170,7 @@ from torch.nn import functional
 from datasets.augment import ImageCrops, jitter_colours, mix_images
 from datasets.editions import edition
 from datasets.labelled import TrainingData, load_training_data
-from datasets.sampling import epoch_loader
+from datasets.sampling import EpochLoader
 from datasets.score import accuracy
 from datasets.tables import write_predictions
 from engine.base import run_script
@@ -272,7 +272,7 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
         trained = head_of(network)
         samples, validation = head_inputs(network, data, args.backbone_sha256, normal, device)
     batch_size, workers = min(args.batch_size, len(samples)), choose_workers(args.workers, device)
-    loader = partial(epoch_loader, samples, args.seed, batch_size=batch_size, workers=workers)
+    loader = EpochLoader(samples, args.seed, batch_size, workers, is_pinned=device.type == "cuda")
 
     head = head_name(network) + "."
     backbone_lr = None if is_random or trained is not network else args.backbone_lr

@@ -34,6 +34,7 @@ from engine.packages import require_packages
 from recipes.p2_train import RECIPES
 
 AUXILIARY_WEIGHT = 0.4  # of the loss of a head on earlier features, as torchvision trains its own
+VALIDATION_BATCH = 8  # tiles at a time on a GPU, as hw1_2.sh
 
 Normalisation = Tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each colour
 
@@ -123,7 +124,7 @@ from torch import Tensor, nn
 from datasets.augment import jitter_colours
 from datasets.editions import edition
 from datasets.palette import CLASS_NAMES, NUM_CLASSES, SCORED_CLASSES, UNCLAIMED, save_mask
-from datasets.sampling import epoch_loader
+from datasets.sampling import EpochLoader
 from datasets.tile_pairs import IGNORED, TileCrops, TilePairs, default_crop_size, load_pairs
 from engine import distributed
 from engine.base import UserError, plain_errors, run_script, write_atomically
@@ -131,6 +132,7 @@ from engine.device import autocast, choose_workers, seed_everything, tune_alloca
 from engine.loop import Loop
 from engine.metrics import confusion_matrix, iou_per_class, mean_iou
 from engine.optimizer import build_optimizer, parameter_groups
+from engine.pipeline import batches_of_one_shape
 from engine.run import Run, Stopper
 from engine.run_folder import ARCHITECTURE, CONFUSIONS, MODEL, snapshot_masks
 from models.builders import SEGMENTERS, build_network, check_network, describe_segmenter, normalisation
@@ -158,14 +160,14 @@ def main(args: argparse.Namespace) -> int:
     crops = TileCrops(train, crop_size, args.min_crop, args.seed, args.augment)
     check_network(network, args.model, NUM_CLASSES, sizes=(crop_size,))
     batch_size = min(args.batch_size, len(crops))
-    loader = partial(
-        epoch_loader,
+    loader = EpochLoader(
         crops,
         args.seed,
-        batch_size=batch_size,
-        workers=choose_workers(args.workers, device),
+        batch_size,
+        choose_workers(args.workers, device),
         weights=crops.rare_class_weights() if args.balanced else None,
         share=distributed.share_of(batch_size),
+        is_pinned=device.type == "cuda",
     )
 
     network = network.to(device, memory_format=torch.channels_last)
@@ -272,11 +274,14 @@ def tile_confusions(
     urban, unknown not left out.
     """
     confusions = torch.zeros(len(pairs), NUM_CLASSES, NUM_CLASSES, dtype=torch.int64, device=device)
-    for index in range(distributed.rank(), len(pairs), distributed.world_size()):
-        tile = torch.from_numpy(pairs.tile(index).copy()).permute(2, 0, 1)[None].to(device)
-        predicted = predict_tiles([network], tile, scale, *normal).argmax(dim=1)
-        target = torch.from_numpy(pairs.mask(index).astype("int64"))[None].to(device)
-        confusions[index] = confusion_matrix(predicted, target.where(target != UNCLAIMED, 0), NUM_CLASSES)
+    own = range(distributed.rank(), len(pairs), distributed.world_size())
+    tiles = ((index, torch.from_numpy(pairs.tile(index).copy()).permute(2, 0, 1)) for index in own)
+    for batch in batches_of_one_shape(tiles, 1 if device.type == "cpu" else VALIDATION_BATCH):
+        images = torch.stack([tile for _, tile in batch]).to(device)
+        predicted = predict_tiles([network], images, scale, *normal).argmax(dim=1)
+        for (index, _), classes in zip(batch, predicted):
+            target = torch.from_numpy(pairs.mask(index).astype("int64")).to(device)
+            confusions[index] = confusion_matrix(classes, target.where(target != UNCLAIMED, 0), NUM_CLASSES)
     return distributed.sum_of_all(confusions)
 
 

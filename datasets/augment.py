@@ -90,7 +90,7 @@ def mix_images(images: Tensor, kind: str, generator: np.random.Generator) -> tup
 
     `kind` is none, mixup or cutmix. The shares are even between 0 and 1 (Beta(1, 1)); 1 for an unmixed batch.
     """
-    partners = torch.arange(len(images)).roll(1)
+    partners = torch.arange(len(images), device=images.device).roll(1)
     if kind == "none" or generator.uniform() >= MIX_PROBABILITY:
         return images, partners, 1.0
     share = float(generator.uniform())

@@ -35,45 +35,74 @@ def batches(
         yield [(epoch, position, int(order[position])) for position in range(start, start + batch_size)]
 
 
-def epoch_loader(
-    dataset: torch.utils.data.Dataset,
-    seed: int,
-    epoch: int,
-    first_batch: int,
-    batch_size: int,
-    workers: int,
-    weights: np.ndarray | None = None,
-    share: slice = slice(None),
-) -> Iterator[Any]:
-    """The batches of an epoch from the `first_batch` on; `dataset` is asked for (epoch, position, sample).
+class EpochLoader:
+    """Called with an epoch, gives its batches; `dataset` is asked for (epoch, position, sample).
 
-    Of each batch only the `share`, where several processes train together. Where the machine cannot bear so
-    many workers (Docker gives 64 MB of /dev/shm), it goes on with fewer, and with the same batches: no sample
-    depends on who makes it.
+    Of each batch only the `share`, where several processes train together. Workers stay from epoch to epoch.
+    Where the machine cannot bear so many (Docker gives 64 MB of /dev/shm), it goes on with fewer, and with
+    the same batches: no sample depends on who makes it. `is_pinned` ones lie in memory that a GPU can fetch
+    from while it computes.
     """
-    global _most_workers
-    order = epoch_order(len(dataset), seed, epoch, weights)
-    left = [batch[share] for batch in batches(order, epoch, batch_size, first_batch)]
-    while True:
-        workers = min(workers, _most_workers)
-        if _files_allow() < workers:
-            _tell_of_fewer(workers, _files_allow(), "too few open files are allowed")
-            workers = _most_workers = _files_allow()
-        try:
-            for batch in _start(dataset, left, workers):
-                del left[0]
-                yield batch
-            return
-        except (OSError, RuntimeError) as error:
-            if not workers:  # then they were not the reason
-                raise
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            _tell_of_fewer(workers, workers // 2, reason[-1][:200])
-            workers = _most_workers = workers // 2
-            # What failed is held by its error; it has to end its workers before others are started.
-            traceback.clear_frames(error.__traceback__)
-        for child in multiprocessing.active_children():  # those that it forgot wait for ever
-            child.kill()
+
+    def __init__(
+        self,
+        dataset: torch.utils.data.Dataset,
+        seed: int,
+        batch_size: int,
+        workers: int,
+        weights: np.ndarray | None = None,
+        share: slice = slice(None),
+        is_pinned: bool = False,
+    ):
+        self.dataset, self.seed, self.batch_size, self.workers = dataset, seed, batch_size, workers
+        self.weights, self.share, self.is_pinned = weights, share, is_pinned
+        self._batches: list[list[tuple[int, int, int]]] = []  # those that the workers are to make
+        self._loader: torch.utils.data.DataLoader | None = None
+
+    def __call__(self, epoch: int, first_batch: int) -> Iterator[Any]:
+        """The batches from the `first_batch` on."""
+        global _most_workers
+        order = epoch_order(len(self.dataset), self.seed, epoch, self.weights)
+        left = [batch[self.share] for batch in batches(order, epoch, self.batch_size, first_batch)]
+        while True:
+            workers = min(self.workers, _most_workers)
+            if _files_allow() < workers:
+                _tell_of_fewer(workers, _files_allow(), "too few open files are allowed")
+                workers = _most_workers = _files_allow()
+            try:
+                for batch in self._start(left, workers):
+                    del left[0]
+                    yield batch
+                return
+            except (OSError, RuntimeError) as error:
+                if not workers:  # then they were not the reason
+                    raise
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                _tell_of_fewer(workers, workers // 2, reason[-1][:200])
+                _most_workers = workers // 2
+                # What failed is held by its error; it has to end its workers before others are started.
+                self._loader = None
+                traceback.clear_frames(error.__traceback__)
+            for child in multiprocessing.active_children():  # those that it forgot wait for ever
+                child.kill()
+
+    def _start(self, batches_left: list, workers: int) -> Iterator[Any]:
+        self._batches[:] = batches_left
+        if self._loader is None or self._loader.num_workers != workers:
+            self._loader = torch.utils.data.DataLoader(
+                self.dataset,
+                batch_sampler=self._batches,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                pin_memory=self.is_pinned,
+                # A worker that lacks memory or files to send its batch says so to nobody, and would be
+                # waited for.
+                timeout=PATIENCE if workers else 0,
+                # Its own: drawing the workers' seed from torch's would make a resumed run differ.
+                generator=torch.Generator(),
+            )
+        with _deaf_children():
+            return iter(self._loader)
 
 
 # What the machine has turned out to bear.
@@ -97,20 +126,6 @@ def _tell_of_fewer(workers: int, fewer: int, reason: str) -> None:
         f"note: {workers} workers are too many for this machine ({reason}); going on with {fewer}; "
         "--workers 0 needs no shared memory and fewer files"
     )
-
-
-def _start(dataset: torch.utils.data.Dataset, sampler: list, workers: int) -> Iterator[Any]:
-    loader = torch.utils.data.DataLoader(
-        dataset,
-        batch_sampler=list(sampler),
-        num_workers=workers,
-        # A worker that lacks memory or files to send its batch says so to nobody, and would be waited for.
-        timeout=PATIENCE if workers else 0,
-        # Its own: drawing the workers' seed from torch's would make a resumed run differ.
-        generator=torch.Generator(),
-    )
-    with _deaf_children():
-        return iter(loader)
 
 
 @contextmanager

@@ -53,12 +53,13 @@ def epoch_images(
 
     `pixels` (N, K, K, 3) uint8 lie on the CPU or the GPU. Of each batch `share` comes, one process's part.
     """
-    order = torch.from_numpy(epoch_order(len(pixels), seed, epoch, None))
-    numbers = epoch_numbers(len(pixels), seed, epoch)
+    # Sent to a GPU once an epoch: sent with each batch, they would wait for it.
+    order = torch.from_numpy(epoch_order(len(pixels), seed, epoch, None)).to(pixels.device)
+    numbers = epoch_numbers(len(pixels), seed, epoch).to(pixels.device)
     for batch in order.split(batch_size)[first_batch:]:
         if len(batch) == batch_size:  # a short last one is dropped
             samples = batch[share]
-            yield pixels[samples.to(pixels.device)].permute(0, 3, 1, 2), numbers[samples]
+            yield pixels[samples].permute(0, 3, 1, 2), numbers[samples]
 
 
 def two_views(images: Tensor, numbers: Tensor, size: int, min_area: float) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,8 @@ import ctypes
 import os
 import platform
 import random
+from contextlib import contextmanager
+from typing import Iterator
 
 import numpy as np
 import torch
@@ -14,7 +16,11 @@ from engine.base import UserError, default_workers
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device named, or the best one there is: a GPU, Apple's mps, else the CPU."""
+    """The device named, or the best one there is: a GPU, Apple's mps, else the CPU.
+
+    There float32 is float32, as torch's own default is not; training's steps alone are `fast_float32`.
+    """
+    _set_fast_float32(False)
     if name in (None, "auto"):
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -58,6 +64,24 @@ def autocast(device: torch.device, network: torch.nn.Module | None = None) -> to
     ):
         dtype = None
     return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+@contextmanager
+def fast_float32() -> Iterator[None]:
+    """Within it a GPU multiplies float32 as TF32 (11 bits of each factor, from Ampere on), and cuDNN tries
+    its convolutions to take the fastest.
+    """
+    _set_fast_float32(True)
+    try:
+        yield
+    finally:
+        _set_fast_float32(False)
+
+
+def _set_fast_float32(is_fast: bool) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = is_fast
+    torch.backends.cudnn.allow_tf32 = is_fast
+    torch.backends.cudnn.benchmark = is_fast
 
 
 def choose_workers(wanted: int | None, device: torch.device) -> int:

@@ -26,15 +26,15 @@ TTA_PASSES = {
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(B, 3, H, W) in 0..1 → (images - mean) / std, channel by channel."""
-    mean, std = (_channels(tuple(values), images.dtype, images.device) for values in (mean, std))
-    return (images - mean) / std
+    mean, std = (constants(tuple(values), images.dtype, images.device) for values in (mean, std))
+    return (images - mean[:, None, None]) / std[:, None, None]
 
 
 @lru_cache(maxsize=16)
-def _channels(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(3, 1, 1), made once: to send numbers to a GPU anew for each batch is to wait for it."""
+def constants(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(N,), made once: to send numbers to a GPU anew for each batch is to wait for it."""
     with torch.inference_mode(False):  # a tensor of inference mode could not be used in training
-        return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 @torch.inference_mode()
@@ -66,8 +66,8 @@ def predict_classes(
     for batch, _ in batches:
         batch = batch.to(device)
         logits = predict_images(network, batch, mean, std) if batch.dtype == torch.uint8 else network(batch)
-        found.append(logits.argmax(dim=1).cpu())
-    return torch.cat(found)
+        found.append(logits.argmax(dim=1))
+    return torch.cat(found).cpu()
 
 
 @torch.inference_mode()

@@ -124,11 +124,11 @@ def test_augmentation_is_for_the_settings_that_it_is_asked_for(load, folder, tmp
 def test_without_augmentation_training_sees_what_inference_sees(folder, tmp_path, monkeypatch, augment, seen):
     given = []
 
-    def epoch_loader(samples, *arguments, **more):
+    def loader_of(samples, *arguments, **more):
         given.append(samples)
-        return sampling.epoch_loader(samples, *arguments, **more)
+        return sampling.EpochLoader(samples, *arguments, **more)
 
-    monkeypatch.setattr(p1_finetune, "epoch_loader", epoch_loader)
+    monkeypatch.setattr(p1_finetune, "EpochLoader", loader_of)
     small = ("--model", "resnet18", "--batch-size", 2, "--image-size", 32, "--cache", tmp_path / "cache")
     args = parse("--train-images", folder, *small, "--augment", augment, "--device", "cpu", "--dry-run")
     assert p1_finetune.main(args) == 0

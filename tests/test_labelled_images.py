@@ -16,7 +16,7 @@ from PIL import Image
 from datasets.augment import ImageCrops, random_box
 from datasets.images import evaluation_image, path_inside, read_rgb
 from datasets.labelled import are_integers, classes_of, load_evaluation, load_training, shrink
-from datasets.sampling import epoch_loader
+from datasets.sampling import EpochLoader
 from engine.base import UserError
 
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
@@ -193,7 +193,7 @@ def test_the_same_numbers_give_the_same_crop_and_others_another(folder, load):
 def test_workers_change_nothing_in_the_batches(load):
     data = load(*((f"{i}.jpg", str(i % 3)) for i in range(9)))
     crops = ImageCrops(data, 16, seed=0, min_area=0.3, jitter=0.3)
-    alone, helped = (list(epoch_loader(crops, 0, 5, 1, 2, workers)) for workers in (0, 2))
+    alone, helped = (list(EpochLoader(crops, 0, 2, workers)(5, 1)) for workers in (0, 2))
     assert len(alone) == len(helped) == 3  # four batches of two, the first is done, the ninth image left
     for ours, theirs in zip(alone, helped):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs))

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import p1_finetune
 from datasets.augment import ImageCrops, jitter_colours, mix_images
-from datasets.sampling import epoch_loader
+from datasets.sampling import EpochLoader
 from models.builders import normalisation
 
 SHIFT = 4
@@ -107,7 +107,7 @@ def test_the_image_does_not_change_what_is_drawn():
 
 def test_workers_change_nothing():
     crops = ImageCrops(Images(*(noise(seed=i) for i in range(8))), 32, seed=0, shift=SHIFT)
-    alone, helped = (list(epoch_loader(crops, 0, 1, 0, 4, workers)) for workers in (0, 2))
+    alone, helped = (list(EpochLoader(crops, 0, 4, workers)(1, 0)) for workers in (0, 2))
     assert len(alone) == len(helped) == 2
     assert all(torch.equal(a, b) for ours, theirs in zip(alone, helped) for a, b in zip(ours, theirs))
 

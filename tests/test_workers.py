@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -36,8 +37,11 @@ class Numbers(torch.utils.data.Dataset):
 
 
 def batches_of(dataset: Numbers, workers: int) -> list[list[int]]:
-    loader = sampling.epoch_loader(dataset, 0, 1, 1, 4, workers)
-    return [batch[:, 0, 0, 0].tolist() for batch in loader]
+    return numbers_of(sampling.EpochLoader(dataset, 0, 4, workers)(epoch=1, first_batch=1))
+
+
+def numbers_of(batches) -> list[list[int]]:
+    return [batch[:, 0, 0, 0].tolist() for batch in batches]
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +87,20 @@ def test_where_workers_fail_the_same_batches_come_with_fewer(trouble, monkeypatc
     assert "1 workers" in said and "going on with 0; --workers 0 needs" in said
     assert batches_of(Numbers(TROUBLES[trouble]), 2) == expected  # what was learned is not learned again
     assert capsys.readouterr().err == ""
+
+
+def test_workers_stay_from_epoch_to_epoch_and_end_with_their_loader():
+    loader = sampling.EpochLoader(Numbers(), 0, 4, 2)
+    started = set()
+    for epoch in (0, 1, 2):
+        # Left in the middle, as a training that stops does: what was begun is not taken for the next epoch's.
+        next(loader(epoch, 0))
+        expected = numbers_of(sampling.EpochLoader(Numbers(), 0, 4, 0)(epoch, 1))
+        assert numbers_of(loader(epoch, 1)) == expected
+        started |= {child.pid for child in multiprocessing.active_children()}
+    assert len(started) == 2
+    del loader
+    assert not multiprocessing.active_children()
 
 
 def test_a_mistake_in_a_sample_is_told_as_it_is(capsys):
