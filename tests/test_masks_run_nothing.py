@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import mean_iou_evaluate
-from benchmarks import plain_mean_iou
+from benchmarks import bench_mean_iou
 from datasets import images
 from datasets.images import ImageError
 from datasets.palette import COLOURS
@@ -85,10 +85,10 @@ def test_what_is_no_regular_file_of_bounded_size_is_named_in_a_line(kind, tmp_pa
 
 def test_the_plain_scorer_that_ours_is_measured_against_opens_png_alone(tmp_path):
     with pytest.raises(OSError, match="cannot identify"):
-        plain_mean_iou.read_masks(str(CASES / "p"))
+        bench_mean_iou.read_masks(str(CASES / "p"))
     make_strange(tmp_path / "0000_mask.png", "fifo")
     with pytest.raises(SystemExit, match="not a regular file"):
-        plain_mean_iou.read_masks(str(tmp_path))
+        bench_mean_iou.read_masks(str(tmp_path))
 
 
 def test_every_image_that_we_open_is_opened_by_a_list_of_formats():

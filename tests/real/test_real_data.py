@@ -77,7 +77,7 @@ def test_classes_have_the_known_shares_of_the_training_pixels(pixels_of_class):
 
 def test_the_score_equals_the_plain_transcription_on_real_masks(predictions):
     folders = [str(TILES / "validation"), str(predictions)]
-    plain = [sys.executable, "benchmarks/plain_mean_iou.py", *folders]
+    plain = [sys.executable, "-m", "benchmarks.bench_mean_iou", "--plain", *folders]
     ours = [sys.executable, "mean_iou_evaluate.py", "-g", folders[0], "-p", folders[1]]
     outputs = [
         subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
