@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from benchmarks.in_turns import MAX_RSS_UNIT, in_turns, print_table
 
 if TYPE_CHECKING:
-    import numpy as np  # else where it is used: Linux hands this process's peak memory on to those it measures
+    import numpy as np  # where it is used: Linux hands this process's peak memory on to others
 
 ROOT = Path(__file__).resolve().parent.parent
 
