@@ -1,6 +1,5 @@
 """Automatic masks of images by Segment Anything, and whether their vote betters a network's land cover.
 
-    bash get_checkpoints.sh vit_b
     python3 p2_sam.py --images hw1_data/p2_data/validation/0013_sat.jpg --output runs/sam \\
         --vote runs/p2/model.pt
 
@@ -8,11 +7,11 @@ Of each image 0013_sat.jpg it writes 0013_sam.png (coloured masks with outlines)
 as uncompressed COCO run lengths, with box, area, predicted IoU, stability score and point), and of all
 together sheet.png and sheet.pdf: image, truth (the 0013_mask.png beside it), model B, SAM. With --vote each
 SAM mask takes the class that most of its pixels have by that network; the results are in OUTPUT/vote, scored
-beside the network alone in score.json.
+beside the network alone in score.json, both over the classes that both have.
 
-The masks are those of segment-anything's SamAutomaticMaskGenerator. A GPU tries 32 x 32 points, 64 at a time;
-a CPU 16 x 16, 16 at a time. All of it can be set; the batch changes no mask, and is halved when the memory
-runs out.
+The masks are those of segment-anything's SamAutomaticMaskGenerator. A GPU runs vit_b and tries 32 x 32
+points, 64 at a time; a CPU runs MobileSAM's vit_t and tries 16 x 16, 16 at a time. All of it can be set; the
+batch changes no mask, and is halved when the memory runs out.
 
 Exit status: 0 all done; 1 some images could not be used (named on stderr), all else is there; 2 nothing was.
 """
@@ -34,7 +33,8 @@ from engine.base import UserError, run_script, say, speak_safely
 from engine.checkpoint_choice import read_models
 from engine.packages import require_packages
 
-POINTS_PER_SIDE, POINTS_PER_BATCH = {"cpu": 16}, {"cpu": 16}  # by device; any other has 32 and 64
+# By device; any other has vit_b, 32 and 64.
+CHECKPOINT, POINTS_PER_SIDE, POINTS_PER_BATCH = {"cpu": "vit_t"}, {"cpu": 16}, {"cpu": 16}
 # Flags that MaskGenerator takes as they are; beside the points they alone decide which masks there are.
 MASK_SETTINGS = (
     "pred_iou_thresh",
@@ -61,9 +61,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--checkpoint",
         type=nonempty_path,
-        default="vit_b",
-        help="an official file of weights, or vit_b (default, 0.4 GB), vit_l, vit_h (2.6 GB, the best): "
-        "then it is fetched if it is not there",
+        help="an official file of weights, or vit_t (default on a CPU, 41 MB), vit_b (default elsewhere, "
+        "0.4 GB), vit_l, vit_h (2.6 GB, the best): then it is fetched if it is not there",
     )
     network = parser.add_mutually_exclusive_group()
     about = "a model.pt of problem 2, several are averaged; none named: P2_CHECKPOINT, else the published one"
@@ -157,7 +156,7 @@ def main(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
 
     # Segment Anything, and the network whose classes are shown and voted on
-    weights = weights_of(args.checkpoint)
+    weights = weights_of(args.checkpoint or CHECKPOINT.get(device.type, "vit_b"))
     sam = load_sam(weights)
     say(f"checkpoint {weights}: {type_of(sam)} of Segment Anything, on {device}")
     points = args.points_per_side or POINTS_PER_SIDE.get(device.type, 32)
@@ -292,26 +291,33 @@ def confusion_of(predicted: np.ndarray, truth: np.ndarray) -> Tensor:
 
 
 def scores_of(confusions: dict[str, Tensor]) -> dict[str, dict[str, float | None]]:
-    """By title the IoU of each class that is there, and their mean ("mean_iou").
+    """By title the IoU of each class that is there, and the mean ("mean_iou") of those that every title has.
 
-    A few images may lack a class; the scorer's mean would then be nan.
+    A few images may lack a class; the scorer's mean would then be nan. One that a single title predicts, and
+    wrongly, would draw down its mean alone.
     """
     scores = {}
     for title, confusion in confusions.items():
-        ious = dict(zip(CLASS_NAMES, iou_per_class(confusion, SCORED_CLASSES)))
-        ious = {name: iou for name, iou in ious.items() if not math.isnan(iou)}
-        scores[title] = {"mean_iou": mean_iou(list(ious.values())) if ious else None, **ious}
-    return scores
+        ious = zip(CLASS_NAMES, iou_per_class(confusion, SCORED_CLASSES))
+        scores[title] = {name: iou for name, iou in ious if not math.isnan(iou)}
+    common = [name for name in CLASS_NAMES if all(name in ious for ious in scores.values())]
+    return {
+        title: {"mean_iou": mean_iou([ious[name] for name in common]) if common else None, **ious}
+        for title, ious in scores.items()
+    }
 
 
 def score_table(scores: dict[str, dict[str, float | None]], num_images: int) -> str:
-    """The scores in lines, a title a row."""
+    """The scores in lines, a title a row; then which classes the means leave out."""
     names = ("mean_iou", *CLASS_NAMES[:SCORED_CLASSES])
     lines = [f"{f'{num_images} images':12}" + "".join(f"{name:>13}" for name in names)]
     for title, values in scores.items():
         found = [values.get(name) for name in names]
         cells = ["-" if value is None else f"{value:.6f}" for value in found]
         lines.append(f"{title:12}" + "".join(f"{cell:>13}" for cell in cells))
+    left_out = [name for name in names[1:] if any(name not in values for values in scores.values())]
+    if left_out:
+        lines.append(f"mean_iou leaves out, in every row, what a row lacks: {', '.join(left_out)}")
     return "\n".join(lines)
 
 

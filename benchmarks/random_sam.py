@@ -42,12 +42,14 @@ def lively_sam(image: np.ndarray, seed: int = 0, points_per_side: int = 8, **siz
     torch.manual_seed(seed)
     sam = build_sam(**sizes).eval()
     for name, parameter in sam.named_parameters():
-        if "rel_pos" in name:  # zeros at the start of a training: no path may rest on that
+        # Zeros at the start of a training: no path may rest on that.
+        if "rel_pos" in name or "attention_biases" in name:
             parameter.normal_(std=0.2)
     # Places that differ smoothly: so masks are blobs, as those of a trained network, not dust.
-    places = sam.image_encoder.pos_embed
-    hills = torch.randn(1, places.shape[3], HILLS, HILLS) * 2
-    places.copy_(functional.interpolate(hills, places.shape[1:3], mode="bicubic").permute(0, 2, 3, 1))
+    if hasattr(sam.image_encoder, "pos_embed"):  # TinyViT knows no places
+        places = sam.image_encoder.pos_embed
+        hills = torch.randn(1, places.shape[3], HILLS, HILLS) * 2
+        places.copy_(functional.interpolate(hills, places.shape[1:3], mode="bicubic").permute(0, 2, 3, 1))
     for layer in (sam.mask_decoder.output_upscaling[0], sam.mask_decoder.output_upscaling[3]):
         layer.weight.copy_(2 * layer.weight.mean(dim=(2, 3), keepdim=True) + 0.3 * layer.weight)
     predictor = SamPredictor(sam)

@@ -169,8 +169,8 @@ def main() -> int:
         "names",
         nargs="*",
         metavar="NAME",
-        help="a name in checkpoints/manifest.json (default: what both problems publish); vit_b, vit_l, vit_h "
-        "are Segment Anything's (0.4, 1.2, 2.6 GB)",
+        help="a name in checkpoints/manifest.json (default: what both problems publish); vit_t, vit_b, "
+        "vit_l, vit_h are Segment Anything's (0.04, 0.4, 1.2, 2.6 GB)",
     )
     entries = _chosen(parser.parse_args().names)
     missing, fetched = [], False
@@ -187,7 +187,7 @@ def main() -> int:
         say(f"not in place: {', '.join(missing)}")
         return 2 if len(missing) == len(entries) else 1
     if not entries:
-        print("nothing to do: the manifest publishes no weights (Segment Anything's: vit_b, vit_l or vit_h)")
+        print("nothing to do: the manifest publishes no weights (Segment Anything's: vit_t, vit_b, ...)")
     else:
         print("all in place" if fetched else "nothing to do: all in place, sha256 checked")
     return 0

@@ -156,9 +156,11 @@ def sam_blocks(folder: Path | None, figures: Path) -> list[Block]:
 
 
 def _method(made_by: dict[str, Any]) -> str:
-    points = words(made_by.get("points_per_side"))
+    points, network = words(made_by.get("points_per_side")), words(made_by.get("network"))
+    if network == "vit_t":
+        network = "vit_t, the image encoder of MobileSAM (Zhang et al., 2023)"
     text = (
-        f"Segment Anything (Kirillov et al., 2023; {words(made_by.get('network'))}, weights "
+        f"Segment Anything (Kirillov et al., 2023; {network}, weights "
         f"{words(made_by.get('weights'))}) was asked for the object at each point of a grid of {points} by "
         f"{points} points. Of the masks that it gave, those were kept that it expects to be right and that "
         "stay the same when cut a little higher or lower"
@@ -222,7 +224,7 @@ def _vote(path: Path) -> list[Block]:
         shares = (found.get(key) for key in ("mean_iou", *SCORED))
         rows.append((name, *(f"{share:.4f}" if _is_share(share) else "–" for share in shares)))
     caption = "Model B alone, and after each of SAM's masks took the class that most of its pixels have "
-    caption += f"({words(said.get('images'))} images; classes that they lack are left out of the mean)."
+    caption += f"({words(said.get('images'))} images; a class that one row lacks is left out of both means)."
     blocks: list[Block] = [Table(("", "mean IoU", *SCORED), tuple(rows), caption)]
     if len(makers) == 2:
         apart = makers["vote"]["mean_iou"] - makers["model B"]["mean_iou"]

@@ -102,8 +102,8 @@ def test_presence_is_the_size_and_intactness_the_hash(folder):
 
 def test_the_committed_manifest_knows_segment_anything_and_every_published_file():
     entries = {entry["name"]: entry for entry in manifest.read()}
-    assert [entries[name]["file"] for name in ("vit_b", "vit_l", "vit_h")] == [
-        "sam_vit_b_01ec64.pth", "sam_vit_l_0b3195.pth", "sam_vit_h_4b8939.pth",
+    assert [entries[name]["file"] for name in ("vit_t", "vit_b", "vit_l", "vit_h")] == [
+        "mobile_sam.pt", "sam_vit_b_01ec64.pth", "sam_vit_l_0b3195.pth", "sam_vit_h_4b8939.pth",
     ]  # fmt: skip
     for entry in entries.values():
         assert manifest.is_intact(entry) or (entry["urls"] and not manifest.entry_path(entry).exists()), (

@@ -22,7 +22,7 @@ from datasets.drawings import draw_tile
 from datasets.palette import classes_of_colours, save_mask
 from datasets.sam_files import mask_of_runs, vote
 from engine import manifest
-from engine.base import write_json
+from engine.base import UserError, write_json
 from models.sam import load_sam
 from models.sam_masks import MaskGenerator, SamMemoryError
 from report.sam import ROWS, Sheet, draw_masks
@@ -138,12 +138,27 @@ def test_the_vote_is_scored_as_the_course_scores_beside_the_network_alone(
         scored = [found[name].get(label, float("nan")) for label in
                   ("urban", "agriculture", "rangeland", "forest", "water", "barren")]  # fmt: skip
         np.testing.assert_allclose(scored, ious, atol=6e-6)
-        there = [iou for iou in ious if iou == iou]
-        assert found[name]["mean_iou"] == pytest.approx(sum(there) / len(there), abs=1e-5)
+        common = set(found["model B"]) & set(found["vote"]) - {"mean_iou"}  # the scorer's mean may be nan
+        mean = sum(found[name][label] for label in common) / len(common)
+        assert found[name]["mean_iou"] == pytest.approx(mean, abs=1e-9) and len(common) >= 2
     for number in range(2):  # what was written is B, and the vote of its masks
         b = classes_of_colours(pixels_of(tmp_path / "b" / f"000{number}_mask.png"))
         masks = json.loads((out / f"000{number}_sam.json").read_text())["annotations"]
         assert (classes_of_colours(pixels_of(out / "vote" / f"000{number}_mask.png")) == vote(b, masks)).all()
+
+
+def test_the_means_of_network_and_vote_are_over_the_classes_that_both_have():
+    truth = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    answers = {"model B": [0, 0, 0, 4, 1, 1, 1, 1], "vote": [0, 0, 0, 1, 1, 1, 1, 1]}  # B alone sees water
+    scores = p2_sam.scores_of(
+        {title: p2_sam.confusion_of(np.array(classes), truth) for title, classes in answers.items()}
+    )
+    assert scores["model B"] == {"mean_iou": (0.75 + 1) / 2, "urban": 0.75, "agriculture": 1, "water": 0}
+    assert scores["vote"] == {"mean_iou": (0.75 + 0.8) / 2, "urban": 0.75, "agriculture": 0.8}
+    told = p2_sam.score_table(scores, 1).splitlines()
+    assert told[-1].endswith("lacks: rangeland, forest, water, barren") and "every row" in told[-1]
+    both = dict.fromkeys(("mean_iou", "urban", "agriculture", "rangeland", "forest", "water", "barren"), 0.5)
+    assert len(p2_sam.score_table({"model B": both, "vote": both}, 1).splitlines()) == 3
 
 
 def as_annotation(mask: np.ndarray) -> dict:
@@ -281,6 +296,17 @@ def test_default_weights_come_through_the_manifest_or_one_line_says_how(
     write_json(tmp_path / "manifest.json", {"checkpoints": [{**entry, "urls": [f"file://{weights}"]}]})
     assert segment("--checkpoint", "vit_b") == 0
     assert (tmp_path / "sam.pth").read_bytes() == weights.read_bytes()
+
+
+def test_without_a_checkpoint_a_cpu_takes_vit_t_and_a_gpu_vit_b(segment, tiles, out, monkeypatch, capfd):
+    def told(name):
+        raise UserError(f"asked for {name}")
+
+    monkeypatch.setattr(p2_sam, "weights_of", told)
+    for device, name in (("cpu", "vit_t"), ("cuda", "vit_b"), ("mps", "vit_b")):
+        monkeypatch.setattr(p2_sam, "choose_device", lambda wanted: torch.device(wanted))
+        assert call(p2_sam, "--images", tiles, "--output", out, "--device", device) == 2
+        assert capfd.readouterr().err == f"error: asked for {name}\n"
 
 
 def test_arguments_that_cannot_be_meant_end_with_usage(segment):
