@@ -212,7 +212,7 @@ endif
 	@python3 -m report.contact_sheet --data "$$DATA" --labels $(OUT)/predictions.csv --masks $(OUT)/runs/p2/masks \
 		--output $(OUT)/contact_sheet.png || [ $$? -eq 1 ]
 	@test -f $(OUT)/contact_sheet.png
-	@echo "== 7 of 8: Segment Anything, with random weights (the real ones, 0.4 GB: bash get_checkpoints.sh vit_b)"
+	@echo "== 7 of 8: Segment Anything, with random weights (the real ones, 41 MB: bash get_checkpoints.sh vit_t)"
 	@set -- "$$DATA"/p2_data/validation/*_sat.jpg; \
 	python3 -m benchmarks.random_sam "$$1" "$(OUT)/random_sam.pth" || exit; \
 	python3 p2_sam.py --images "$$1" "$$2" "$$3" --checkpoint "$(OUT)/random_sam.pth" \

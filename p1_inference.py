@@ -8,9 +8,9 @@ Without --csv every image of the folder is classified (the editions with 50 clas
     python3 p1_inference.py --images val_50 --output predictions.csv --edition 2022 \\
         --checkpoint runs/resnet34/A-seed0/model.pt runs/vgg16/A-seed0/model.pt
 
-Several checkpoints vote by the mean of their probabilities; only one of them is in memory at a time. Labels
-in the CSV are never read. An image that can't be read keeps its row, with the class that the network gives to
-a mean image.
+Several checkpoints vote by the mean of their probabilities, an ensemble.json (python3 -m report.ensemble) as
+it says; only one of them is in memory at a time. Labels in the CSV are never read. An image that can't be
+read keeps its row, with the class that the network gives to a mean image.
 
 Exit status: 0 all done; 1 some images could not be read (named on stderr), all rows are there; 2 nothing was
 written.
@@ -47,8 +47,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=nonempty_path,
         nargs="+",
         default=[],
-        help="model.pt, several are averaged (default: those of P1_CHECKPOINT, without --csv of "
-        "P1_50_CHECKPOINT; else the published one)",
+        help="model.pt, several are averaged, or one ensemble.json (default: those of P1_CHECKPOINT, without "
+        "--csv of P1_50_CHECKPOINT; else the published one)",
+    )
+    add(
+        "--save-logits",
+        type=nonempty_path,
+        metavar="FILE.npz",
+        help="also write the one checkpoint's logits for every image, for python3 -m report.ensemble",
     )
     add(
         "--vote-weights",
@@ -90,7 +96,7 @@ from torch import Tensor
 
 from datasets.editions import edition
 from datasets.images import ImageError, evaluation_image, list_images, path_inside, read_rgb
-from datasets.tables import read_table, write_table
+from datasets.tables import Logits, read_table, write_logits, write_table
 from engine.base import (
     Progress,
     UserError,
@@ -102,6 +108,7 @@ from engine.base import (
     write_atomically,
 )
 from engine.device import choose_device, tune_allocator
+from engine.manifest import sha256_of
 from engine.pipeline import Runner, batches_of_one_shape, read_ahead
 from models.builders import load_trained
 from models.predict import predict_images, require_finite
@@ -117,24 +124,33 @@ def main(args: argparse.Namespace) -> int:
     header, rows = listed_rows(args.csv, args.images, args.edition)
     names = list(dict.fromkeys(row["filename"] for row in rows))
     output = check_paths(args.output, args.csv, args.images, names)
+    if args.save_logits and check_paths(args.save_logits, args.csv, args.images, names) == output:
+        raise UserError(f"{args.output}: cannot be table and logits; give --save-logits another file")
 
     models = read_models("p1_50" if args.csv is None else "p1", args.checkpoint, with_states=False)
     if any(model["classes"] != models[0]["classes"] for model in models):
         raise UserError("the checkpoints know different classes; give those of one training set")
-    weights = relative_weights(args.vote_weights, len(models))
+    if args.save_logits and len(models) > 1:
+        raise UserError(f"--save-logits writes those of one checkpoint, not of {len(models)}; give one")
+    weights = relative_weights(args.vote_weights or [model["votes"] for model in models], len(models))
     device = choose_device(args.device)
-    probabilities, unreadable = {}, {}
+    scores, unreadable = {}, {}
     for model, weight in zip(models, weights) if names else ():  # one network in memory at a time
-        found, failed = probabilities_of(
-            with_state(model), args.images, names, device, args.batch_size, args.workers, args.tta
+        tta = args.tta or model.get("tta", "none")
+        logits, failed = logits_of(
+            with_state(model), args.images, names, device, args.batch_size, args.workers, tta
         )
-        probabilities = {name: probabilities.get(name, 0) + weight * found[name] for name in names}
+        for name in names:
+            votes = logits[name] if model["mean_of"] == "logits" else logits[name].softmax(dim=0)
+            scores[name] = scores.get(name, 0) + weight * votes
         for name, reason in failed.items():
             if name not in unreadable:  # said once, not by every network
                 say(f"cannot be read: {reason}")
         unreadable.update(failed)
 
-    labels = {name: label_of(models[0], probabilities[name]) for name in names}
+    if args.save_logits and names:
+        save_logits(args.save_logits, models[0], names, logits, tta)
+    labels = {name: label_of(models[0], scores[name]) for name in names}
     table = [[{**row, "label": labels[row["filename"]]}[column] for column in header] for row in rows]
     try:
         os.makedirs(os.path.dirname(output), exist_ok=True)
@@ -190,37 +206,45 @@ def check_paths(wanted: str, csv: str | None, folder: str, names: list[str]) -> 
     return output
 
 
-def relative_weights(given: Sequence[float] | None, count: int) -> list[float]:
-    """The weight of each of `count` votes, the largest 1: equal ones leave probabilities as they are, to the
-    last bit.
+def save_logits(
+    path: str, model: dict[str, Any], names: list[str], logits: dict[str, Tensor], tta: str
+) -> None:
+    """Write what the model answered, image by image, and which file it is."""
+    array = torch.stack([logits[name] for name in names]).numpy()
+    said = Logits(names, model["classes"], array, model["path"], sha256_of(model["path"]), tta)
+    try:
+        os.makedirs(os.path.dirname(os.path.realpath(path)), exist_ok=True)
+        write_logits(path, said)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def relative_weights(given: Sequence[float], count: int) -> list[float]:
+    """The weight of each of `count` votes, the largest 1: equal ones leave answers as they are, to the last
+    bit.
     """
-    if given is None:
-        return [1.0] * count
     if len(given) != count:
         raise UserError(f"{len(given)} --vote-weights for {count} checkpoints; give one for each")
     return [weight / max(given) for weight in given]
 
 
-def label_of(model: dict[str, Any], probabilities: Tensor) -> int | str:
-    """What the CSV calls the most probable of the model's classes."""
-    name = model["classes"][int(probabilities.argmax())]
+def label_of(model: dict[str, Any], scores: Tensor) -> int | str:
+    """What the CSV calls the model's class with the highest score."""
+    name = model["classes"][int(scores.argmax())]
     return int(name) if model.get("integer_labels") else name
 
 
-def probabilities_of(
+def logits_of(
     model: dict[str, Any],
     folder: str,
     names: list[str],
     device: torch.device,
     batch_size: int,
     workers: int,
-    tta: str | None,
+    tta: str,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """One network's probabilities (classes,) for each image; and why some can't be read, which get a mean
-    image's.
-    """
+    """One network's logits (classes,) of each image, and why some can't be read: they get a mean image's."""
     network, size = load_trained(model), model["image_size"]
-    tta = tta or model.get("tta", "none")
     if device.type == "cpu":  # as in training
         use_matrix_products(network)
 
@@ -232,9 +256,9 @@ def probabilities_of(
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
     def forward(images: Tensor) -> Tensor:
-        probabilities = predict_images(network, images, model["mean"], model["std"], tta).softmax(dim=1)
-        require_finite(probabilities)
-        return probabilities
+        logits = predict_images(network, images, model["mean"], model["std"], tta)
+        require_finite(logits)
+        return logits
 
     runner = Runner([network], forward, device, batch_size)
     found, failed, progress = {}, {}, Progress("images", total=len(names))

@@ -123,6 +123,8 @@ def main(args: argparse.Namespace) -> int:
     check_writable(args.output, args.output)
 
     models = read_models("p1", paths)
+    if len(models) != len(paths):
+        raise UserError(f"{paths[0]}: an ensemble has no features of its own; give its members' model.pt")
     classes = models[0]["classes"]
     if any(model["classes"] != classes for model in models):
         raise UserError("the checkpoints know different classes; give those of one training set")

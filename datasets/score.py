@@ -44,9 +44,7 @@ def matched_labels(predictions: str | Path, truth: str | Path) -> list[tuple[str
     UserError when a row of either has no partner, or no truth.
     """
     predicted_rows = read_labels(predictions)
-    true_rows = labels_in_names(truth) if Path(truth).is_dir() else read_labels(truth)
-    # A run's predictions.csv has our answer as `label`; given as the truth, it is its `truth` that is meant.
-    true_rows = [{**row, "label": row.get("truth", row["label"])} for row in true_rows]
+    true_rows = read_truth(truth)
     with_id = all("id" in rows[0] for rows in (predicted_rows, true_rows))
     predicted, true = _labels_by_row(predicted_rows, with_id), _labels_by_row(true_rows, with_id)
     sides = [(predictions, predicted), (truth, true)]
@@ -63,6 +61,13 @@ def matched_labels(predictions: str | Path, truth: str | Path) -> list[tuple[str
         rows = f"{unlabelled} of {len(pairs)} rows"
         raise UserError(f"{truth}: {rows} have no label; give a CSV with the true labels")
     return pairs
+
+
+def read_truth(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a CSV, or of a folder of 7_123.png, each with its true `label`, or "" for none."""
+    rows = labels_in_names(path) if Path(path).is_dir() else read_labels(path)
+    # A run's predictions.csv has our answer as `label`; given as the truth, it is its `truth` that is meant.
+    return [{**row, "label": row.get("truth", row["label"])} for row in rows]
 
 
 def _labels_by_row(rows: Iterable[dict[str, str]], with_id: bool) -> dict[Key, list[str]]:

@@ -1,4 +1,4 @@
-"""The CSV tables of problem 1: read as they were meant, written in the course's form.
+"""The tables of problem 1: CSVs, read as they were meant and written in the course's form; logits, as .npz.
 
 In every table of predictions `label` is our answer, as in the file that hw1_1.sh writes; the true label,
 where there is one, is called `truth`.
@@ -8,16 +8,28 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
+import zipfile
 from pathlib import Path
-from typing import Iterable, Sequence
+from typing import Iterable, NamedTuple, Sequence
+
+import numpy as np
 
 from datasets.images import list_images
-from engine.base import LARGEST_TEXT, UserError, cannot_write, read_regular, write_atomically
+from engine.base import (
+    LARGEST_TEXT,
+    UserError,
+    cannot_write,
+    open_regular,
+    read_regular,
+    write_atomically,
+)
 
 NO_LABEL = ("", "None", "NONE", "nan", "NaN")  # the course's test files, and pandas where there is none
 _WHOLE_NUMBER = re.compile(r"0*([0-9]{1,9})(\.0*)?")  # 3, 03 and pandas' 3.0
 COLUMNS = ("id", "filename", "image_id", "label", "truth")  # what any table of the course's or ours has
+LARGEST_ARRAYS = 64 << 20  # bytes of a .npz, unpacked too; 2,500 images of 50 classes take 0.6 MB
 PREDICTIONS = ("filename", "label", "truth")  # the columns of a run's own predictions
 
 
@@ -147,3 +159,58 @@ def labels_in_names(folder: str | Path) -> list[dict[str, str]]:
     if not rows:
         raise UserError(f"{folder}: no image in it; give a folder of labelled images")
     return _with_labels(rows)
+
+
+# -- arrays --------------------------------------------------------------------------------------------------
+
+
+def read_arrays(path: str | Path, names: Sequence[str]) -> list[np.ndarray]:
+    """The arrays of these names in a .npz; nothing in it is run. ValueError tells why there are none."""
+    try:
+        with open_regular(path, LARGEST_ARRAYS) as file, zipfile.ZipFile(file) as packed:
+            if sum(part.file_size for part in packed.infolist()) > LARGEST_ARRAYS:
+                raise OSError(0, f"larger than {LARGEST_ARRAYS / 1e6:,.0f} MB")
+        with np.load(path, allow_pickle=False) as arrays:
+            return [arrays[name] for name in names]
+    except Exception as error:  # zipfile and numpy raise a dozen kinds at files that are none of theirs
+        raise ValueError(getattr(error, "strerror", None) or "it holds something else") from None
+
+
+class Logits(NamedTuple):
+    """What one checkpoint answered for images, each once."""
+
+    names: list[str]  # of N images
+    classes: list[str]  # C
+    logits: np.ndarray  # (N, C) float32, as the network gives them; of several TTA passes, see models.predict
+    checkpoint: str  # its path
+    sha256: str  # of its bytes
+    tta: str
+
+
+def write_logits(path: str | Path, logits: Logits) -> None:
+    """Write them as .npz, the checkpoint's path relative to it; OSError when the disk does not take it."""
+    path = os.path.realpath(path)
+    checkpoint = os.path.relpath(os.path.realpath(logits.checkpoint), os.path.dirname(path))
+    with write_atomically(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **logits._replace(checkpoint=checkpoint)._asdict())
+
+
+def read_logits(path: str | Path) -> Logits:
+    """What p1_inference.py --save-logits wrote. UserError where there is no such file, or another."""
+    advice = "write it with p1_inference.py --save-logits"
+    try:
+        names, classes, logits, *said = read_arrays(path, Logits._fields)
+    except ValueError as error:
+        raise UserError(f"{path}: no logits to read ({error}); {advice}") from None
+    for what, texts in (("names", names), ("classes", classes)):
+        is_list = texts.dtype.kind == "U" and texts.ndim == 1 and 0 < len(set(texts.tolist())) == len(texts)
+        if not is_list:
+            raise UserError(f"{path}: its {what} are no list without repetition; {advice}")
+    is_matrix = logits.dtype.kind == "f" and logits.shape == (len(names), len(classes))
+    if not is_matrix or not np.isfinite(logits).all():
+        raise UserError(f"{path}: its logits are no finite numbers, images by classes; {advice}")
+    if any(text.dtype.kind != "U" or text.ndim for text in said):
+        raise UserError(f"{path}: does not say which checkpoint it is of; {advice}")
+    checkpoint, sha256, tta = map(str, said)
+    checkpoint = os.path.join(os.path.dirname(os.path.realpath(path)), checkpoint)
+    return Logits(names.tolist(), classes.tolist(), logits, checkpoint, sha256, tta)

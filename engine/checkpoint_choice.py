@@ -5,13 +5,19 @@ Importing this imports no torch, which takes two seconds: `--help` and mistakes 
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any, Sequence
 
 from engine import checkpoint, manifest
-from engine.base import UserError, say
-from engine.checkpoint import KINDS
+from engine.base import UserError, read_regular, say
+from engine.checkpoint import KINDS, TTA_CHOICES
 from engine.run_folder import MODEL
+
+LARGEST_ENSEMBLE = 1 << 20  # bytes of an ensemble.json; a hundred members take 30,000
+MOST_MEMBERS = 100
+MOST_VOTES = 1000  # of one member
+MEANS = ("logits", "probabilities")  # of what several answers are averaged
 
 # How to get one where there is none. Of problem 1's settings the course grades C.
 TRAINING = {
@@ -33,15 +39,16 @@ def read_models(problem: str, given: Sequence[str], with_states: bool = True) ->
 
     `problem` is p1, p1_50 (the editions with 50 classes) or p2. Those `given`; else those of P1_CHECKPOINT,
     or P1_50_CHECKPOINT or P2_CHECKPOINT, separated as in PATH (os.pathsep); else the manifest's default,
-    which is fetched when it is not there or not the published file (size, sha256) and has a URL. UserError
-    when there is none, or one is broken or for the other problem.
+    which is fetched when it is not there or not the published file (size, sha256) and has a URL. An
+    ensemble.json stands for its members. Beside what its file says a model has its `votes`, and `mean_of`.
+    UserError when there is none, or one is broken or for the other problem.
 
     Not `with_states`, several come without their weights, for which `with_state` reads each file when its
     turn comes.
     """
     kind, variable = KINDS[problem], f"{problem.upper()}_CHECKPOINT"
     paths = list(given) or _paths_of_variable(problem)
-    is_named = False
+    is_named, begin = False, "checkpoint "
     if not paths:
         entry = _published(problem)
         paths = [str(manifest.entry_path(entry))]
@@ -53,21 +60,64 @@ def read_models(problem: str, given: Sequence[str], with_states: bool = True) ->
 
             fetch(entry)
     paths = [os.path.join(path, MODEL) if os.path.isdir(path) else path for path in paths]
+    extra = [{"votes": 1, "mean_of": "probabilities"} for _ in paths]
+    ensembles = [path for path in paths if path.endswith(".json")]
+    if ensembles:
+        if len(paths) > 1 or kind != "p1":
+            raise UserError(
+                f"{ensembles[0]}: an ensemble answers alone, and problem 1 alone; give model.pt files"
+            )
+        extra = read_ensemble(paths[0])
+        begin += f"{paths[0]}, the mean of {extra[0]['mean_of']} of "
+        paths = [member.pop("path") for member in extra]
     models = []
-    for path in paths:
+    for path, said in zip(paths, extra):
         if not os.path.isfile(path):
             raise UserError(
                 f"{path}: no such checkpoint; give --checkpoint or {variable} a model.pt, or leave both out"
             )
-        model = {**checkpoint.read_model(path), "path": path}
+        model = {**checkpoint.read_model(path), **said, "path": path}
         if model["problem"] != kind:
             raise UserError(f"{path}: a checkpoint for {model['problem']}, not for {kind}; give another one")
         if not with_states and len(paths) > 1:
             model["state"] = None
         models.append(model)
     if not is_named:
-        say("checkpoint " + "; ".join(_description(path, model) for path, model in zip(paths, models)))
+        say(begin + "; ".join(_description(path, model) for path, model in zip(paths, models)))
     return models
+
+
+def read_ensemble(path: str) -> list[dict[str, Any]]:
+    """Each member of an ensemble.json (see report/ensemble.py): its `path`, `votes` and `tta`, and `mean_of`.
+
+    The file may come from anybody: UserError unless it says what report.ensemble says, and its members lie
+    beside it, as they were when it was made.
+    """
+    advice = "make it again: python3 -m report.ensemble"
+    try:
+        said = json.loads(read_regular(path, LARGEST_ENSEMBLE).decode("utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {advice}") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: not JSON; {advice}") from None
+    said = said if isinstance(said, dict) else {}
+    mean_of, members = said.get("mean_of"), said.get("members")
+    if mean_of not in MEANS or not isinstance(members, list) or not 0 < len(members) <= MOST_MEMBERS:
+        raise UserError(f"{path}: no ensemble, it lacks its members or what is averaged; {advice}")
+    found = []
+    for number, member in enumerate(members, start=1):
+        member = member if isinstance(member, dict) else {}
+        name, votes, tta = member.get("checkpoint"), member.get("votes"), member.get("tta")
+        is_right = isinstance(name, str) and type(votes) is int and 0 < votes <= MOST_VOTES
+        if not is_right or os.path.isabs(name) or tta not in TTA_CHOICES["p1"]:
+            raise UserError(f"{path}: its member {number} is not said as report.ensemble says it; {advice}")
+        file = os.path.normpath(os.path.join(os.path.dirname(path), name))
+        if not os.path.isfile(file):
+            raise UserError(f"{path}: its member {file} is not there; put it there, or {advice}")
+        if manifest.sha256_of(file) != member.get("sha256"):
+            raise UserError(f"{path}: its member {file} is another file than then (sha256); {advice}")
+        found.append({"path": file, "votes": votes, "tta": tta, "mean_of": mean_of})
+    return found
 
 
 def with_state(model: dict[str, Any]) -> dict[str, Any]:
@@ -101,4 +151,5 @@ def _published(problem: str) -> dict[str, Any]:
 def _description(path: str, model: dict[str, Any]) -> str:
     figures = [(name, model["score"].get(name)) for name in ("accuracy", "mean_iou")]
     score = ", ".join(f"{name} {value:.4f}" for name, value in figures if isinstance(value, (int, float)))
-    return f"{path}: {model['network']}, {score or 'no score known'}"
+    times = f"{model['votes']} x " if model.get("votes", 1) > 1 else ""
+    return f"{times}{path}: {model['network']}, {score or 'no score known'}"

@@ -2,7 +2,7 @@
 
 The official files are told apart by their shapes alone: vit_b, vit_l, vit_h, and MobileSAM's vit_t (Zhang et
 al., 2023), whose encoder is ours. Any other size of the same layouts is built too. The package brings no
-weights: bash get_checkpoints.sh vit_b.
+weights: bash get_checkpoints.sh vit_t.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def load_sam(path: str | Path) -> Sam:
 
 
 def _no_sam(path: str | Path, reason: str) -> UserError:
-    advice = "give an official file: bash get_checkpoints.sh vit_b"
+    advice = "give an official file: bash get_checkpoints.sh vit_t"
     return UserError(f"{path}: no weights of Segment Anything ({reason}); {advice}")
 
 

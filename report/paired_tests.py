@@ -13,7 +13,6 @@ give the same figures. UserError where there is no test, in words that tell why.
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable, Sequence
@@ -21,8 +20,8 @@ from typing import Iterable, Sequence
 import numpy as np
 
 from datasets.palette import NUM_CLASSES, SCORED_CLASSES
-from datasets.tables import read_predictions
-from engine.base import UserError, open_regular
+from datasets.tables import read_arrays, read_predictions
+from engine.base import UserError
 from engine.run_folder import CONFUSIONS, PREDICTIONS, PREDICTIONS_LAST, RunRecord, best, scores
 
 SEED = 0
@@ -31,7 +30,6 @@ BOOTSTRAP_DRAWS = 2_000
 INTERVAL = 0.95
 FEWEST_TILES = 10  # of fewer, the draws are nearly all alike, and any difference would look certain
 A_HINT, CLEAR = 0.05, 0.01  # below these p a difference is called a hint, and more than chance
-LARGEST_FILE = 64 * 2**20  # bytes, unpacked too; 2,000 tiles take 1.6 MB
 EXACT = 2**53  # pixels; above, float64 skips whole numbers
 ROUNDING = 1e-6  # between a score in metrics.jsonl and the same one from counts
 TESTED = ("accuracy", "mean_iou")  # the scores of runs that leave what a test needs
@@ -249,16 +247,9 @@ def read_confusions(path: str | Path) -> Confusions:
     """What p2_train.py wrote of its validation tiles; UserError where there is no such file, or another."""
     path = Path(path)
     try:
-        with open_regular(path, LARGEST_FILE) as file, zipfile.ZipFile(file) as packed:
-            if sum(part.file_size for part in packed.infolist()) > LARGEST_FILE:
-                raise UserError(f"{path}: larger than any run's; train the run again in a new folder")
-        with np.load(path, allow_pickle=False) as arrays:
-            names, best, last = arrays["names"], arrays["best"], arrays["last"]
-    except UserError:
-        raise
-    except Exception as error:  # zipfile and numpy raise a dozen kinds at files that are none of theirs
-        reason = getattr(error, "strerror", None) or "it holds something else"
-        reason = f"no confusion matrices to read ({reason})"
+        names, best, last = read_arrays(path, ("names", "best", "last"))
+    except ValueError as error:
+        reason = f"no confusion matrices to read ({error})"
         raise UserError(f"{path}: {reason}; train the run again in a new folder") from None
     _check_confusions(path, names, best, last)
     return Confusions(tuple(names.tolist()), best.astype(np.int64), last.astype(np.int64))

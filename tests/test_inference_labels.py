@@ -322,12 +322,12 @@ def test_checkpoints_of_different_classes_are_refused(classify, p1_model, tmp_pa
     assert "different classes" in capfd.readouterr().err
 
 
-def test_an_images_probabilities_do_not_depend_on_what_else_is_asked(images, p1_model):
+def test_an_images_logits_do_not_depend_on_what_else_is_asked(images, p1_model):
     model = checkpoint.read_model(p1_model)
-    how = {"device": torch.device("cpu"), "batch_size": 4, "workers": 1, "tta": None}
-    together, _ = p1_inference.probabilities_of(model, str(images), [f"{n}.png" for n in range(6)], **how)
+    how = {"device": torch.device("cpu"), "batch_size": 4, "workers": 1, "tta": "none"}
+    together, _ = p1_inference.logits_of(model, str(images), [f"{n}.png" for n in range(6)], **how)
     for name in ("0.png", "5.png"):
-        alone, _ = p1_inference.probabilities_of(model, str(images), [name], **how)
+        alone, _ = p1_inference.logits_of(model, str(images), [name], **how)
         assert torch.equal(alone[name], together[name])
 
 
