@@ -1,4 +1,4 @@
-"""Ensembles of problem 1: chosen by saved logits, they answer as they did when chosen, from the same files."""
+"""Ensembles of problem 1, chosen by saved logits, answer as they did when chosen, from the same files."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_greedy_selection_takes_members_again_and_stops_where_it_was_best():
     logits = np.stack([margins, np.zeros_like(margins)], axis=2)
     truth = np.zeros(5, dtype=int)
     assert greedy(logits[:1], truth) == [1]
-    # a + b: -.5 4 4 .5 -2 and 2 a + b: .5 5 5 -.5 -3 have three too, and c only spoils: the first round stays.
+    # a + b: -.5 4 4 .5 -2 and 2 a + b: .5 5 5 -.5 -3 have three too, c only spoils: the first round stays.
     assert greedy(logits, truth) == [1, 0, 0]
     margins[1] = [-1.5, 3, 3, 2.5, -1]  # now 2 a + b: .5 5 5 .5 -3 has four
     assert greedy(np.stack([margins, np.zeros_like(margins)], axis=2), truth) == [2, 1, 0]
