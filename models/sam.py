@@ -18,7 +18,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 
 from engine.base import UserError
-from models.sam_encoder import TinyViT
+from models.sam_networks import TinyViT
 from models.weights import state_of_file, unwrapped
 
 PIXEL_MEAN, PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # of bytes, ImageNet's

@@ -2,8 +2,7 @@
 
 Same points, same filters in the same order, same non-maximum suppression; what differs is when it is done:
 
-- the image encoder's attention is fused (models.sam_encoder), the decoder shares what all points share
-  (models.sam_decoder); both are equal but for rounding, all else is equal bit by bit;
+- the image encoder's attention is fused, the decoder shares what all points share (models.sam_networks); both are equal but for rounding, all else is equal bit by bit;
 - masks are filtered by predicted IoU before they are made and upsampled, not after;
 - a mask is kept as run lengths, found for many masks at once.
 
@@ -23,8 +22,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from engine.base import UserError, is_out_of_memory
-from models.sam_decoder import PointDecoder
-from models.sam_encoder import encode_image
+from models.sam_networks import PointDecoder, encode_image
 
 UPSAMPLED_TOGETHER = 16  # masks at 1024 x 1024 at a time: 64 MiB
 STABILITY_OFFSET = 1.0  # logits between the two cuts whose IoU is the stability score

@@ -14,7 +14,7 @@ from benchmarks.random_sam import SMALL, THRESHOLD, lively_sam
 from datasets.drawings import draw_tile
 from datasets.sam_files import mask_of_runs
 from engine.base import UserError
-from models import sam_encoder, sam_masks
+from models import sam_masks, sam_networks
 from models.sam import build_sam, load_sam, sizes_of, type_of
 from models.sam_masks import MaskGenerator, SamMemoryError, run_lengths
 
@@ -117,12 +117,12 @@ def test_with_the_networks_untouched_every_bit_is_the_official_generators(sam, i
 
 @pytest.mark.parametrize("largest", [1 << 24, 1])
 def test_the_encoders_attention_is_the_official_one_whole_or_in_parts(sam, monkeypatch, largest):
-    monkeypatch.setattr(sam_encoder, "LARGEST_BIAS", largest)
-    monkeypatch.setattr(sam_encoder, "ROWS_OF_BIAS", 3 * 16 * 256)  # three rows of the whole image at a time
+    monkeypatch.setattr(sam_networks, "LARGEST_BIAS", largest)
+    monkeypatch.setattr(sam_networks, "ROWS_OF_BIAS", 3 * 16 * 256)  # three rows of the whole image at a time
     images = torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(
-            sam_encoder.encode_image(sam.image_encoder, images),
+            sam_networks.encode_image(sam.image_encoder, images),
             sam.image_encoder(images),
             atol=1e-4,
             rtol=1e-4,

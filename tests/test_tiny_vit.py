@@ -13,8 +13,8 @@ from benchmarks.random_sam import lively_sam
 from datasets.drawings import draw_tile
 from engine.base import UserError
 from models.sam import build_sam, load_sam, sizes_of, type_of
-from models.sam_encoder import TinyViT
 from models.sam_masks import MaskGenerator
+from models.sam_networks import TinyViT
 from tests.test_sam_masks import SETTINGS, SIDE, assert_same_masks, hollow
 
 SMALL = {
