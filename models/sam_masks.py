@@ -2,7 +2,8 @@
 
 Same points, same filters in the same order, same non-maximum suppression; what differs is when it is done:
 
-- the image encoder's attention is fused, the decoder shares what all points share (models.sam_networks); both are equal but for rounding, all else is equal bit by bit;
+- the image encoder's attention is fused, the decoder shares what all points share (models.sam_networks);
+  both are equal but for rounding, all else is equal bit by bit;
 - masks are filtered by predicted IoU before they are made and upsampled, not after;
 - a mask is kept as run lengths, found for many masks at once.
 
