@@ -61,7 +61,7 @@ def read_models(problem: str, given: Sequence[str], with_states: bool = True) ->
             fetch(entry)
     paths = [os.path.join(path, MODEL) if os.path.isdir(path) else path for path in paths]
     extra = [{"votes": 1, "mean_of": "probabilities"} for _ in paths]
-    ensembles = [path for path in paths if path.endswith(".json")]
+    ensembles = [path for path in paths if str(path).endswith(".json")]
     if ensembles:
         if len(paths) > 1 or kind != "p1":
             raise UserError(
