@@ -7,6 +7,8 @@
 # make test                       style, then every test; needs no data
 # make test-real DATA=hw1_data    what only the course's data can show
 # make test-networks              every network of problem 2: train, stop, go on, hw1_2.sh; a quarter of an hour
+# make test-memory                thousands of tiles in the memory of few; minutes
+# make test-grader-stack          the answers under the course's packages of 2024 are those under ours; 6 GB, once
 # make soak MINUTES=30            kills, broken and hostile files without end: cases and failures; 0: all there are
 # make submission [EDITION=2023]  what is handed in, under the course's names, in submission/
 # make pictures                   the README's pictures, from the runs of a demo
@@ -29,7 +31,7 @@ nothing :=
 space := $(nothing) $(nothing)
 is_there = $(wildcard $(subst $(space),\ ,$(1)))
 
-.PHONY: help demo p1 p1-50 p2 report test test-real test-networks soak submission pictures clean setup
+.PHONY: help demo p1 p1-50 p2 report test test-real test-networks test-memory test-grader-stack soak submission pictures clean setup
 
 help:
 	@sed -n '/^[^#]/q; /^$$/q; s/^# \{0,1\}//p' Makefile
@@ -246,6 +248,24 @@ test-real: $(INSTALLED)
 
 test-networks: $(INSTALLED)
 	@python3 -m pytest tests/networks
+
+test-memory: $(INSTALLED)
+	@python3 -m pytest tests/memory
+
+# The course's versions; its Python is 3.8, but any that torch 2.4.0 has wheels for will do.
+GRADER := .venv-grader
+GRADER_PYTHON ?= $(lastword $(wildcard $(HOME)/.pyenv/versions/3.8*/bin/python) python3.8)
+
+test-grader-stack: $(INSTALLED) $(GRADER)/installed
+	@python3 -m pytest -s tests/grader_stack
+
+$(GRADER)/installed:
+	@"$(GRADER_PYTHON)" -c 'import ensurepip, venv' \
+	|| { echo "error: $(GRADER_PYTHON) does not run; name a Python from 3.8 to 3.12: make test-grader-stack GRADER_PYTHON=python3.11" >&2; exit 2; }
+	@echo "== Setting up $(GRADER): some minutes and 6 GB, once"
+	@"$(GRADER_PYTHON)" -m venv $(GRADER)
+	@$(GRADER)/bin/python -m pip install --disable-pip-version-check torch==2.4.0 torchvision==0.19.0 'numpy<2' pillow
+	@touch $@
 
 MINUTES ?= 30
 

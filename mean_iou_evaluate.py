@@ -38,6 +38,7 @@ for _class, (_r, _g, _b) in enumerate(COLOURS):
 # Masks are opened as these alone, whatever they are called: EPS, for one, starts a program.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 LARGEST_FILE = 1 << 30  # bytes
+AT_ONCE = 64  # pairs that wait for a thread: all of a large folder would fill the memory
 
 COURSE_NAME = re.compile(r"([0-9]+)(?:_mask)?\.png")  # 0012_mask.png, or 0012.png in 2021 and 2022
 
@@ -175,8 +176,11 @@ def count_masks(pairs: list[tuple[str, str]]) -> np.ndarray:
     Threads share the work, since Pillow and numpy let go of the GIL.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    counts = np.zeros((8, 8), dtype=np.int64)
     with ThreadPoolExecutor(min(cores, len(pairs))) as pool:
-        return sum(pool.map(count_pair, pairs), np.zeros((8, 8), dtype=np.int64))
+        for start in range(0, len(pairs), AT_ONCE):
+            counts += sum(pool.map(count_pair, pairs[start : start + AT_ONCE]))
+    return counts
 
 
 def iou_of(tp: int, tp_fp: int, tp_fn: int) -> float:
