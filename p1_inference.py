@@ -109,6 +109,7 @@ from engine.base import (
 )
 from engine.device import choose_device, tune_allocator
 from engine.manifest import sha256_of
+from engine.lock import one_of_several_writers
 from engine.pipeline import Runner, batches_of_one_shape, read_ahead
 from models.builders import load_trained
 from models.predict import predict_images, require_finite
@@ -154,7 +155,8 @@ def main(args: argparse.Namespace) -> int:
     table = [[{**row, "label": labels[row["filename"]]}[column] for column in header] for row in rows]
     try:
         os.makedirs(os.path.dirname(output), exist_ok=True)
-        with write_atomically(output) as temporary:
+        folder, name = os.path.split(output)
+        with one_of_several_writers(folder, [name]), write_atomically(output) as temporary:
             write_table(temporary, header, table)
     except OSError as error:
         raise cannot_write(args.output, error) from None

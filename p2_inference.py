@@ -15,6 +15,7 @@ import argparse
 import errno
 import os
 import sys
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Iterable, Iterator, Sequence
 
@@ -79,8 +80,18 @@ from torch import Tensor
 from datasets.images import ImageError
 from datasets.palette import save_mask
 from datasets.tiles import find_tiles, read_tile
-from engine.base import Progress, UserError, cannot_write, check_writable, run_script, say, write_atomically
+from engine.base import (
+    Progress,
+    UserError,
+    cannot_write,
+    check_writable,
+    made_if_missing,
+    run_script,
+    say,
+    write_atomically,
+)
 from engine.device import choose_device, tune_allocator
+from engine.lock import one_of_several_writers
 from engine.pipeline import Runner, batches_of_one_shape, read_ahead, run_each, write_behind
 from models.builders import load_trained
 from models.predict import land_cover
@@ -116,7 +127,7 @@ def main(args: argparse.Namespace) -> int:
     for name, mask in mask_of_tile.items():
         if is_too_long(args.output, mask):
             fail(name, UserError(f"its mask's name has too many letters for the folder {args.output}"))
-    with write_behind(write_mask, args.workers) as write:
+    with making_masks(args.output, mask_of_tile.values()), write_behind(write_mask, args.workers) as write:
         for batch in batches_of_one_shape(readable(), batch_size):
             for name, classes in run_each(runner, batch):
                 if isinstance(classes, Exception):
@@ -160,6 +171,13 @@ def check_output(output: str, images: str, masks: Iterable[str]) -> None:
             )
         if os.path.isdir(path):
             raise UserError(f"{path}: a folder lies where a mask belongs; give another --output")
+
+
+@contextmanager
+def making_masks(output: str, masks: Iterable[str]) -> Iterator[None]:
+    """The folder is there, without what a killed process was writing of these masks."""
+    with made_if_missing(output, output), one_of_several_writers(output, masks):
+        yield
 
 
 def is_too_long(output: str, mask: str) -> bool:

@@ -140,6 +140,7 @@ from datasets.tiles import ChosenImage, find_images
 from engine.base import Progress, write_json
 from engine.device import choose_device, tune_allocator
 from engine.download import fetch
+from engine.lock import sole_writer
 from engine.metrics import confusion_matrix, iou_per_class, mean_iou
 from engine.pipeline import Runner
 from models.builders import load_trained
@@ -196,7 +197,8 @@ def main(args: argparse.Namespace) -> int:
         if has_vote:
             predicted["vote"] = vote(predicted["model B"], masks)
         picture = draw_masks(pixels, masks)
-        write_masks(args.output, image, picture, masks, made_by, predicted.get("vote"))
+        with sole_writer(args.output), sole_writer(os.path.join(args.output, "vote")):
+            write_masks(args.output, image, picture, masks, made_by, predicted.get("vote"))
         how_many = f"{len(masks)} mask{'' if len(masks) == 1 else 's'}"
         print(f"{image.path}: {how_many}", flush=True)
 

@@ -291,6 +291,7 @@ def damage_of_zip(path: str | Path) -> str:
 
 # -- files that are whole or not there: written under a temporary name in the same folder, then renamed ------
 
+LONGEST_IN_PART = 40  # characters of its name that a file's temporary name keeps
 # Asked for once: it can only be read by setting it, which would touch the files that other threads make
 # meanwhile.
 _UMASK = os.umask(0o077)
@@ -303,7 +304,8 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     remove it.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=str(path.parent), prefix=f".{path.name[:40]}.", suffix=".part")
+    prefix = f".{path.name[:LONGEST_IN_PART]}."
+    handle, name = tempfile.mkstemp(dir=str(path.parent), prefix=prefix, suffix=".part")
     os.close(handle)
     temporary = Path(name)
     try:
@@ -338,9 +340,19 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def check_writable(folder: str, output: str) -> None:
-    """UserError, which names `output`, unless a file can be made in `folder`.
+    """UserError, which names `output`, unless a file can be made in `folder`."""
+    with made_if_missing(folder, output):
+        try:
+            tempfile.TemporaryFile(dir=os.path.abspath(folder)).close()
+        except OSError as error:
+            raise cannot_write(output, error) from None
 
-    Folders that are missing are made for the try and taken away again.
+
+@contextmanager
+def made_if_missing(folder: str, output: str) -> Iterator[None]:
+    """Folders that are missing are made, and taken away again at the end where nothing lies in them.
+
+    UserError, which names `output`, where they cannot be made.
     """
     missing = []
     path = os.path.abspath(folder)
@@ -350,15 +362,15 @@ def check_writable(folder: str, output: str) -> None:
     made = []
     try:
         for path in reversed(missing):
-            os.mkdir(path)
+            try:
+                os.mkdir(path)
+            except OSError as error:
+                raise cannot_write(output, error) from None
             made.append(path)
-        with tempfile.TemporaryFile(dir=os.path.abspath(folder)):
-            pass
-    except OSError as error:
-        raise cannot_write(output, error) from None
+        yield
     finally:
         for path in reversed(made):
-            with suppress(OSError):  # somebody else has put something there meanwhile
+            with suppress(OSError):  # something lies there now
                 os.rmdir(path)
 
 

@@ -28,6 +28,7 @@ from typing import Sequence
 
 from datasets.images import natural_key
 from engine.base import UserError, run_script, say
+from engine.lock import sole_writer
 from engine.run_folder import is_number
 from report import ANSWERS, OUTPUT
 from report.collect import Found, find, runs_of_settings, settings_folder
@@ -71,8 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from report.pdf import write_pdf
 
     student, runs = (args.student_id, args.name), [*args.p1, *args.p2]
-    report, remarks = draw_report(runs, args.sam, *student, args.answers, args.output)
-    page, pdf = write_page(report, args.output), write_pdf(report, args.output)
+    with sole_writer(args.output), sole_writer(args.output / "figures"):
+        report, remarks = draw_report(runs, args.sam, *student, args.answers, args.output)
+        page, pdf = write_page(report, args.output), write_pdf(report, args.output)
     gaps = [*remarks, *gaps_of(report)]
     for gap in gaps:
         say(f"gap: {gap}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         chosen = {name: list(numbers) for name, numbers in SAMPLE.items()}
     is_endless = args.minutes == 0 or args.sample or args.case is not None
     deadline = float("inf") if is_endless else time.monotonic() + 60 * args.minutes
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: it ends with the table
     import_all()
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     try:
@@ -59,26 +61,38 @@ def draw_cases(chosen: dict[str, list[int] | None], folder: Path, deadline: floa
     (folder / "shared").mkdir()
     functions, left, totals = {}, {}, {}
     cases, failures = dict.fromkeys(chosen, 0), dict.fromkeys(chosen, 0)
-    while time.monotonic() < deadline and any(left.get(name, [0]) for name in chosen):
-        for name, numbers in chosen.items():
-            if time.monotonic() >= deadline:
-                break
-            if name not in functions:
+
+    def next_case(name: str, numbers: list[int] | None) -> None:
+        if name not in left:
+            left[name] = []
+            try:
                 totals[name], functions[name] = ATTACKS[name](folder / "shared")
-                left[name] = numbers or random.SystemRandom().sample(range(totals[name]), totals[name])
-            if not left[name]:
-                continue
-            number = left[name].pop()
-            cases[name] += 1
-            case = folder / f"case{number}"
-            problem = failure(functions[name], number, case)
-            if problem:
+            except Exception as error:  # the other attacks can go on
                 failures[name] += 1
-                print(f"FAILED --attack {name} --case {number}: {problem}", flush=True)
-            if is_kept:
-                print(f"case {number} left {case}; what was said last: {case}.said")
-            else:
-                shutil.rmtree(case, ignore_errors=True)
+                print(f"FAILED --attack {name}: no case can begin: {error}", flush=True)
+                return
+            left[name] = numbers or random.SystemRandom().sample(range(totals[name]), totals[name])
+        if not left[name]:
+            return
+        number = left[name].pop()
+        case = folder / f"case{number}"
+        problem = failure(functions[name], number, case)
+        cases[name] += 1
+        if problem:
+            failures[name] += 1
+            print(f"FAILED --attack {name} --case {number}: {problem}", flush=True)
+        if is_kept:
+            print(f"case {number} left {case}; what was said last: {case}.said")
+        else:
+            shutil.rmtree(case, ignore_errors=True)
+
+    try:
+        while time.monotonic() < deadline and any(left.get(name, [0]) for name in chosen):
+            for name, numbers in chosen.items():
+                if time.monotonic() < deadline:
+                    next_case(name, numbers)
+    except KeyboardInterrupt:  # Ctrl-C, or SIGTERM: what is known by now is told all the same
+        print("stopped before the time was over")
     print_table(cases, totals, failures)
     return 1 if any(failures.values()) else 0
 
@@ -98,7 +112,8 @@ def print_table(cases: dict[str, int], totals: dict[str, int], failures: dict[st
     print(f"\n{'attack':{width}}  {'cases':>6} {'of':>6} {'failures':>9}")
     for name in cases:
         print(f"{name:{width}}  {cases[name]:>6} {totals.get(name, 0):>6} {failures[name]:>9}")
-    print(f"{'all':{width}}  {sum(cases.values()):>6} {sum(totals.values()):>6} {sum(failures.values()):>9}")
+    sums = [sum(counts.values()) for counts in (cases, totals, failures)]
+    print(f"{'all':{width}}  {sums[0]:>6} {sums[1]:>6} {sums[2]:>9}", flush=True)
 
 
 if __name__ == "__main__":

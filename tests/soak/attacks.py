@@ -9,8 +9,9 @@ from functools import partial
 
 from tests.soak import broken, hostile, kills, servers, trainings
 
+KILLED = (*trainings.SCRIPTS, *trainings.WRITERS)
 ATTACKS = {
-    **{f"operations-{script}": partial(kills.at_operations, script) for script in trainings.SCRIPTS},
+    **{f"operations-{script}": partial(kills.at_operations, script) for script in KILLED},
     **{
         f"{number.name.lower()}-{script}": partial(kills.at_random, script, number)
         for script in trainings.SCRIPTS

@@ -38,16 +38,25 @@ def run(
     AssertionError when the child has not ended after `patience` seconds, or showed a traceback.
     """
     said = folder.parent / f"{folder.name}.said"
+    # The soak's own way to stop is not the child's, not even for the moment before it says so.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
         _be_the_child(main, folder, said)
     waiting = os.pidfd_open(child)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
         if kill is not None and not _ends_within(waiting, kill[0]):
             os.kill(child, kill[1])
         hangs = not _ends_within(waiting, patience)
         if hangs:
             os.kill(child, signal.SIGKILL)
+    except KeyboardInterrupt:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
     finally:
         os.close(waiting)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

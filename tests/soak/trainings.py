@@ -23,6 +23,14 @@ FLAGS = {
     "p1_finetune": f"--data office --crop-size 32 --seeds 0 1 {PHOTOS}",
     "p2_train": f"--data tiles --model tiny_segmenter --scale 0.5 --crop-size 32 --batch-size 4 {COMMON}",
 }
+# What else writes into a folder: killed, the same command ends as if nobody had killed it.
+WRITERS = {
+    "p1_inference": "--csv office/val.csv --images office/val --output run/out.csv --checkpoint p1.pt",
+    "p2_inference": "--images tiles/validation --output run --checkpoint p2.pt",
+    "report.build": "--p1 results/p1 --p2 results/p2 --student-id r1 --name x --output run "
+    "--answers answers.md",
+}
+ENDS_WITH = {"report.build": 1}  # the exit status where it is not 0: the answers are empty
 # What two equal runs may differ in: the clock, the machine, and what a kill leaves beside the end.
 NOT_COMPARED = ("log.txt", ".lock", "previous.pt", "config.json")
 CLOCKED = ("minutes", "minutes a run", "images/s", "images_per_second", "seconds", "time", "started")
@@ -58,14 +66,15 @@ def draw_data(folder: Path) -> None:
 def with_data(folder: Path, data: Path) -> Path:
     """`folder`, made, with the drawn data linked into it: every run has the same relative paths."""
     folder.mkdir()
-    for name in ("office", "tiles"):
-        (folder / name).symlink_to(data / name)
+    for name in ("office", "tiles", "p1.pt", "p2.pt", "results", "answers.md"):
+        if (data / name).exists():
+            (folder / name).symlink_to(data / name)
     return folder
 
 
 def command(script: str, *more: str) -> Callable[[], None]:
-    """What a child is to call: the script's training into run/."""
-    return commands.command(script, *FLAGS[script].split(), *more)
+    """What a child is to call: the script's training, or its other work, into run/."""
+    return commands.command(script, *{**FLAGS, **WRITERS}[script].split(), *more)
 
 
 def assert_same(ours: Path, theirs: Path, what: str) -> None:
