@@ -350,23 +350,18 @@ def check_writable(folder: str, output: str) -> None:
 
 @contextmanager
 def made_if_missing(folder: str, output: str) -> Iterator[None]:
-    """Folders that are missing are made, and taken away again at the end where nothing lies in them.
-
-    UserError, which names `output`, where they cannot be made.
-    """
-    missing = []
+    """Missing folders are made (UserError names `output`), and taken away where nothing lies in them."""
+    made = []
     path = os.path.abspath(folder)
     while not os.path.lexists(path):
-        missing.append(path)
+        made.insert(0, path)
         path = os.path.dirname(path)
-    made = []
     try:
-        for path in reversed(missing):
-            try:
-                os.mkdir(path)
-            except OSError as error:
-                raise cannot_write(output, error) from None
-            made.append(path)
+        try:
+            for path in made:
+                os.makedirs(path, exist_ok=True)  # another process may be making it too
+        except OSError as error:
+            raise cannot_write(output, error) from None
         yield
     finally:
         for path in reversed(made):

@@ -340,6 +340,13 @@ def test_files_can_be_read_in_one_go():
         assert max(map(len, lines), default=0) <= 110, relative(path)
 
 
+def test_a_checkout_by_git_for_windows_has_the_line_ends_that_bash_reads(tmp_path):
+    command = ["git", "-c", "core.autocrlf=true", "checkout-index", "--all", f"--prefix={tmp_path}/"]
+    subprocess.run(command, cwd=REPOSITORY, check=True)
+    code = [path for path in tmp_path.rglob("*") if path.suffix in (".sh", ".py") or path.name == "Makefile"]
+    assert len(code) > 100 and not [path for path in code if b"\r\n" in path.read_bytes()]
+
+
 def test_the_house_has_few_rooms():
     python = [path for path in our_files() if path.suffix == ".py"]
     assert len([path for path in python if not relative(path).startswith("tests/")]) <= 100

@@ -14,6 +14,7 @@ from engine import run as run_module
 from engine import run_folder
 from engine.base import UserError
 from engine.run import Run
+from tests.killing import REPOSITORY
 
 ARGUMENTS = {"epochs": 3, "lr": 0.1, "device": None, "workers": 0, "max_minutes": None}
 
@@ -280,6 +281,15 @@ def test_tensorboard_that_fails_is_a_note_and_the_metrics_go_on(folder, monkeypa
     run.close()
     assert capsys.readouterr().err.count("note: no events for TensorBoard") == 1
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_tensorboard_that_cannot_be_imported_is_a_note(folder):
+    code = "from engine.run import Run; Run({!r}, 'x.py', {{}}, {{}}).log_metrics(1, 1, loss=0.5)"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "tests" / "cases" / "no_tb")}
+    command = [sys.executable, "-c", code.format(str(folder))]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "(ImportError: No module named tensorboard" in done.stderr, done.stderr
+    assert '"loss": 0.5' in (folder / "metrics.jsonl").read_text()
 
 
 # -- what others read of it ----------------------------------------------------------------------------------

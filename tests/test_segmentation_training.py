@@ -301,6 +301,18 @@ def test_a_finished_run_is_left_alone(flags, tmp_path):
     assert len(scores_of(tmp_path / "run")) == 3
 
 
+def test_the_same_data_under_another_path_are_the_same_run(flags, data, tmp_path, monkeypatch, capsys):
+    assert call(p2_train, *flags("run", "--max-minutes", 0)) == 0
+    monkeypatch.chdir(tmp_path)
+    for place in (f"{data}/", "p2_data", "./p2_data//"):
+        assert call(p2_train, *flags("run", "--data", place, "--max-minutes", 0)) == 0, (
+            capsys.readouterr().err
+        )
+    data.rename(tmp_path / "moved")
+    assert call(p2_train, *flags("run", "--data", "moved")) == 0
+    assert is_finished(tmp_path / "run")
+
+
 def test_an_unreadable_pair_is_named_left_out_and_told_by_the_status(flags, data, capsys):
     (data / "train" / "0003_sat.jpg").write_bytes(b"no image")
     assert call(p2_train, *flags("run")) == 1

@@ -1,7 +1,10 @@
-"""Two processes that write into one folder wait for each other; what a killed one left is removed."""
+"""Two processes that write into one folder wait for each other, or leave each other alone; what a killed one
+left is removed.
+"""
 
 from __future__ import annotations
 
+import errno
 import threading
 
 import pytest
@@ -48,3 +51,30 @@ def test_nobody_is_waited_for_without_end(tmp_path, monkeypatch):
 def test_a_folder_that_is_not_there_is_the_writers_to_make(tmp_path):
     with lock.sole_writer(tmp_path / "nowhere"):
         assert not (tmp_path / "nowhere").exists()
+
+
+def test_of_several_writers_the_first_removes_what_was_left_of_its_own_files(tmp_path):
+    left = {".0000_mask.png.abcdefgh.part", f".{'n' * 40}.12345678.part"}
+    others = {".notes.txt.abcdefgh.part", "0000_mask.png", ".0000_mask.png.short.part"}
+    names = ["0000_mask.png", "n" * 60]
+    for name in left | others:
+        (tmp_path / name).touch()
+    with lock.one_of_several_writers(tmp_path, names):
+        assert {path.name for path in tmp_path.iterdir()} == others
+        part = tmp_path / ".0000_mask.png.ABCDEFGH.part"
+        part.touch()
+        with lock.one_of_several_writers(tmp_path, names):  # nobody waits, and what is being written stays
+            assert part.exists()
+
+
+def test_without_locks_several_writers_touch_nothing_of_each_other(tmp_path, monkeypatch):
+    import fcntl
+
+    def flock(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    part = tmp_path / ".0000_mask.png.abcdefgh.part"
+    part.touch()
+    with lock.one_of_several_writers(tmp_path, ["0000_mask.png"]):
+        assert part.exists()

@@ -21,7 +21,7 @@ from PIL import Image
 from tests.soak import children, home, trainings
 
 CASES = 300  # of each format
-PATIENCE = 120.0  # seconds, on a machine that is busy with other things too
+PATIENCE = 300.0  # seconds, on a machine that is busy with other things too
 # The format, which file of the home it is, and the commands that read that file.
 FORMATS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     "jpeg": [

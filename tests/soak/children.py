@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-PATIENCE = 120.0  # seconds, after which a child hangs; the machine may be busy
+PATIENCE = 300.0  # seconds, after which a child hangs; the machine may be busy
 
 
 class Ended(NamedTuple):

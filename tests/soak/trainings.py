@@ -27,8 +27,7 @@ FLAGS = {
 WRITERS = {
     "p1_inference": "--csv office/val.csv --images office/val --output run/out.csv --checkpoint p1.pt",
     "p2_inference": "--images tiles/validation --output run --checkpoint p2.pt",
-    "report.build": "--p1 results/p1 --p2 results/p2 --student-id r1 --name x --output run "
-    "--answers answers.md",
+    "report.build": "--p1 results/p1 --student-id r1 --name x --output run --answers answers.md",
 }
 ENDS_WITH = {"report.build": 1}  # the exit status where it is not 0: the answers are empty
 # What two equal runs may differ in: the clock, the machine, and what a kill leaves beside the end.
