@@ -46,7 +46,8 @@ def test_without_venv_it_says_what_to_install(tmp_path):
 
 def test_make_alone_lists_what_there_is():
     done = subprocess.run(["make", "-s"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    for target in ("demo", "p1", "p1-50", "p2", "test", "test-real", "test-networks", "report", "submission"):
+    tests = ("test", "test-real", "test-networks", "test-memory", "test-grader-stack", "soak")
+    for target in ("demo", "p1", "p1-50", "p2", "report", "submission", *tests):
         assert f"make {target}" in done.stdout
 
 

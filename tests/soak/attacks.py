@@ -28,6 +28,7 @@ ATTACKS = {
 SAMPLE = {
     "operations-p1_ssl_pretrain": (700,),
     "operations-p2_train": (0, 120, 400),
+    "operations-p2_inference": (12, 30),
     "broken-jpeg": range(4),
     "broken-png": range(5),
     "broken-csv": range(4),
