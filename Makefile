@@ -254,7 +254,8 @@ test-memory: $(INSTALLED)
 
 # The course's versions; its Python is 3.8, but any that torch 2.4.0 has wheels for will do.
 GRADER := .venv-grader
-GRADER_PYTHON ?= $(lastword $(wildcard $(HOME)/.pyenv/versions/3.8*/bin/python) python3.8)
+GRADER_PYTHONS = $(foreach version,8 9 10 11 12,$(shell command -v python3.$(version)))
+GRADER_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.8*/bin/python) $(GRADER_PYTHONS) python3.8)
 
 test-grader-stack: $(INSTALLED) $(GRADER)/installed
 	@python3 -m pytest -s tests/grader_stack
