@@ -108,8 +108,8 @@ from engine.base import (
     write_atomically,
 )
 from engine.device import choose_device, tune_allocator
-from engine.manifest import sha256_of
 from engine.lock import one_of_several_writers
+from engine.manifest import sha256_of
 from engine.pipeline import Runner, batches_of_one_shape, read_ahead
 from models.builders import load_trained
 from models.predict import predict_images, require_finite
