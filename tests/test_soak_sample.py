@@ -12,5 +12,5 @@ from tests.killing import REPOSITORY
 
 def test_the_sample_of_the_soak_holds():
     command = [sys.executable, "-m", "tests.soak", "--sample"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
