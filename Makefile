@@ -216,7 +216,7 @@ endif
 	@test -f $(OUT)/contact_sheet.png
 	@echo "== 7 of 8: Segment Anything, with random weights (the real ones, 41 MB: bash get_checkpoints.sh vit_t)"
 	@set -- "$$DATA"/p2_data/validation/*_sat.jpg; \
-	python3 -m benchmarks.random_sam "$$1" "$(OUT)/random_sam.pth" || exit; \
+	python3 -m benchmarks.bench_sam --random "$$1" "$(OUT)/random_sam.pth" || exit; \
 	python3 p2_sam.py --images "$$1" "$$2" "$$3" --checkpoint "$(OUT)/random_sam.pth" \
 		--output "$(OUT)/runs/sam" --points-per-side 8 --box-nms-thresh 1 --device cpu \
 		--vote "$(OUT)/runs/p2/model_b/model.pt" || [ $$? -eq 1 ]

@@ -24,7 +24,86 @@ import tempfile
 import time
 from typing import Any
 
+import numpy as np
+import torch
+from segment_anything.modeling import Sam
+from segment_anything.predictor import SamPredictor
+from segment_anything.utils.amg import build_point_grid
+from torch.nn import functional
+
 from benchmarks.in_turns import MAX_RSS_UNIT, in_turns, print_table
+from datasets.images import read_rgb
+from models.sam import build_sam, load_sam
+
+# -- a network without a training --------------------------------------------------------------------------
+
+SMALL = {
+    "image_size": 256,
+    "grid": 16,
+    "width": 32,
+    "depth": 2,
+    "heads": 2,
+    "global_blocks": [1],
+    "window": 7,
+}
+PASSING = 0.25  # of the candidates, above the default pred_iou_thresh
+THRESHOLD = 0.88
+HILLS = 5  # along a side
+COVERED = 0.12  # of the pixels, by a mask on average
+
+
+@torch.no_grad()
+def lively_sam(image: np.ndarray, seed: int = 0, points_per_side: int = 8, **sizes: Any) -> Sam:
+    """A random network of `build_sam(**sizes)` that keeps masks, for want of real weights.
+
+    At default thresholds a random SAM keeps no mask, and nothing equals nothing. This one's last layers are
+    scaled on the very (H, W, 3) uint8 `image` that it will see, at this grid of points: a quarter of the
+    candidates pass 0.88, and their borders are sharp.
+    """
+    torch.manual_seed(seed)
+    sam = build_sam(**sizes).eval()
+    for name, parameter in sam.named_parameters():
+        # Zeros at the start of a training: no path may rest on that.
+        if "rel_pos" in name or "attention_biases" in name:
+            parameter.normal_(std=0.2)
+    # Places that differ smoothly: so masks are blobs, as those of a trained network, not dust.
+    if hasattr(sam.image_encoder, "pos_embed"):  # TinyViT knows no places
+        places = sam.image_encoder.pos_embed
+        hills = torch.randn(1, places.shape[3], HILLS, HILLS) * 2
+        places.copy_(functional.interpolate(hills, places.shape[1:3], mode="bicubic").permute(0, 2, 3, 1))
+    for layer in (sam.mask_decoder.output_upscaling[0], sam.mask_decoder.output_upscaling[3]):
+        layer.weight.copy_(2 * layer.weight.mean(dim=(2, 3), keepdim=True) + 0.3 * layer.weight)
+    predictor = SamPredictor(sam)
+    predictor.set_image(image)
+    grid = build_point_grid(points_per_side) * np.array(image.shape[1::-1])
+    points = torch.from_numpy(predictor.transform.apply_coords(grid, image.shape[:2]))[:, None]
+
+    def predict() -> tuple[torch.Tensor, torch.Tensor]:
+        """→ logits (points, 3, h, w) and quality (points, 3)."""
+        parts = [
+            predictor.predict_torch(some, torch.ones(len(some), 1, dtype=torch.int), return_logits=True)
+            for some in points.split(16)
+        ]
+        return torch.cat([part[2] for part in parts]), torch.cat([part[1] for part in parts])
+
+    logits, quality = predict()
+    head = sam.mask_decoder.iou_prediction_head.layers[-1]
+    wanted = (quality - quality.mean(dim=0)) / quality.std(dim=0) * 0.05
+    scale = 0.05 / quality.std(dim=0)
+    head.weight[1:] *= scale[:, None]
+    head.bias[1:] = (head.bias[1:] - quality.mean(dim=0)) * scale + THRESHOLD - wanted.quantile(1 - PASSING)
+    for index in range(3):
+        last = sam.mask_decoder.output_hypernetworks_mlps[1 + index].layers[-1]
+        factor = 200 / logits[:, index].std()
+        last.weight *= factor
+        last.bias *= factor
+        logits[:, index] *= factor
+    # Cut at 0, masks would be half of the image, all with one box; so they are blobs here and there.
+    sam.mask_threshold = logits.flatten()[:: max(1, logits.numel() // 1_000_000)].quantile(1 - COVERED).item()
+    return sam
+
+
+# -- the comparison ----------------------------------------------------------------------------------------
 
 NARROW = {"image_size": 1024, "grid": 64, "width": 192, "depth": 4, "heads": 3, "global_blocks": [1, 3]}
 BATCH = {"ours": 16, "official": 64}  # ours: POINTS_PER_BATCH of p2_sam.py on a CPU
@@ -33,11 +112,7 @@ PASSED = ("checkpoint", "image", "threads")  # arguments that go on to the proce
 
 def run_side(side: str, folder: str) -> None:
     """In its own process: masks into `folder`/`side`.json; wall and CPU seconds and peak MiB to stdout."""
-    import numpy as np
-    import torch
-
     from engine.device import tune_allocator
-    from models.sam import load_sam
 
     if side == "ours":
         tune_allocator()
@@ -67,12 +142,7 @@ def run_side(side: str, folder: str) -> None:
 
 def make_inputs(folder: str, args: argparse.Namespace) -> None:
     """Write the image, the weights where none are given, and the settings of both sides."""
-    import numpy as np
-    import torch
-
-    from benchmarks.random_sam import lively_sam
     from datasets.drawings import draw_tile
-    from datasets.images import read_rgb
 
     if args.image:
         image = read_rgb(args.image, apply_exif=False)
@@ -143,11 +213,20 @@ def main() -> None:
     parser.add_argument("--points-per-side", type=int, default=8, help="points of the grid along a side")
     parser.add_argument("--rounds", type=int, default=3, help="times that each side is timed")
     parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
+    parser.add_argument(
+        "--random",
+        nargs=2,
+        metavar=("IMAGE", "FILE"),
+        help="write a small random network's weights for this image, for p2_sam.py --checkpoint",
+    )
     parser.add_argument("--side", choices=list(BATCH), help=argparse.SUPPRESS)  # one timed run
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.side:
+    if args.random:
+        image, weights = args.random
+        torch.save(lively_sam(read_rgb(image, apply_exif=False), **SMALL).state_dict(), weights)
+    elif args.side:
         run_side(args.side, args.folder)
     elif args.make:
         make_inputs(args.folder, args)

@@ -88,7 +88,9 @@ def fine_tuning(recipe: str, num_classes: int) -> Training:
         return build_network(flags["model"], num_classes=num_classes, stem=flags["stem"])
 
     def loss(network: nn.Module, images: Tensor) -> Tensor:
-        return functional.cross_entropy(network(images).float(), torch.zeros(len(images), dtype=torch.int64))
+        return functional.cross_entropy(
+            network(images).float(), images.new_zeros(len(images), dtype=torch.int64)
+        )
 
     name = f"fine-tuning, {flags['model']}, {side} px"
     return Training(name, build, loss, side, flags["batch_size"], flags["ema_decay"] > 0)
@@ -103,7 +105,7 @@ def segmentation(recipe: str, model: str | None = None) -> Training:
         return build_network(model or flags["model"], num_classes=NUM_CLASSES)
 
     def loss(network: nn.Module, images: Tensor) -> Tensor:
-        targets = torch.zeros(len(images), side, side, dtype=torch.int64)
+        targets = images.new_zeros(len(images), *images.shape[2:], dtype=torch.int64)
         total = images.new_zeros(())
         for logits in network(images).values():
             total = total + pixel_loss(logits.float(), targets, IGNORED, flags["gamma"], flags["alpha"])
@@ -124,6 +126,8 @@ def trainings() -> list[Training]:
         segmentation("default", "fcn32s"),
         segmentation("report004"),
         segmentation("report004_a"),
+        segmentation("report004_a", "fcn32s"),
+        segmentation("report004_a", "fcn32s_paper"),
     ]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.random_sam import SMALL
+from benchmarks.bench_sam import SMALL
 from engine import checkpoint, manifest
 from engine.base import UserError, damage_of_zip
 from engine.export import export

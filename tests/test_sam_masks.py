@@ -10,7 +10,7 @@ import torch
 from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 from segment_anything.utils.amg import build_point_grid, mask_to_rle_pytorch
 
-from benchmarks.random_sam import SMALL, THRESHOLD, lively_sam
+from benchmarks.bench_sam import SMALL, THRESHOLD, lively_sam
 from datasets.drawings import draw_tile
 from datasets.sam_files import mask_of_runs
 from engine.base import UserError

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import p2_sam
-from benchmarks.random_sam import SMALL, lively_sam
+from benchmarks.bench_sam import SMALL, lively_sam
 from datasets import sam_files
 from datasets.drawings import draw_tile
 from datasets.palette import classes_of_colours, save_mask

@@ -9,7 +9,7 @@ from segment_anything import SamAutomaticMaskGenerator
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.random_sam import lively_sam
+from benchmarks.bench_sam import lively_sam
 from datasets.drawings import draw_tile
 from engine.base import UserError
 from models.sam import build_sam, load_sam, sizes_of, type_of
