@@ -111,7 +111,7 @@ def read_ensemble(path: str) -> list[dict[str, Any]]:
         is_right = isinstance(name, str) and type(votes) is int and 0 < votes <= MOST_VOTES
         if not is_right or os.path.isabs(name) or tta not in TTA_CHOICES["p1"]:
             raise UserError(f"{path}: its member {number} is not said as report.ensemble says it; {advice}")
-        file = os.path.normpath(os.path.join(os.path.dirname(path), name))
+        file = os.path.normpath(os.path.join(os.path.dirname(os.path.realpath(path)), name))
         if not os.path.isfile(file):
             raise UserError(f"{path}: its member {file} is not there; put it there, or {advice}")
         if manifest.sha256_of(file) != member.get("sha256"):

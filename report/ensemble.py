@@ -51,17 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.output.endswith(".json") or len(args.logits) > MOST_MEMBERS:
         raise UserError(f"give --output a name that ends in .json, and {MOST_MEMBERS} members at most")
     check_writable(os.path.dirname(os.path.abspath(args.output)), args.output)
-    refuse_replacing(args.output, [*args.logits, args.truth])
-    members = [read_logits(path) for path in args.logits]
-    check_members(args.logits, members)
+    paths = list(dict.fromkeys(args.logits))
+    refuse_replacing(args.output, [*paths, args.truth])
+    members = [read_logits(path) for path in paths]
+    check_members(paths, members)
     truth = truths_of(args.truth, members[0])
 
     # (members, images, classes), the images in the order of the first
     logits = np.stack([in_order(member, members[0].names) for member in members])
     votes = greedy(logits, truth)
-    answers = {path: each.argmax(axis=1) for path, each in zip(args.logits, logits)}
+    answers = {path: each.argmax(axis=1) for path, each in zip(paths, logits)}
     rights = [int((each == truth).sum()) for each in answers.values()]
-    best = answers[args.logits[int(np.argmax(rights))]]
+    best = answers[paths[int(np.argmax(rights))]]
     answers[GREEDY] = answered(logits, votes)
     answers[HALVES] = by_halves(logits, truth)
     answers[MEAN] = softmax(logits).sum(axis=0).argmax(axis=1)
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     way = MEAN if tests[MEAN].first >= tests[GREEDY].first else GREEDY
     votes = [1] * len(members) if way == MEAN else votes
     write_ensemble(args.output, way, members, votes, rights, tests)
-    print(table_of(tests, dict(zip(args.logits, votes)), way))
+    print(table_of(tests, dict(zip(paths, votes)), way))
     for name in (GREEDY, HALVES, MEAN):
         print(f"{name}, against the best member: {in_words(tests[name])}")
     print(f"written: {args.output}")

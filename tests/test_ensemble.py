@@ -179,7 +179,7 @@ def test_where_greedy_selection_is_no_better_the_mean_of_probabilities_is_writte
     truth = sum(ensemble.softmax(member.logits) for member in members).argmax(axis=1)
     rows = [f"{name},{members[0].classes[label]}\n" for name, label in zip(members[0].names, truth)]
     (folder / "truth.csv").write_text("filename,label\n" + "".join(rows[::-1]))  # in any order
-    paths = [folder / f"{name}.npz" for name in MEMBERS]
+    paths = [folder / f"{name}.npz" for name in (*MEMBERS, "a")]  # one twice, which counts once
     assert build(*paths, "--truth", folder / "truth.csv", "--output", folder / "mean.json") == 0
     said = json.loads((folder / "mean.json").read_text())
     assert (said["mean_of"], said["accuracy"]) == ("probabilities", 1)
@@ -211,6 +211,9 @@ def test_a_project_that_moves_keeps_its_logits_and_its_ensemble(folder, chosen, 
     moved = Path(shutil.move(folder, tmp_path / "elsewhere"))
     assert classify(moved, "out.csv", "--checkpoint", moved / "ensemble.json") == 0
     assert build(moved / "a.npz", "--truth", moved / "truth.csv", "--output", moved / "again.json") == 0
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "e.json").symlink_to(moved / "ensemble.json")
+    assert classify(moved, "out.csv", "--checkpoint", tmp_path / "links" / "e.json") == 0
 
 
 # -- what comes from outside ---------------------------------------------------------------------------------
