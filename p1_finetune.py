@@ -32,11 +32,11 @@ import sys
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Sequence, Tuple
+from typing import Any, Callable, Sequence, Tuple
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
 
-from engine.arguments import add_training_flags, chosen_recipe, fill_in, flag_adder
+from engine.arguments import add_scoring_flags, add_training_flags, chosen_recipe, fill_in, flag_adder
 from engine.base import speak_safely
 from engine.packages import require_packages
 from recipes.p1_finetune import RECIPES, VGG_LR
@@ -63,12 +63,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--train-csv", help="their labels (default: those in names such as 7_123.png)")
     add("--val-images", help="images to validate on (default: every 20th of --train-images)")
     add("--val-csv", help="their labels (default: those in the names)")
-    add(
-        "--label-share",
-        type=float,
-        default=1.0,
-        help="share of each class's training images to use, drawn by seed (default 1)",
-    )
+    add("--label-share", type=float, default=1.0, help="of each class's images, drawn by seed (default 1)")
     add("--edition", help="of the course, for p1_inference.py (default: that of EDITION, else 2024)")
     # what is trained
     add("--settings", default="A", help="letters of the settings, such as A or ABCDE (default A)")
@@ -77,11 +72,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--ssl-backbone", help="for C and E: backbone.pt of p1_ssl_pretrain.py")
     add("--weights", help="of setting A: none (what the course asks), imagenet, or a file")
     add("--model", help="name of a classifier of models/: resnet50, resnet50_bn, resnet50_mlp ...")
-    add(
-        "--stem",
-        choices=("7x7", "3x3", "3x3-nopool"),
-        help="how it begins: as published, or for small images",
-    )
+    add("--stem", choices=("7x7", "3x3", "3x3-nopool"), help="as published, or for small images")
     add("--image-size", type=int, help="pixels a side of what the network sees at inference")
     # how it is trained
     add("--crop-size", type=int, help="pixels a side of a training crop (default: 7/8 of --image-size)")
@@ -91,20 +82,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--label-smoothing", type=float, help="share of the target that is spread over all classes")
     add("--ema-decay", type=float, help="of the averaged weights that are scored and kept; 0: no average")
     # what is kept
-    add(
-        "--eval-every",
-        type=int,
-        default=1,
-        help="epochs between two scorings of the validation images (default 1)",
-    )
-    add(
-        "--snapshot-epochs",
-        type=int,
-        nargs="+",
-        help="epochs whose weights are kept (default: first, middle, last)",
-    )
+    add_scoring_flags(parser, "images")
     add_training_flags(parser, RECIPES)
-    add("--workers", type=int, help="processes that cut crops (default: none on a CPU, up to 8 beside a GPU)")
     # what a recipe alone says
     parser.set_defaults(recipe=None, min_area=None, shift=None, jitter=None)
     args = parser.parse_args(argv)
@@ -174,9 +153,9 @@ from datasets.sampling import EpochLoader
 from datasets.score import accuracy
 from datasets.tables import write_predictions
 from engine.base import run_script
-from engine.device import autocast, choose_device, choose_workers, seed_everything, tune_allocator
+from engine.device import choose_device, choose_workers, seed_everything, tune_allocator
 from engine.loop import Loop
-from engine.optimizer import build_optimizer, parameter_groups
+from engine.optimizer import Stepper, build_optimizer, parameter_groups
 from engine.run import Run, Stopper
 from engine.run_folder import ARCHITECTURE, MODEL, PREDICTIONS, PREDICTIONS_LAST, best_and_last
 from models.backbone import (
@@ -231,77 +210,46 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
     """One run; `args` are those of one setting and one seed."""
     seed_everything(args.seed)
     device = choose_device(args.device)
-    network = build_network(args.model, CLASSIFIERS, num_classes=len(data.classes), stem=args.stem)
-    origin = start_from(network, args.model, args.weights, args.backbone, args.is_frozen)
-    is_random = args.backbone is None and args.weights == "none"
-    # Another file under the name of the backbone is refused by it.
-    args.backbone_sha256 = None if is_random else backbone_sha256(network)
-    network = network.to(device, memory_format=torch.channels_last)
-    if device.type == "cpu":
-        use_matrix_products(network)
-
+    network, origin = starting_network(args, len(data.classes), device)
     name = f"{args.setting}-seed{args.seed}"
+    counts = f"{len(data.images)} + {len(data.validation)} images"
     if not args.dry_run:
-        arguments = {**vars(args), "training_images": len(data.images), "num_classes": len(data.classes)}
-        inputs = {
-            "data": None,  # the four below
-            "train_images": data.images.names,
-            "train_csv": args.train_csv,
-            "val_images": data.validation.names,
-            "val_csv": args.val_csv,
-            "weights": args.weights,
-            "backbone": None,  # compared by backbone_sha256
-        }
-        run = Run(f"{args.output}/{name}", __file__, arguments, RECIPES[args.recipe], inputs)
+        run = run_of(args, data, f"{args.output}/{name}")
         if run.is_finished:
             run.require(MODEL)
             run.close()
             print(result_of(name, run.folder))
             return
-        counts = f"{len(data.images)} + {len(data.validation)} images"
         run.say(f"{name}: {args.model} {origin}; {counts}; on {device}, 1 process(es)")
         keep_architecture(network, args.model, args.image_size, run.folder / ARCHITECTURE)
 
     normal = normalisation(args.model)
-    trained, validation = network, data.validation
-    if args.is_augmented:
-        samples = ImageCrops(data.images, args.crop_size, args.seed, args.min_area, args.shift, args.jitter)
-    elif not args.is_frozen:
-        samples = data.as_inference_sees
-    else:
-        trained = head_of(network)
-        samples, validation = head_inputs(network, data, args.backbone_sha256, normal, device)
+    trained, samples, validation = trained_part(args, network, data, normal, device)
     batch_size, workers = min(args.batch_size, len(samples)), choose_workers(args.workers, device)
     loader = EpochLoader(samples, args.seed, batch_size, workers, is_pinned=device.type == "cuda")
 
+    is_head = trained is not network  # on features, which have no need of half precision
     head = head_name(network) + "."
-    backbone_lr = None if is_random or trained is not network else args.backbone_lr
+    backbone_lr = None if is_head or args.backbone_sha256 is None else args.backbone_lr
     groups = parameter_groups(trained, args.lr, backbone_lr, lambda name: not name.startswith(head))
     optimizer = build_optimizer(args.optimizer, groups, args.lr, args.weight_decay)
-    losses = partial(loss_of, trained, normal=normal, mix=args.mix, label_smoothing=args.label_smoothing)
+    stepper = Stepper(trained, optimizer, device, "fp32" if is_head else args.precision, args.micro_batch)
+    ready = partial(prepared, normal=normal, mix=args.mix, device=device)
+    losses = partial(loss_of, stepper.forward, label_smoothing=args.label_smoothing)
 
     if args.dry_run:
         set_training_mode(network, args.is_frozen)
-        batch = next(iter(loader(epoch=0, first_batch=0)))
-        loss = losses(batch, seed=(args.seed, 0, 2), device=device)
-        loss.backward()
-        optimizer.step()
-        counts = f"{len(samples)} + {len(validation)} images"
-        print(f"dry run: {name} {origin}; {counts}, one step, loss {loss.item():.4f}: all is well")
+        batch = ready(next(iter(loader(epoch=0, first_batch=0))), seed=(args.seed, 0, 2))
+        stepper.dry_run(batch, losses, f"{name} {origin}; {counts}")
         return
 
     loop = Loop(
         run,
-        trained,
-        optimizer,
+        stepper,
         stopper,
+        args,
         steps_per_epoch=len(samples) // batch_size,
         batch_size=batch_size,
-        epochs=args.epochs,
-        budget_minutes=args.budget_minutes,
-        schedule=args.schedule,
-        warmup_steps=args.warmup_steps,
-        ema_decay=args.ema_decay,
         score="accuracy",
         snapshot_epochs=args.snapshot_epochs,
     )
@@ -309,7 +257,7 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
     for _ in loop.epochs():
         set_training_mode(network, args.is_frozen)
         for batch in loop.batches(loader):
-            loop.step(losses(batch, seed=(args.seed, loop.steps_done, 2), device=device))
+            loop.step(ready(batch, seed=(args.seed, loop.steps_done, 2)), losses)
         scores, predicted = {}, None
         if loop.epoch % args.eval_every == 0 or loop.is_done():
             predicted = predict_classes(loop.scored, validation.batches(64), *normal, device)
@@ -317,7 +265,7 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
             share, error = accuracy(right, len(predicted))
             run.say(f"{name}, epoch {loop.epoch}: accuracy {share:.4f} +- {error:.4f}")
             scores = {"accuracy": share}
-        state = None if trained is network else with_other_head(network, loop.average)
+        state = with_other_head(network, loop.average) if is_head else None
         if loop.keep_weights(description, scores, state):
             keep_predictions(run.folder / PREDICTIONS, data, predicted)
         if loop.is_done():
@@ -325,41 +273,94 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
         loop.end_epoch(scores)
     if args.is_frozen:
         prove_unchanged(network, run.folder / MODEL, args.backbone_sha256)
-        run.say(
-            f"the backbone did not change: sha256 {args.backbone_sha256} before and after, statistics "
-            "included"
-        )
+        said = f"sha256 {args.backbone_sha256} before and after, statistics included"
+        run.say(f"the backbone did not change: {said}")
     loop.finish()
     print(result_of(name, run.folder))
 
 
-def loss_of(
+def starting_network(
+    args: argparse.Namespace, num_classes: int, device: torch.device
+) -> tuple[nn.Module, str]:
+    """The classifier on its device, and a line that says where it starts."""
+    network = build_network(args.model, CLASSIFIERS, num_classes=num_classes, stem=args.stem)
+    origin = start_from(network, args.model, args.weights, args.backbone, args.is_frozen)
+    is_random = args.backbone is None and args.weights == "none"
+    # Another file under the name of the backbone is refused by it.
+    args.backbone_sha256 = None if is_random else backbone_sha256(network)
+    network = network.to(device, memory_format=torch.channels_last)
+    if device.type == "cpu":
+        use_matrix_products(network)
+    return network, origin
+
+
+def run_of(args: argparse.Namespace, data: TrainingData, folder: str) -> Run:
+    arguments = {**vars(args), "training_images": len(data.images), "num_classes": len(data.classes)}
+    inputs = {
+        "data": None,  # the four below
+        "train_images": data.images.names,
+        "train_csv": args.train_csv,
+        "val_images": data.validation.names,
+        "val_csv": args.val_csv,
+        "weights": args.weights,
+        "backbone": None,  # compared by backbone_sha256
+    }
+    return Run(folder, __file__, arguments, RECIPES[args.recipe], inputs)
+
+
+def trained_part(
+    args: argparse.Namespace,
     network: nn.Module,
-    batch: list[Tensor],
+    data: TrainingData,
     normal: Normalisation,
-    mix: str,
-    label_smoothing: float,
-    seed: tuple[int, int, int],
     device: torch.device,
-) -> Tensor:
-    """Of bytes (B, 3, S, S), labels (B) and, with augmentation, colour factors (B, 3); or of features (B, C).
+) -> tuple[nn.Module, Any, Any]:
+    """What is trained, what on, and what it is validated on: the network on images or, where its backbone
+    stays as it is and sees them as they are, the head on features."""
+    if args.is_augmented:
+        crops = ImageCrops(data.images, args.crop_size, args.seed, args.min_area, args.shift, args.jitter)
+        return network, crops, data.validation
+    if not args.is_frozen:
+        return network, data.as_inference_sees, data.validation
+    return head_of(network), *head_inputs(network, data, args.backbone_sha256, normal, device)
+
+
+def prepared(
+    batch: list[Tensor], normal: Normalisation, mix: str, device: torch.device, seed: tuple[int, int, int]
+) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Bytes (B, 3, S, S), labels (B) and, with augmentation, colour factors (B, 3) → images as the network
+    sees them, their labels, those of what was mixed into them, and the images' own share in that. Features
+    (B, C) stay as they are.
 
     Without colour factors nothing is mixed; what is, is drawn from `seed`.
     """
     inputs, labels, *colours = (part.to(device, non_blocking=True) for part in batch)
-    criterion = partial(functional.cross_entropy, label_smoothing=label_smoothing)
     if inputs.dtype != torch.uint8:  # features, for a head alone
-        return criterion(network(inputs), labels)
-    images, share = inputs.float() / 255, 1.0
+        return inputs, labels, labels, 1.0
+    images, others, own = inputs.float() / 255, labels, 1.0
     if colours:
         images = jitter_colours(images, *colours)
-        images, partners, share = mix_images(images, mix, np.random.default_rng(seed))
+        images, partners, own = mix_images(images, mix, np.random.default_rng(seed))
+        others = labels[partners]
     images = normalise(images, *normal).contiguous(memory_format=torch.channels_last)
-    with autocast(device, network):
-        logits = network(images).float()
-    if share == 1:
-        return criterion(logits, labels)
-    return share * criterion(logits, labels) + (1 - share) * criterion(logits, labels[partners])
+    return images, labels, others, own
+
+
+def loss_of(
+    network: Callable[[Tensor], Tensor],
+    inputs: Tensor,
+    labels: Tensor,
+    others: Tensor,
+    own: float,
+    share: float,
+    label_smoothing: float,
+) -> dict[str, Tensor]:
+    """Cross-entropy of a part, which is that share of its batch; see `prepared`."""
+    logits = network(inputs).float()
+    criterion = partial(functional.cross_entropy, logits, label_smoothing=label_smoothing)
+    if own == 1:
+        return {"loss": share * criterion(labels)}
+    return {"loss": share * (own * criterion(labels) + (1 - own) * criterion(others))}
 
 
 def head_inputs(

@@ -24,7 +24,7 @@ import argparse
 import os
 import sys
 from functools import partial
-from typing import Sequence, Tuple
+from typing import Callable, Sequence, Tuple
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
 
@@ -96,10 +96,10 @@ from datasets.unlabelled import load_unlabelled
 from datasets.views import epoch_images, two_views
 from engine import distributed
 from engine.base import UserError, run_script
-from engine.device import autocast, seed_everything, tune_allocator
+from engine.device import seed_everything, tune_allocator
 from engine.loop import Loop
 from engine.metrics import knn_accuracy
-from engine.optimizer import build_optimizer, parameter_groups
+from engine.optimizer import Stepper, build_optimizer, parameter_groups
 from engine.run import Run, Stopper
 from engine.run_folder import BACKBONE, COLLAPSED
 from engine.schedule import target_decay
@@ -137,15 +137,13 @@ def main(args: argparse.Namespace) -> int:
     else:
         views = partial(stock_views, byol, size=args.image_size, normal=normal)
     optimizer = build_optimizer(args.optimizer, parameter_groups(byol, args.lr), args.lr, args.weight_decay)
+    stepper = Stepper(byol, optimizer, device, args.precision, args.micro_batch)
+    losses = partial(loss_of, stepper.forward)
 
     if args.dry_run:
+        byol.train()
         batch, numbers = next(iter(loader(epoch=0, first_batch=0)))
-        with autocast(device):
-            loss, _ = byol.train()(*views(batch.to(device), numbers.to(device)))
-        loss.backward()
-        optimizer.step()
-        if distributed.is_main():
-            print(f"dry run: {len(images)} images, one step, loss {loss.item():.4f}: all is well")
+        stepper.dry_run(views(batch.to(device), numbers.to(device)), losses, f"{len(images)} images")
         return distributed.leave(0)
 
     arguments = {**vars(args), "training_images": len(images)}
@@ -156,18 +154,12 @@ def main(args: argparse.Namespace) -> int:
     run.say(f"{args.model} {origin}; {len(images)} images; on {device}, {processes} process(es)")
     loop = Loop(
         run,
-        byol,
-        optimizer,
+        stepper,
         Stopper(args.max_minutes),
+        args,
         steps_per_epoch=len(images) // batch_size,
         batch_size=batch_size,
-        epochs=args.epochs,
-        budget_minutes=args.budget_minutes,
-        schedule=args.schedule,
-        warmup_steps=args.warmup_steps,
-        ema_decay=args.ema_decay,
     )
-    network = distributed.wrap(byol, device)
     if args.compile:
         byol.backbone.compile()
         byol.target_encoder.net.compile()
@@ -175,12 +167,11 @@ def main(args: argparse.Namespace) -> int:
     for _ in loop.epochs():
         byol.train()
         for batch, numbers in loop.batches(loader):
-            first, second = views(batch.to(device), numbers.to(device))
-            with autocast(device):
-                loss, embedding_std = network(first, second)
             decay = target_decay(loop.steps_done, loop.total_steps, args.target_decay, args.target_schedule)
-            logged = loop.step(loss, embedding_std=embedding_std, target_decay=decay)
-            byol.update_target(decay)
+            pair = views(batch.to(device), numbers.to(device))
+            logged = loop.step(pair, losses, target_decay=decay)
+            if not stepper.is_skipped:
+                byol.update_target(decay)
             warn_of_collapse(loop, logged)
         scores = {}
         is_due = loop.epoch == 1 or loop.epoch % args.probe_every == 0 or loop.is_done()
@@ -224,6 +215,14 @@ def stock_views(
     images = functional.interpolate(images.float() / 255, (size, size), mode="bilinear")
     images = normalise(images, *normal)
     return byol.stock_views(images), byol.stock_views(images)
+
+
+def loss_of(
+    network: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], first: Tensor, second: Tensor, share: float
+) -> dict[str, Tensor]:
+    """Of two views (b, 3, S, S) of the images of a part, which is that share of its batch."""
+    loss, spread = network(first, second)
+    return {"loss": share * loss, "embedding_std": share * spread}
 
 
 def warn_of_collapse(loop: Loop, logged: dict[str, float]) -> None:

@@ -23,12 +23,12 @@ import math
 import os
 import sys
 from functools import partial
-from typing import Sequence, Tuple
+from typing import Callable, Sequence, Tuple
 from zipfile import BadZipFile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
 
-from engine.arguments import add_training_flags, chosen_recipe, fill_in, flag_adder
+from engine.arguments import add_scoring_flags, add_training_flags, chosen_recipe, fill_in, flag_adder
 from engine.base import speak_safely
 from engine.packages import require_packages
 from recipes.p2_train import RECIPES
@@ -71,18 +71,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--soft-iou", type=float, help="weight of the soft-IoU loss beside it")
     add("--ema-decay", type=float, help="of the averaged weights that are scored and kept; 0: no average")
     # what is kept
-    add(
-        "--eval-every",
-        type=int,
-        default=1,
-        help="epochs between two scorings of the validation tiles (default 1)",
-    )
-    add(
-        "--snapshot-epochs",
-        type=int,
-        nargs="+",
-        help="epochs whose weights are kept (default: first, middle, last)",
-    )
+    add_scoring_flags(parser, "tiles")
     add(
         "--pictures",
         nargs="+",
@@ -90,7 +79,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="validation tiles of stages.png (default: the edition's three)",
     )
     add_training_flags(parser, RECIPES)
-    add("--workers", type=int, help="processes that cut crops (default: none on a CPU, up to 8 beside a GPU)")
     add(
         "--seed",
         type=int,
@@ -128,10 +116,10 @@ from datasets.sampling import EpochLoader
 from datasets.tile_pairs import IGNORED, TileCrops, TilePairs, default_crop_size, load_pairs
 from engine import distributed
 from engine.base import UserError, plain_errors, run_script, write_atomically
-from engine.device import autocast, choose_workers, seed_everything, tune_allocator
+from engine.device import choose_workers, seed_everything, tune_allocator
 from engine.loop import Loop
 from engine.metrics import confusion_matrix, iou_per_class, mean_iou
-from engine.optimizer import build_optimizer, parameter_groups
+from engine.optimizer import Stepper, build_optimizer, parameter_groups
 from engine.pipeline import batches_of_one_shape
 from engine.run import Run, Stopper
 from engine.run_folder import ARCHITECTURE, CONFUSIONS, MODEL, snapshot_masks
@@ -174,17 +162,14 @@ def main(args: argparse.Namespace) -> int:
     normal = normalisation(args.model)
     groups = parameter_groups(network, args.lr, args.backbone_lr if args.weights != "none" else None)
     optimizer = build_optimizer(args.optimizer, groups, args.lr, args.weight_decay)
-    losses = partial(
-        loss_of, normal=normal, gamma=args.gamma, alpha=args.alpha, soft_iou=args.soft_iou, device=device
-    )
+    stepper = Stepper(network, optimizer, device, args.precision, args.micro_batch)
+    losses = partial(loss_of, stepper.forward, gamma=args.gamma, alpha=args.alpha, soft_iou=args.soft_iou)
 
     counts = f"{len(train)} + {len(validation)} tiles, crops of {crop_size} px"
     if args.dry_run:
-        loss = losses(network.train(), next(iter(loader(epoch=0, first_batch=0))))
-        loss.backward()
-        optimizer.step()
-        if distributed.is_main():
-            print(f"dry run: {args.model} {origin}; {counts}, one step, loss {loss.item():.4f}: all is well")
+        network.train()
+        batch = prepared(next(iter(loader(epoch=0, first_batch=0))), normal, device)
+        stepper.dry_run(batch, losses, f"{args.model} {origin}; {counts}")
         return distributed.leave(0)
 
     arguments = {**vars(args), "training_tiles": len(train)}
@@ -197,26 +182,20 @@ def main(args: argparse.Namespace) -> int:
         keep_architecture(network, args.model, side, run.folder / ARCHITECTURE)
     loop = Loop(
         run,
-        network,
-        optimizer,
+        stepper,
         Stopper(args.max_minutes),
+        args,
         steps_per_epoch=len(crops) // batch_size,
         batch_size=batch_size,
-        epochs=args.epochs,
-        budget_minutes=args.budget_minutes,
-        schedule=args.schedule,
-        warmup_steps=args.warmup_steps,
-        ema_decay=args.ema_decay,
         score="mean_iou",
         snapshot_epochs=args.snapshot_epochs,
     )
-    wrapped = distributed.wrap(network, device)
     description = describe_segmenter(args.model, list(CLASS_NAMES), args.scale, args.edition)
 
     for _ in loop.epochs():
-        wrapped.train()
+        network.train()
         for batch in loop.batches(loader):
-            loop.step(losses(wrapped, batch))
+            loop.step(prepared(batch, normal, device), losses)
         scores, confusions = {}, None
         if loop.epoch % args.eval_every == 0 or loop.is_done():
             confusions = tile_confusions(loop.scored, validation, args.scale, normal, device)
@@ -240,31 +219,37 @@ def main(args: argparse.Namespace) -> int:
     return distributed.leave(1 if train.left_out or validation.left_out else 0)
 
 
+def prepared(
+    batch: list[Tensor], normal: Normalisation, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Crops of bytes (B, 3, S, S), targets (B, S, S) and colour factors (B, 3) → images as the network sees
+    them, targets, and the number of known pixels, that of a process on average."""
+    images, targets, colours = (part.to(device, non_blocking=True) for part in batch)
+    images = normalise(jitter_colours(images.float() / 255, colours), *normal)
+    known = distributed.mean_of_all((targets != IGNORED).sum().float()).clamp(min=1)
+    return images.contiguous(memory_format=torch.channels_last), targets.long(), known
+
+
 def loss_of(
-    network: nn.Module,
-    batch: list[Tensor],
-    normal: Normalisation,
+    network: Callable[[Tensor], dict[str, Tensor]],
+    images: Tensor,
+    targets: Tensor,
+    known: Tensor,
+    share: float,
     gamma: float,
     alpha: list[float],
     soft_iou: float,
-    device: torch.device,
-) -> Tensor:
-    """The loss of one batch of crops: bytes (B, 3, S, S), targets (B, S, S), colour factors (B, 3)."""
-    images, targets, colours = (part.to(device, non_blocking=True) for part in batch)
-    targets = targets.long()
-    images = normalise(jitter_colours(images.float() / 255, colours), *normal)
-    with autocast(device, network):
-        outputs = network(images.contiguous(memory_format=torch.channels_last))
-    # A process's, on average.
-    known = distributed.mean_of_all((targets != IGNORED).sum().float()).clamp(min=1)
+) -> dict[str, Tensor]:
+    """Of images (b, 3, S, S) and targets (b, S, S), that share of a batch that has so many `known` pixels."""
     alpha = alpha if len(alpha) == 1 else [*alpha, 1.0]  # unknown, the seventh, is no target
     loss = images.new_zeros(())
-    for name, logits in outputs.items():
+    for name, logits in network(images).items():
         weight, logits = (1.0 if name == "out" else AUXILIARY_WEIGHT), logits.float()
         loss = loss + weight * pixel_loss(logits, targets, IGNORED, gamma, alpha) / known
         if soft_iou:
-            loss = loss + weight * soft_iou * soft_iou_loss(logits, targets, IGNORED, SCORED_CLASSES)
-    return loss
+            shapes = soft_iou_loss(logits, targets, IGNORED, SCORED_CLASSES)
+            loss = loss + weight * soft_iou * share * shapes
+    return {"loss": loss}
 
 
 def tile_confusions(

@@ -34,7 +34,7 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
     import torch
     from torch.nn import functional
 
-    from engine.device import autocast
+    from engine.device import autocast, choose_precision
     from models.builders import build_network
     from models.small_maps import use_matrix_products
 
@@ -54,7 +54,7 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
         if is_plain:
             logits = network(images)
         else:
-            with autocast(device):
+            with autocast(device, choose_precision("auto", device, network)):
                 logits = network(images).float()
         loss = functional.cross_entropy(logits, labels)
         optimizer.zero_grad()

@@ -13,6 +13,7 @@ LEAST = {
     "epochs": 1,
     "eval_every": 1,
     "batch_size": 2,  # batch norm needs two
+    "micro_batch": 2,
     "image_size": 32,
     "crop_size": 32,
     "budget_minutes": 0.01,
@@ -58,11 +59,17 @@ def add_training_flags(parser: argparse.ArgumentParser, recipes: dict[str, dict[
     add(
         "--budget-minutes",
         type=float,
-        help="instead of --epochs: as many steps as these minutes hold, fixed once",
+        help="instead of --epochs: as many steps as these minutes hold, by 15 of them, which are undone",
     )
     add("--max-minutes", type=float, help="stop this invocation then; the same command resumes")
     # how it steps
-    add("--batch-size", type=int, help="images a step; halve it when the GPU's memory is short")
+    add("--batch-size", type=int, help="images a step")
+    add(
+        "--micro-batch",
+        type=int,
+        help="images at a time, of which a step adds up the gradients (default: all, halved where memory is "
+        "short); batch norm, dropout, BYOL's embedding_std and soft IoU are each part's own",
+    )
     add("--optimizer", choices=("adamw", "adam", "sgd"), help="what makes the steps")
     add("--lr", type=float, help="learning rate at its highest")
     add("--schedule", choices=sorted(SCHEDULES), help="of the learning rate, after its warm-up")
@@ -70,11 +77,39 @@ def add_training_flags(parser: argparse.ArgumentParser, recipes: dict[str, dict[
     add("--weight-decay", type=float, help="of weights; biases and norms have none")
     # the machine
     add("--device", help="cuda, mps or cpu (default: the best there is)")
+    add(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="of the network in training (default auto: bf16 from Ampere on and on CPUs with AMX, fp16 on "
+        "Volta and Turing, else fp32); losses, validation and inference are fp32",
+    )
     add("--cache", help="folder for decoded images (default: the user's cache folder)")
     add(
         "--dry-run",
         action="store_true",
         help="check the data, build everything, run one step, write no run folder",
+    )
+
+
+def add_scoring_flags(parser: argparse.ArgumentParser, what: str) -> None:
+    """The flags of scripts that score `what` after epochs, and keep weights of some."""
+    parser.add_argument(
+        "--eval-every",
+        type=int,
+        default=1,
+        help=f"epochs between two scorings of the validation {what} (default 1)",
+    )
+    parser.add_argument(
+        "--snapshot-epochs",
+        type=int,
+        nargs="+",
+        help="epochs whose weights are kept (default: first, middle, last)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes that cut crops (default: none on a CPU, up to 8 beside a GPU)",
     )
 
 

@@ -97,7 +97,7 @@ def read_last(path: str | Path, total_steps: int | None) -> dict[str, Any]:
     state = read(path)
     step, total, loss_sum = state.get("step"), state.get("total_steps"), state.get("loss_sum")
     best, random = state.get("best"), state.get("random")
-    optimizer = state.get("optimizer")
+    optimizer, scaler = state.get("optimizer"), state.get("scaler", {})
     is_total = total is None or (_is_count(total) and total > 0 and total_steps in (None, total))
     rules = {
         "total_steps": is_total,
@@ -110,6 +110,9 @@ def read_last(path: str | Path, total_steps: int | None) -> dict[str, Any]:
         "average": state.get("average") is None or _is_state(state["average"]),
         "optimizer": isinstance(optimizer, dict) and isinstance(optimizer.get("state"), dict),
         "random": isinstance(random, dict) and isinstance(random.get("torch"), torch.Tensor),
+        "scaler": isinstance(scaler, dict)
+        and all(_is_number(number) and number >= 0 for number in scaler.values()),
+        "skipped": _is_count(state.get("skipped", 0)),
     }
     for key, is_right in rules.items():
         if not is_right:

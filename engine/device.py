@@ -7,7 +7,7 @@ import os
 import platform
 import random
 from contextlib import contextmanager
-from typing import Iterator
+from typing import Any, Iterator
 
 import numpy as np
 import torch
@@ -36,34 +36,28 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the hardware multiplies it faster than float32, else None: GPUs from Ampere on, CPUs
-    with AMX.
+def choose_precision(name: str, device: torch.device, network: torch.nn.Module) -> str:
+    """fp32, bf16 or fp16: the one named, or of "auto" the fastest that the device can compute `network` in.
 
-    On such a CPU a training step of ResNet50 takes half the time; depthwise convolutions gain nothing.
+    That is bf16 on GPUs from Ampere on (compute capability 8) and on CPUs with AMX, where a training step of
+    ResNet50 takes half the time; fp16 on Volta and Turing (7.x); elsewhere fp32.
     """
+    if name != "auto":
+        return name
     if device.type == "cuda":
-        is_fast = torch.cuda.get_device_capability(device)[0] >= 8
-    else:
-        has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)  # a private name of torch, from 2.6 on
-        is_fast = device.type == "cpu" and has_amx is not None and has_amx()
-    return torch.bfloat16 if is_fast else None
+        generation = torch.cuda.get_device_capability(device)[0]
+        return "bf16" if generation >= 8 else "fp16" if generation == 7 else "fp32"
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)  # a private name of torch, from 2.6 on
+    # Backwards, depthwise convolutions in bfloat16 take five times as long on a CPU.
+    is_depthwise = any(getattr(module, "groups", 1) > 1 for module in network.modules())
+    is_fast = device.type == "cpu" and has_amx is not None and has_amx() and not is_depthwise
+    return "bf16" if is_fast else "fp32"
 
 
-def autocast(device: torch.device, network: torch.nn.Module | None = None) -> torch.autocast:
-    """The context in which networks run: in bfloat16 where that is faster.
-
-    On a CPU the `network` that is trained decides too: backwards, depthwise convolutions in bfloat16 take
-    five times as long.
-    """
-    dtype = autocast_dtype(device)
-    if (
-        network is not None
-        and device.type == "cpu"
-        and any(getattr(m, "groups", 1) > 1 for m in network.modules())
-    ):
-        dtype = None
-    return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which a network runs in that precision; weights and gradients stay float32."""
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
 
 
 @contextmanager
@@ -111,3 +105,20 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """What networks and byol-pytorch's views draw from; our data draw from (seed, epoch, sample) and need no
+    state.
+    """
+    state = {"torch": torch.get_rng_state(), "python": random.getstate()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    random.setstate(state["python"])
+    if torch.cuda.is_available() and len(state.get("cuda", [])) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,10 +1,9 @@
 """What every training loop does around its loss: the step, averaged weights, checkpoints, progress, stopping.
 
-loop = Loop(run, network, optimizer, stopper, steps_per_epoch=..., ...)
+loop = Loop(run, stepper, stopper, args, steps_per_epoch=..., batch_size=...)
 for epoch in loop.epochs():
     for batch in loop.batches(loader):
-        loss = ...  # the script's own
-        loop.step(loss)
+        loop.step(prepared(batch), loss_of)  # both are the script's own
     scores = ...
     loop.keep_weights(description, scores)
     loop.end_epoch(scores)
@@ -16,9 +15,12 @@ the exit status; the same command resumes it.
 
 from __future__ import annotations
 
+import argparse
 import copy
+import io
 import math
 import time
+from itertools import count
 from typing import Any, Callable, Iterable, Iterator, TypeVar
 
 import torch
@@ -26,17 +28,18 @@ from torch import Tensor, nn
 
 from engine import checkpoint, distributed
 from engine.base import Progress, Stopped, UserError, clock
-from engine.optimizer import update_average
-from engine.run import Run, Stopper, command_to_resume, random_state, restore_random_state
+from engine.device import random_state, restore_random_state
+from engine.optimizer import Batch, LossOf, Stepper, update_average
+from engine.run import Run, Stopper, command_to_resume
 from engine.run_folder import MODEL, snapshot_weights
 from engine.schedule import average_decay, learning_rate_factor, steps_of_warmup
 
 CHECKPOINT_SECONDS = 240  # a kill loses at most five minutes, the step and the scoring in hand included
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl within an epoch
-# --budget-minutes: the steps left out of, and used for, measuring the speed.
-WARMING_STEPS, TIMED_STEPS = 5, 25
+# --budget-minutes: the steps left out of, and used for, measuring the speed; and how few are too few.
+WARMING_STEPS, TIMED_STEPS, FEW_STEPS = 5, 10, 100
 
-Batch = TypeVar("Batch")
+Loaded = TypeVar("Loaded")
 
 
 class Loop:
@@ -45,53 +48,49 @@ class Loop:
     def __init__(
         self,
         run: Run,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        stepper: Stepper,
         stopper: Stopper,
+        args: argparse.Namespace,
         *,
         steps_per_epoch: int,
         batch_size: int,
-        epochs: int,
-        budget_minutes: float | None,
-        schedule: str,
-        warmup_steps: int,
-        ema_decay: float,
         score: str | None = None,
         snapshot_epochs: list[int] | None = None,
     ):
         """Resume `run` where its newest checkpoint lies, or begin it.
 
-        It is `epochs` long, or where given as many steps as `budget_minutes` hold. `batch_size` is that of
-        all processes together. With an `ema_decay` of 0 nothing is averaged: the network itself is scored and
-        kept. The best weights are those of the highest `score`; snapshots are kept of the epochs named (from
-        1), or without names of the first, middle and last.
+        Of `args` it takes how long the run is (epochs, budget_minutes), schedule, warmup_steps, ema_decay (0:
+        nothing is averaged, the network itself is scored and kept) and micro_batch. `batch_size` is that of
+        all processes together. The best weights are those of the highest `score`; snapshots are kept of the
+        epochs named (from 1), or without names of the first, middle and last.
         """
-        self.run, self.network, self.optimizer = run, network, optimizer
+        self.run, self.args, self._stepper, self._stopper = run, args, stepper, stopper
+        self.network, self.optimizer = stepper.network, stepper.optimizer
         self.steps_per_epoch, self.batch_size = steps_per_epoch, batch_size
-        self.schedule, self.warmup_steps, self.ema_decay = schedule, warmup_steps, ema_decay
         self.score, self.snapshot_epochs = score, snapshot_epochs
-        self.average = copy.deepcopy(network).eval().requires_grad_(False) if ema_decay else network
-        self.budget_seconds = None if budget_minutes is None else 60 * budget_minutes
-        self.total_steps = epochs * steps_per_epoch if budget_minutes is None else None
+        self.average = self.network
+        if args.ema_decay:
+            self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.total_steps = args.epochs * steps_per_epoch if args.budget_minutes is None else None
         self.steps_done, self.best = 0, -math.inf
         self.seconds = 0.0  # spent on training steps, over all invocations
         self.loss_sum = torch.zeros(())
         self.loss_count = 0
-        self._base_rates = [group["lr"] for group in optimizer.param_groups]
+        self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        stepper.set_precision(run.settle_precision(stepper.precision))
+        stepper.micro_batch = run.settle_micro_batch(args.micro_batch)
         self._restore()
-        if self.total_steps is None:  # killed between fixing the steps and the checkpoint that knows them
+        if self.total_steps is None:  # killed between fixing the steps and the first checkpoint
             self.total_steps = run.config["total_steps"]
         if self.total_steps is not None:
             self._record_total_steps()
-        self._stopper = stopper
+        stepper.join_processes()
         self._progress = Progress(
             "training", self.steps_done, self.total_steps, is_shown=distributed.is_main()
         )
         self._note, self.images_per_second = "", 0.0
         self._ended = self.steps_done  # the step after which the last epoch was scored
         self._first_step, self._first_seconds = self.steps_done, self.seconds  # of this invocation
-        self._timed_from = 0.0
-        self._is_save_due = False
         self._saved = self._tick = time.monotonic()
 
     @property
@@ -128,8 +127,14 @@ class Loop:
             yield self.steps_done // self.steps_per_epoch
             self._stop_if_asked()
 
-    def batches(self, loader: Callable[..., Iterable[Batch]]) -> Iterator[Batch]:
-        """The batches of this epoch that are left: those of `loader(epoch=, first_batch=)`."""
+    def batches(self, loader: Callable[..., Iterable[Loaded]]) -> Iterator[Loaded]:
+        """The batches of this epoch that are left: those of `loader(epoch=, first_batch=)`.
+
+        Before the first of a run with --budget-minutes some that are trained on for their time alone.
+        """
+        if self.total_steps is None:
+            yield from self._trial(loader)
+            self._stop_if_asked()
         epoch, first_batch = divmod(self.steps_done, self.steps_per_epoch)
         for batch in loader(epoch=epoch, first_batch=first_batch):
             yield batch
@@ -140,44 +145,54 @@ class Loop:
 
     # -- a step ----------------------------------------------------------------------------------------------
 
-    def step(self, loss: Tensor, **values: Tensor | float) -> dict[str, float]:
-        """One step of the optimiser down the gradient of `loss`.
+    def step(self, batch: Batch, loss_of: LossOf, **values: Tensor | float) -> dict[str, float]:
+        """One step of the optimiser down the gradient of the loss (engine/optimizer.py).
 
         Every LOG_EVERY steps, and after the last, a line of metrics.jsonl has the loss, the learning rate,
-        the speed, and `values` (tensors as their mean over all processes). Returns those values, at other
-        steps {}.
+        the speed, and what else `loss_of` gives and `values` hold (tensors as their mean over all processes).
+        Returns these two, at other steps {}.
         """
         self._set_learning_rates()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        if self.ema_decay:
-            update_average(self.average, self.network, average_decay(self.steps_done, self.ema_decay))
-        self._count(loss.detach())
-        if self.steps_done % LOG_EVERY and not self.is_done():
+        found = self._stepper.step(batch, loss_of)
+        loss = found.pop("loss")
+        self._tell_of_memory_and_overflow()
+        if self.args.ema_decay and not self._stepper.is_skipped:
+            decay = average_decay(self.steps_done, self.args.ema_decay)
+            update_average(self.average, self.network, decay)
+        self._count(loss)
+        if self.total_steps is None or (self.steps_done % LOG_EVERY and not self.is_done()):
             return {}
-        return self._log_step(loss.detach(), values)
+        return self._log_step(loss, {**found, **values})
+
+    def _tell_of_memory_and_overflow(self) -> None:
+        step, size = self.steps_done + 1, self._stepper.micro_batch
+        if size != self.run.config.get("micro_batch"):
+            self.run.say(
+                f"step {step}: out of memory; done again, as all that follow, {size} images at a time"
+            )
+            self.run.record_micro_batch(size)
+        if self._stepper.is_skipped:
+            self.run.say(f"step {step} is skipped: its gradient overflowed in half precision")
 
     def _set_learning_rates(self) -> None:
-        factor = learning_rate_factor(self.schedule, self.steps_done, self.total_steps, self.warmup_steps)
+        args = self.args
+        factor = learning_rate_factor(args.schedule, self.steps_done, self.total_steps, args.warmup_steps)
         for group, rate in zip(self.optimizer.param_groups, self._base_rates):
             group["lr"] = rate * factor
 
     def _count(self, loss: Tensor) -> None:
         """Count the step, its loss and its time."""
-        self.loss_sum = self.loss_sum.to(loss.device) + loss
-        self.loss_count += 1
+        if not self._stepper.is_skipped or loss.isfinite():
+            self.loss_sum = self.loss_sum.to(loss.device) + loss
+            self.loss_count += 1
         self.steps_done += 1
-        done = self.steps_done - self._first_step
-        if self.total_steps is None and done in (WARMING_STEPS, WARMING_STEPS + TIMED_STEPS):
-            self.mean_loss()  # waits for the GPU: its time is measured, not ours
         now = time.monotonic()
         self.seconds += now - self._tick
         self._tick = now
         if self.total_steps is None:
-            self._fix_total_steps()
+            return
         if self.steps_done % 10 == 0 or not self._note:  # reading the loss makes a GPU wait
-            seconds = self.seconds - self._first_seconds
+            done, seconds = self.steps_done - self._first_step, self.seconds - self._first_seconds
             self.images_per_second = done * self.batch_size / max(1e-9, seconds)
             self._note = f"loss {self.mean_loss():.4f}, {self.images_per_second:.1f} images/s"
         self._progress.advance(self._note, self.total_steps)
@@ -205,6 +220,7 @@ class Loop:
             step_loss=round(distributed.mean_of_all(loss).item(), 6),
             learning_rate=self._learning_rate,
             images_per_second=round(self.images_per_second, 1),
+            **({"skipped_steps": self._stepper.skipped} if self._stepper.precision == "fp16" else {}),
             **{name: round(value, 6) for name, value in logged.items()},
         )
         return logged
@@ -215,28 +231,38 @@ class Loop:
 
     # -- how many steps --------------------------------------------------------------------------------------
 
-    def _fix_total_steps(self) -> None:
-        """Turn --budget-minutes into steps, once, from the speed of the first ones; a checkpoint records
-        it.
-        """
-        done = self.steps_done - self._first_step
-        if done == WARMING_STEPS:
-            self._timed_from = self.seconds
-        left = self.budget_seconds - self.seconds
-        if done == WARMING_STEPS + TIMED_STEPS or distributed.from_main(left <= 0):
-            seconds_a_step = max(1e-9, self.seconds - self._timed_from) / max(1, done - WARMING_STEPS)
-            self.total_steps = distributed.from_main(self.steps_done + max(0, round(left / seconds_a_step)))
-            minutes = self.budget_seconds / 60
-            self.run.say(f"{minutes:g} minutes at {seconds_a_step:.2f} s a step: {self.total_steps} steps")
-            self._record_total_steps()
-            self._is_save_due = True
+    def _trial(self, loader: Callable[..., Iterable[Loaded]]) -> Iterator[Loaded]:
+        """Turn --budget-minutes into steps, once, from the speed of some that are undone."""
+        kept = io.BytesIO()
+        torch.save(self._state(), kept)
+        budget, times = 60 * self.args.budget_minutes, [time.monotonic()]
+        for batch in (batch for epoch in count() for batch in loader(epoch=epoch, first_batch=0)):
+            yield batch
+            is_last = len(times) == WARMING_STEPS + TIMED_STEPS
+            if is_last or len(times) == WARMING_STEPS:
+                self.mean_loss()  # waits for the GPU: its time is measured, not ours
+            times.append(time.monotonic())
+            is_stopped = distributed.from_main(self._stopper.signal is not None)
+            if is_last or is_stopped or distributed.from_main(times[-1] - times[0] >= budget):
+                break
+        kept.seek(0)
+        self._take(torch.load(kept, map_location="cpu", weights_only=True))
+        self._tick = time.monotonic()
+        if is_stopped:
+            return
+        timed = times[WARMING_STEPS if len(times) > WARMING_STEPS + 1 else 0 :]
+        seconds_a_step = max(1e-9, timed[-1] - timed[0]) / (len(timed) - 1)
+        self.total_steps = distributed.from_main(max(1, round(budget / seconds_a_step)))
+        self.run.say(f"{budget / 60:g} minutes at {seconds_a_step:.2f} s a step: {self.total_steps} steps")
+        if self.total_steps < FEW_STEPS:
+            self.run.say("warning: so few steps teach little and compare nothing; give more --budget-minutes")
+        self._record_total_steps()
 
     def _record_total_steps(self) -> None:
-        warmup_steps = steps_of_warmup(self.warmup_steps, self.total_steps)
-        if warmup_steps < self.warmup_steps and self.steps_done < warmup_steps:
-            self.run.say(
-                f"warm-up of {warmup_steps} steps, a quarter of the run, instead of {self.warmup_steps}"
-            )
+        wanted = self.args.warmup_steps
+        warmup_steps = steps_of_warmup(wanted, self.total_steps)
+        if warmup_steps < wanted and self.steps_done < warmup_steps:
+            self.run.say(f"warm-up of {warmup_steps} steps, a quarter of the run, instead of {wanted}")
         self.run.record_total_steps(self.total_steps)
 
     # -- between epochs, and at the end ----------------------------------------------------------------------
@@ -309,7 +335,7 @@ class Loop:
         if distributed.world_size() == 1:
             return self._stopper.asked()
         is_time = self.steps_done % 10 == 0 or self._ended == self.steps_done
-        return is_time and distributed.any_says(self._stopper.asked(), self.loss_sum.device)
+        return is_time and distributed.any_says(self._stopper.asked(), self._stepper.device)
 
     def _epoch_awaits_its_end(self) -> bool:
         """Saved now, a run that is resumed would not score the epoch that was just finished."""
@@ -319,27 +345,41 @@ class Loop:
     # -- checkpoints -----------------------------------------------------------------------------------------
 
     def _save_if_due(self) -> None:
-        is_due = self._is_save_due or time.monotonic() - self._saved >= CHECKPOINT_SECONDS
+        is_due = time.monotonic() - self._saved >= CHECKPOINT_SECONDS
         if is_due and not self._epoch_awaits_its_end():
             self._save()
 
     def _save(self) -> None:
-        self.run.save_last(
-            {
-                "step": self.steps_done,
-                "total_steps": self.total_steps,
-                "best": self.best,
-                "seconds": self.seconds,
-                "loss_sum": self.loss_sum,
-                "loss_count": self.loss_count,
-                "network": self.network.state_dict(),
-                "average": self.average.state_dict() if self.ema_decay else None,
-                "optimizer": self.optimizer.state_dict(),
-                "random": random_state(),
-            }
-        )
-        self._is_save_due = False
+        self.run.save_last(self._state())
         self._saved = self._tick = time.monotonic()  # neither saving nor scoring is training time
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self.steps_done,
+            "total_steps": self.total_steps,
+            "best": self.best,
+            "seconds": self.seconds,
+            "loss_sum": self.loss_sum,
+            "loss_count": self.loss_count,
+            "skipped": self._stepper.skipped,
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict() if self.args.ema_decay else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self._stepper.scaler.state_dict(),
+            "random": random_state(),
+        }
+
+    def _take(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        if self.args.ema_decay:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._stepper.scaler.load_state_dict(state.get("scaler", {}))
+        self._stepper.skipped = state.get("skipped", 0)
+        restore_random_state(state["random"])
+        self.steps_done = state["step"]
+        for name in ("total_steps", "best", "seconds", "loss_sum", "loss_count"):
+            setattr(self, name, state[name])
 
     def _restore(self) -> None:
         state = self.run.load_last()
@@ -347,14 +387,7 @@ class Loop:
             self.run.resume_after(-1)
             return
         try:
-            self.network.load_state_dict(state["network"])
-            if self.ema_decay:
-                self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            restore_random_state(state["random"])
-            self.steps_done = state["step"]
-            for name in ("total_steps", "best", "seconds", "loss_sum", "loss_count"):
-                setattr(self, name, state[name])
+            self._take(state)
         except (LookupError, RuntimeError, ValueError, TypeError, AttributeError, OverflowError) as error:
             said = " ".join(str(error).split())[:120]
             raise UserError(

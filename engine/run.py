@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import platform
-import random
 import shlex
 import signal
 import subprocess
@@ -75,6 +74,8 @@ class Run:
             "recipe": recipe,
             "inputs": {name: _content(given) for name, given in (inputs or {}).items()},
             "total_steps": None,
+            "precision": None,
+            "micro_batch": None,
             "finished": False,
         }
         self.config = distributed.from_main(self._open(begun) if distributed.is_main() else None)
@@ -140,7 +141,9 @@ class Run:
         old = {**begun["arguments"], **begun["inputs"]}
         new = {**now["arguments"], **now["inputs"]}
         # A flag that the run is older than may be there, where it says nothing.
-        silent = {name for name in new if name not in old and new[name] in (now["recipe"].get(name), None)}
+        silent = {
+            name for name in new if name not in old and new[name] in (now["recipe"].get(name), None, "auto")
+        }
         other = [
             f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
             for name in sorted({*old, *new} - {*MAY_DIFFER, *silent})
@@ -154,7 +157,22 @@ class Run:
 
     def record_total_steps(self, total_steps: int) -> None:
         """The number of steps is fixed once; config.json says it from then on."""
-        self._record("total_steps", total_steps)
+        self._record(total_steps=total_steps)
+
+    def settle_precision(self, chosen: str) -> str:
+        """The precision that the run was begun in, on whatever device; at its begin the one `chosen`."""
+        self._record(precision=self.config.get("precision") or chosen)
+        return self.config["precision"]
+
+    def settle_micro_batch(self, given: int | None) -> int | None:
+        """What the micro-batch was halved to before; the one `given` where that is another than before."""
+        if given not in (None, self.config.get("micro_batch_given")):
+            self._record(micro_batch_given=given, micro_batch=given)
+        return self.config.get("micro_batch")
+
+    def record_micro_batch(self, reached: int) -> None:
+        """More images at once did not fit into memory."""
+        self._record(micro_batch=reached)
 
     @property
     def is_finished(self) -> bool:
@@ -162,12 +180,12 @@ class Run:
 
     def record_end(self) -> None:
         """All is done: the last step, the last score, and what had to be checked after them."""
-        self._record("finished", True)
+        self._record(finished=True)
 
-    def _record(self, name: str, value: Any) -> None:
-        if self.config.get(name) == value:
+    def _record(self, **values: Any) -> None:
+        if all(self.config.get(name) == value for name, value in values.items()):
             return
-        self.config[name] = value
+        self.config.update(values)
         if distributed.is_main():
             with plain_errors(self.folder / CONFIG):
                 write_json(self.folder / CONFIG, self.config)
@@ -329,23 +347,6 @@ def command_to_resume() -> str:
     processes = distributed.world_size()
     start = ["python3"] if processes == 1 else ["torchrun", "--nproc-per-node", str(processes)]
     return shlex.join([*start, *sys.argv])
-
-
-def random_state() -> dict[str, Any]:
-    """What networks and byol-pytorch's views draw from; our data draw from (seed, epoch, sample) and need no
-    state.
-    """
-    state = {"torch": torch.get_rng_state(), "python": random.getstate()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def restore_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    random.setstate(state["python"])
-    if torch.cuda.is_available() and len(state.get("cuda", [])) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def _plain(value: Any) -> Any:

@@ -39,7 +39,7 @@ ARCHITECTURE = "architecture"  # .json, .svg and .pdf
 COLLAPSED = 0.1  # an embedding_std in METRICS below this: p1_ssl_pretrain.py warns, the report shades it
 
 # What two invocations of one run need not have in common.
-MAY_DIFFER = ("output", "device", "workers", "max_minutes", "cache", "dry_run")
+MAY_DIFFER = ("output", "device", "workers", "max_minutes", "cache", "dry_run", "micro_batch")
 
 LARGEST_WHOLE = 2**53  # above, floats skip whole numbers
 MOST_SECONDS = 1e10  # three hundred years

@@ -14,6 +14,7 @@ import runpy
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,9 @@ from engine import loop
 from models import builders
 
 SPEEDS = ("time", "seconds", "images_per_second")  # what differs between two equal runs
+
+# Of a gradient scaler in fp16: its scale is too high at first, and again after every second step.
+OVERFLOWING = {"init_scale": 2.0**20, "growth_interval": 2}
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -102,12 +106,13 @@ def assert_equal(ours: object, theirs: object, where: str) -> None:
 
 
 def add_tiny_networks() -> None:
-    """The scripts know the two small networks, and save a checkpoint after every step."""
+    """The scripts know the two small networks, save after every step, and in fp16 many steps overflow."""
     builders.CLASSIFIERS["tiny_classifier"] = builders.Network(
         builders.with_stem(TinyClassifier), arguments=builders.STEM_3X3
     )
     builders.SEGMENTERS["tiny_segmenter"] = builders.Network(TinySegmenter)
     loop.CHECKPOINT_SECONDS = 0
+    torch.amp.GradScaler = partial(torch.amp.GradScaler, **OVERFLOWING)
 
 
 def run_script_with_tiny_networks(kill_at: int, script: str) -> None:

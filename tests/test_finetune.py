@@ -20,7 +20,7 @@ from datasets.images import evaluation_image
 from datasets.tables import read_table
 from engine import checkpoint
 from engine.base import UserError, run_script
-from engine.device import autocast_dtype
+from engine.device import choose_precision
 from engine.run_folder import is_finished
 from models import builders
 from models.backbone import backbone_sha256
@@ -491,6 +491,7 @@ def test_one_image_is_too_few(finetune, office, capsys):
 
 
 def test_half_precision_is_used_where_the_processor_is_made_for_it(monkeypatch):
-    for has_amx, wanted in ((True, torch.bfloat16), (False, None)):
+    network = build_network("tiny_classifier", num_classes=3)
+    for has_amx, wanted in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda answer=has_amx: answer, raising=False)
-        assert autocast_dtype(torch.device("cpu")) == wanted
+        assert choose_precision("auto", torch.device("cpu"), network) == wanted

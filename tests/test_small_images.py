@@ -220,9 +220,8 @@ def loss_and_share(mix: str, step: int, is_augmented: bool = True, seed: int = 3
     inputs = levels[:, None, None, None].expand(4, 3, 8, 8)
     network, labels = Answers(), torch.tensor([5, 1, 0, 2])
     batch = [inputs, labels] + ([torch.tensor([[0.0, 1.0, 1.0]]).expand(4, 3)] if is_augmented else [])
-    loss = p1_finetune.loss_of(
-        network, batch, normalisation("resnet34"), mix, 0.1, (seed, step, 2), torch.device("cpu")
-    )
+    ready = p1_finetune.prepared(batch, normalisation("resnet34"), mix, torch.device("cpu"), (seed, step, 2))
+    loss = p1_finetune.loss_of(network, *ready, share=1.0, label_smoothing=0.1)["loss"]
     means, own = network.seen.mean(dim=(1, 2, 3)), levels / 255
     shares = (means - own.roll(1)) / (own - own.roll(1))  # of itself, the rest is of the one before
     torch.testing.assert_close(shares, shares[:1].expand(4), atol=1e-4, rtol=0)

@@ -4,11 +4,13 @@ a run resumes.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import math
 import os
 import signal
+from functools import partial
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from engine import loop as loop_module
 from engine import run_folder
 from engine.base import Stopped, UserError, run_script
 from engine.loop import Loop
-from engine.optimizer import parameter_groups, update_average
+from engine.optimizer import Stepper, parameter_groups, update_average
 from engine.run import Run, Stopper
 from engine.schedule import SCHEDULES, average_decay, learning_rate_factor
 
@@ -36,17 +38,28 @@ def new_loop(folder, **changes):
     network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
     stopper = changes.pop("stopper", None) or Stopper(changes.pop("max_minutes", None))
     values = {
-        "steps_per_epoch": 4,
-        "batch_size": 4,
         "epochs": 3,
         "budget_minutes": None,
         "schedule": "cosine",
         "warmup_steps": 2,
         "ema_decay": 0.9,
+        "precision": "fp32",
+        "micro_batch": None,
     }
+    args = argparse.Namespace(**{name: changes.pop(name, value) for name, value in values.items()})
     run = Run(folder, "script.py", {"seed": 0}, {})
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    return Loop(run, network, optimizer, stopper, **{**values, **changes})
+    stepper = Stepper(network, optimizer, torch.device("cpu"), args.precision, args.micro_batch)
+    return Loop(run, stepper, stopper, args, **{"steps_per_epoch": 4, "batch_size": 4, **changes})
+
+
+def step(loop, batch, **values):
+    """A step down the gradient of the mean square of what the network makes of the batch."""
+
+    def loss_of(part, share):
+        return {"loss": share * loop._stepper.forward(part).square().mean()}
+
+    return loop.step((batch,), loss_of, **values)
 
 
 def batches_of(loop):
@@ -62,7 +75,7 @@ def train(loop, steps=math.inf, kill_after=math.inf):
     """Train until done (True), or be asked to stop after some steps, or die after some."""
     for epoch in loop.epochs():
         for batch in loop.batches(batches_of(loop)):
-            loop.step(loop.network(batch).square().mean())
+            step(loop, batch)
             steps, kill_after = steps - 1, kill_after - 1
             if steps == 0:
                 loop._stopper.signal = signal.SIGTERM
@@ -154,51 +167,85 @@ def test_stopped_anywhere_and_started_again_a_run_ends_with_the_same_weights(tmp
         second.run.close()
 
 
-def test_a_budget_of_minutes_becomes_a_number_of_steps_once(tmp_path, monkeypatch):
-    now = [0.0]
-    seconds_a_step = 0.5
+@pytest.fixture
+def clock(monkeypatch):
+    """Each step takes half a second, the first five two."""
+    now, steps = [0.0], [0]
+
+    def pass_time(*_):
+        steps[0] += 1
+        now[0] += 2.0 if steps[0] <= 5 else 0.5
+
     monkeypatch.setattr(loop_module.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(loop_module, "update_average", lambda *_: now.__setitem__(0, now[0] + seconds_a_step))
+    monkeypatch.setattr(loop_module, "update_average", pass_time)
+    return now
+
+
+def test_a_budget_of_minutes_becomes_a_number_of_steps_once(tmp_path, clock):
     given = {"steps_per_epoch": 1000, "budget_minutes": 10.0}
-    loop, steps = new_loop(tmp_path / "run", **given), []
+    loop, seen = new_loop(tmp_path / "run", **given), []
     for _ in loop.epochs():
         for batch in loop.batches(batches_of(loop)):
-            loop.step(loop.network(batch).square().mean())
-            steps.append(loop.total_steps)
-            if len(steps) == 31:  # killed
+            step(loop, batch)
+            seen.append((loop.steps_done, loop.total_steps))
+            if len(seen) == 17:  # killed
                 break
         break
-    assert steps == [None] * 29 + [10 * 60 / seconds_a_step] * 2
-    assert torch.load(tmp_path / "run" / "last.pt")["step"] == 30
+    assert seen[:15] == [(number, None) for number in range(1, 16)]
+    assert seen[15:] == [(1, 10 * 60 / 0.5), (2, 10 * 60 / 0.5)]
     assert json.loads((tmp_path / "run" / "config.json").read_text())["total_steps"] == loop.total_steps
     fixed = loop.total_steps
     loop.run.close()
-    (tmp_path / "run" / "last.pt").unlink()  # killed before it was written
+    assert not (tmp_path / "run" / "last.pt").exists()  # killed before the first was written
     assert new_loop(tmp_path / "run", **given).total_steps == fixed
 
 
-def test_a_budget_that_is_over_before_the_speed_is_known_ends_the_run_scored(tmp_path, monkeypatch):
+def test_steps_for_the_time_alone_leave_no_trace(tmp_path, clock, monkeypatch):
+    """With as many steps given by hand a run is the same, from its first rate on."""
+    monkeypatch.setattr(loop_module, "update_average", partial(time_and_average, clock))
+    monkeypatch.setattr(loop_module, "LOG_EVERY", 1)
+    changes = {"steps_per_epoch": 4, "warmup_steps": 1000}
+    by_time = new_loop(tmp_path / "time", budget_minutes=40 / 60, **changes)
+    torch.manual_seed(7)
+    assert train(by_time)
+    by_hand = new_loop(tmp_path / "hand", epochs=10, **changes)
+    torch.manual_seed(7)
+    assert train(by_hand)
+    assert by_time.total_steps == 40
+    for name in ("network", "average"):
+        ours, theirs = (torch.load(tmp_path / way / "last.pt")[name] for way in ("time", "hand"))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    keys = ("step", "epoch", "loss", "step_loss", "learning_rate")
+    ours, theirs = (
+        [[line.get(key) for key in keys] for line in lines_of(tmp_path / way)] for way in ("time", "hand")
+    )
+    assert ours == theirs
+
+
+def time_and_average(clock, *arguments):
+    clock[0] += 1.0
+    update_average(*arguments)
+
+
+def test_a_budget_that_is_over_before_the_speed_is_known_ends_the_run_scored(tmp_path, monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(loop_module.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(loop_module, "update_average", lambda *_: now.__setitem__(0, now[0] + 60))
     loop = new_loop(tmp_path / "run", steps_per_epoch=100, budget_minutes=3.0)
     assert train(loop) and loop.steps_done == loop.total_steps == 3
     assert len(ends(tmp_path / "run")) == 1
+    assert "warning: so few steps teach little" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("steps_per_epoch", [10, 15, 30])
-def test_fixing_the_steps_at_the_end_of_an_epoch_does_not_lose_its_score(tmp_path, steps_per_epoch):
-    loop = new_loop(tmp_path / "run", steps_per_epoch=steps_per_epoch, budget_minutes=10.0)
-    for _ in loop.epochs():
-        for batch in loop.batches(batches_of(loop)):
-            loop.step(loop.network(batch).square().mean())
-        if loop.steps_done == 30:
-            break  # killed before the epoch is scored
-        loop.end_epoch({})
-    newest = tmp_path / "run" / "last.pt"
-    assert loop.total_steps is not None
-    assert not newest.is_file() or torch.load(newest)["step"] < 30
-    loop.run.close()
+def test_a_stop_while_the_speed_is_measured_leaves_the_run_at_its_begin(tmp_path, clock):
+    given = {"steps_per_epoch": 4, "budget_minutes": 10.0}
+    first = new_loop(tmp_path / "run", **given)
+    assert stopped(first, steps=7) == 128 + signal.SIGTERM
+    state = torch.load(tmp_path / "run" / "last.pt")
+    assert (state["step"], state["total_steps"], state["loss_count"]) == (0, None, 0)
+    again = new_loop(tmp_path / "run", **given)
+    assert again.total_steps is None
+    assert all(torch.equal(state["network"][key], value) for key, value in again.network.state_dict().items())
 
 
 def test_asked_to_stop_between_two_runs_the_second_stops_too(tmp_path):
@@ -241,7 +288,7 @@ def test_what_the_script_does_after_a_step_is_in_the_checkpoint_of_that_step(tmp
             for number, batch in enumerate(loop.batches(batches_of(loop)), start=1):
                 if number == 3:
                     raise Killed
-                loop.step(loop.network(batch).square().mean())
+                step(loop, batch)
                 loop.network[0].bias.data.fill_(number)  # as BYOL's target is moved
     saved = torch.load(tmp_path / "run" / "last.pt")
     assert saved["step"] == 2 and (saved["network"]["0.bias"] == 2).all()
@@ -279,8 +326,7 @@ def test_every_so_many_steps_and_at_the_end_a_line_has_loss_rate_speed_and_what_
     loop, logged = new_loop(tmp_path / "run"), []
     for _ in loop.epochs():
         for batch in loop.batches(batches_of(loop)):
-            loss = loop.network(batch).square().mean()
-            logged.append(loop.step(loss, spread=torch.tensor(0.25), decay=0.5))
+            logged.append(step(loop, batch, spread=torch.tensor(0.25), decay=0.5))
         loop.end_epoch({})
     lines = [line for line in lines_of(tmp_path / "run") if "step_loss" in line]
     assert [line["step"] for line in lines] == [5, 10, 12]
@@ -301,7 +347,7 @@ def test_its_end_is_in_the_configuration(tmp_path):
 def test_a_loss_that_is_no_number_ends_the_run_with_advice(tmp_path):
     loop = new_loop(tmp_path / "run")
     with pytest.raises(UserError, match="smaller --lr"):
-        loop.step(loop.network(torch.randn(4, 2)).sum() * math.nan)
+        step(loop, torch.full((4, 2), math.nan))
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):

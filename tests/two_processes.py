@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.distributed.nn
 from torch import Tensor, nn
 
-from engine import device, distributed, loop
+from engine import distributed, loop
 from engine.base import run_script
 from models import builders
 from tests.killing import TinyClassifier, TinySegmenter
@@ -60,6 +60,15 @@ class TinyClassifierWithoutDropout(TinyClassifier):
         self.layer2[-1].p = 0.0
 
 
+class OutOfMemory(TinyClassifierWithoutDropout):
+    """Of two processes that train it, the second runs short."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if distributed.rank() == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().forward(images)
+
+
 class TinySegmenterWithoutDropout(TinySegmenter):
     def __init__(self, num_classes: int):
         super().__init__(num_classes)
@@ -74,6 +83,7 @@ def train_precisely(script: str, argv: list[str]) -> None:
     builders.CLASSIFIERS["tiny_classifier"] = builders.Network(
         builders.with_stem(TinyClassifierWithoutDropout), arguments=builders.STEM_3X3
     )
+    builders.CLASSIFIERS["out_of_memory"] = builders.Network(OutOfMemory)
     distributed.synchronise_batch_norm = gather_batch_norm
     module = importlib.import_module(Path(script).stem)
     builders.SEGMENTERS["tiny_segmenter"] = builders.Network(TinySegmenterWithoutDropout)
@@ -81,12 +91,11 @@ def train_precisely(script: str, argv: list[str]) -> None:
         build_byol = module.BYOL
         module.BYOL = lambda *arguments: build_byol(*arguments).double()
         loop.LOG_EVERY = 1
-    device.autocast_dtype = lambda of_device: None
     module.normalise = lambda images, mean, std: images.double() - 0.5
     module.build_optimizer = lambda name, groups, lr, weight_decay: torch.optim.SGD(
         groups, lr=lr, momentum=0.9
     )
-    run_script(lambda: module.main(module.parse_arguments(argv)))
+    run_script(lambda: module.main(module.parse_arguments([*argv, "--precision", "fp32"])))
 
 
 if __name__ == "__main__":
