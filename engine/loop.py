@@ -233,6 +233,7 @@ class Loop:
 
     def _trial(self, loader: Callable[..., Iterable[Loaded]]) -> Iterator[Loaded]:
         """Turn --budget-minutes into steps, once, from the speed of some that are undone."""
+        self.run.say(f"{WARMING_STEPS + TIMED_STEPS} steps for their time alone; they will be undone")
         kept = io.BytesIO()
         torch.save(self._state(), kept)
         budget, times = 60 * self.args.budget_minutes, [time.monotonic()]

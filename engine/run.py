@@ -132,6 +132,9 @@ class Run:
             config = json.loads(path.read_text(encoding="utf-8"))
             if not all(isinstance(config[name], dict) for name in ("arguments", "recipe", "inputs")):
                 raise TypeError("arguments, recipe or inputs is no object")
+            precision, size = config.get("precision"), config.get("micro_batch") or 2
+            if precision not in (None, "fp32", "bf16", "fp16") or type(size) is not int or size < 2:
+                raise TypeError("precision or micro_batch is none")
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise UserError(f"{path}: cannot be read ({error}); give --output a new folder") from None
         return config

@@ -74,6 +74,8 @@ WRONG = {
     "average": ["weights", [], {"0.weight": None}],
     "optimizer": [None, [], {}, {"state": []}, "sgd"],
     "random": [None, {}, [], {"torch": 3}],
+    "scaler": [None, [], "fp16", {"scale": "1"}, {"scale": math.nan}, {"scale": -1.0}],
+    "skipped": ["1", -1, math.nan, True, None],
 }
 
 

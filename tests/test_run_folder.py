@@ -248,6 +248,25 @@ def test_what_is_no_file_is_refused_at_the_door(folder, name, kind):
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("precision", "fp64"),
+        ("precision", 3),
+        ("micro_batch", 1.5),
+        ("micro_batch", 1),
+        ("micro_batch", "4"),
+        ("micro_batch", [4]),
+    ],
+)
+def test_a_precision_or_micro_batch_that_is_none_is_refused(folder, name, value):
+    open_and_close(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, name: value}))
+    with pytest.raises(UserError, match=r"config\.json: cannot be read .precision or micro_batch is none"):
+        open_and_close(folder)
+
+
+@pytest.mark.parametrize(
     "bad", [b"\xff\xfe\x00", b"\xa4\xa4", b"[" * 100_000, b'{"step": "1"}', b"{}", b"null", b"\0"]
 )
 def test_metrics_that_cannot_be_read_are_dropped_and_the_others_kept(folder, bad):
