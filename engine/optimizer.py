@@ -15,7 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from engine import distributed
 from engine.base import Stopped, UserError, is_out_of_memory
-from engine.device import autocast, choose_precision, random_state, restore_random_state
+from engine.device import autocast, choose_precision, fast_float32, random_state, restore_random_state
 
 Batch = Sequence[Union[Tensor, float]]  # tensors (B, ...), cut along B; scalars go to each part whole
 # loss_of(*part, share=...) → "loss" and what else is to be logged, scalars that add up to the batch's.
@@ -157,7 +157,7 @@ class Stepper:
         parts = cut(batch, self.micro_batch or images)
         sums: dict[str, Tensor] = {}
         for number, part in enumerate(parts, start=1):
-            with self._with_the_others(is_last=number == len(parts)):
+            with fast_float32(), self._with_the_others(is_last=number == len(parts)):
                 values = loss_of(*part, share=len(part[0]) / images)
                 self.scaler.scale(values["loss"]).backward()
             for name, value in values.items():

@@ -17,7 +17,7 @@ import p2_train
 from benchmarks.memory import to_fake
 from datasets.palette import NUM_CLASSES
 from datasets.views import NUMBERS
-from engine import device as engine_device
+from engine.optimizer import cut
 from models import predict
 from models.backbone import penultimate
 from models.builders import CLASSIFIERS, SEGMENTERS, build_network
@@ -30,9 +30,8 @@ SIDE = 64
 
 
 @pytest.fixture(autouse=True)
-def fake(monkeypatch):
+def fake():
     """All tensors are fake; constants made once are made anew for them, and are not kept for other tests."""
-    monkeypatch.setattr(engine_device, "autocast_dtype", lambda device: None)
     predict.constants.cache_clear()
     with FakeTensorMode(allow_non_fake_inputs=True):  # numbers made at import, say: they are on the CPU
         yield
@@ -90,9 +89,9 @@ def test_pretraining_makes_views_and_a_loss_and_is_probed():
     byol = to_fake(byol, GPU).train()
     numbers = torch.zeros(2, 2, NUMBERS, device=GPU)
     views = p1_ssl_pretrain.paper_views(images(side=80), numbers, SIDE, 0.2, NORMAL)
-    loss, spread = byol(*views)
+    found = p1_ssl_pretrain.loss_of(byol, *views, share=0.5)
     byol.update_target(0.99)
-    assert loss.device == spread.device == GPU
+    assert found["loss"].device == found["embedding_std"].device == GPU
     assert predict_images(byol.backbone.eval(), images(), *NORMAL).device == GPU
 
 
@@ -101,17 +100,26 @@ def test_fine_tuning_makes_a_loss_and_is_validated(mix):
     network = build("resnet18").train()
     for step in range(3):  # some of them mixed
         batch = [images(), labels(2), colours()]
-        loss = p1_finetune.loss_of(network, batch, NORMAL, mix, 0.1, (0, step, 2), GPU)
-        assert loss.device == GPU
+        ready = p1_finetune.prepared(batch, NORMAL, mix, GPU, (0, step, 2))
+        for part in cut(ready, 2):
+            found = p1_finetune.loss_of(network, *part, share=0.5, label_smoothing=0.1)
+            assert found["loss"].device == GPU
     batches = [(images().cpu(), labels(2).cpu())] * 2
     assert predict_classes(network.eval(), batches, *NORMAL, GPU).shape == (4,)
 
 
-@pytest.mark.parametrize("options", [(0.0, [1.0], 0.5), (2.0, [0.25, 1, 1, 1, 1, 1], 0.0)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gamma": 0.0, "alpha": [1.0], "soft_iou": 0.5},
+        {"gamma": 2.0, "alpha": [0.25, 1, 1, 1, 1, 1], "soft_iou": 0.0},
+    ],
+)
 def test_segmentation_makes_a_loss_and_is_validated(options):
     network = build("deeplabv3_resnet50", NUM_CLASSES).train()
     batch = [images(), labels(2, SIDE, SIDE).to(torch.uint8), colours()]
-    assert p2_train.loss_of(network, batch, NORMAL, *options, GPU).device == GPU
+    found = p2_train.loss_of(network, *p2_train.prepared(batch, NORMAL, GPU), share=0.5, **options)
+    assert found["loss"].device == GPU
     confusions = p2_train.tile_confusions(network.eval(), Pairs(), 0.75, NORMAL, GPU)
     assert confusions.device == GPU and confusions.shape == (3, NUM_CLASSES, NUM_CLASSES)
 
