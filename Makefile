@@ -1,64 +1,94 @@
 # make demo                       train, predict, score and picture both problems on made-up data: minutes on a CPU
 # make demo DATA=hw1_data         the same on the course's data
-# make p1 DATA=hw1_data           problem 1 whole: pre-training, settings A to E, their table, t-SNE; goes on if stopped
-# make p2 DATA=hw1_data           problem 2 whole: both networks, masks, score, pictures; goes on if stopped
+# make check DATA=hw1_data        before hours go into it: data, weights, disk, and how long each step takes
+# make all DATA=hw1_data HOURS=9  both problems, Segment Anything and report in so many hours of training; SESSION=8.5 ends
+#                                 a call in time, and the same command resumes
+# make laptop DATA=hw1_data       the same on a CPU in an evening: a ResNet18, small images
+# make p1 DATA=hw1_data           problem 1 whole: pre-training, settings A to E, their table, t-SNE; resumes if stopped
+# make p2 DATA=hw1_data           problem 2 whole: both networks, masks, score, pictures; resumes if stopped
+# make sam DATA=hw1_data          Segment Anything on the report's three tiles
 # make report STUDENT_ID=r12345678 NAME="王小明"    hw1_r12345678.pdf and report.html from those runs, in report/out/
 # make p1-50 DATA=hw1_data_2022   problem 1 of the editions with 50 classes: three networks, their vote, t-SNE
 # make test                       style, then every test; needs no data
 # make test-real DATA=hw1_data    what only the course's data can show
-# make test-networks              every network of problem 2: train, stop, go on, hw1_2.sh; a quarter of an hour
+# make test-networks              every network of problem 2: train, stop, resume, hw1_2.sh; a quarter of an hour
 # make test-memory                thousands of tiles in the memory of few; minutes
 # make test-grader-stack          the answers under the course's packages of 2024 are those under ours; 6 GB, once
+# make test-installs              whether every Python on every system can have what is pinned; needs the network
+# make test-notebook              notebooks/colab_kaggle.ipynb from its first to its last cell, with a demo
 # make soak MINUTES=30            kills, broken and hostile files without end: cases and failures; 0: all there are
 # make submission [EDITION=2023]  what is handed in, under the course's names, in submission/
 # make pictures                   the README's pictures, from the runs of a demo
 # make clean                      remove what the demo made
 #
-# The first of them makes .venv and installs into it. PYTHON=python3.11 chooses another Python than python3.
+# The first of them makes .venv and installs into it. PYTHON=python3.11 chooses another Python than python3: one from
+# 3.9 to 3.14, on Linux with glibc 2.28, an Apple silicon Mac (macOS 14 from Python 3.11 on), or WSL.
 
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/installed
+INSTALLED_FOR_TESTS := $(VENV)/installed-for-tests
 
 # The wrappers say python3, as the course wants it: let that be the one with torch.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DATA EDITION
 # It hides our modules from python3 -m.
 unexport PYTHONSAFEPATH
+# What is missing is said before anything is installed.
+.NOTPARALLEL:
 
 # wildcard takes a space for the end of a path.
 nothing :=
 space := $(nothing) $(nothing)
 is_there = $(wildcard $(subst $(space),\ ,$(1)))
 
-.PHONY: help demo p1 p1-50 p2 report test test-real test-networks test-memory test-grader-stack soak submission pictures clean setup
+# $(call need,hw1_data,FOLDERS)
+need = for folder in $(2); do test -d "$$DATA/$$folder" || { \
+	echo "error: $${DATA:-(no DATA)} is no $(1): it lacks $$folder; say where the course's data are: make $(or $(firstword $(MAKECMDGOALS)),help) DATA=$(1)" >&2; \
+	exit 2; }; done
+
+.PHONY: help setup demo check all laptop p1 p1-50 p2 sam report test test-real test-networks test-installs test-notebook test-memory \
+	test-grader-stack soak submission pictures clean p1-data p2-data p1-50-data demo-data p2-starts
 
 help:
 	@sed -n '/^[^#]/q; /^$$/q; s/^# \{0,1\}//p' Makefile
+
+p1-data:
+	@$(call need,hw1_data,p1_data/office p1_data/mini/train)
+
+p2-data:
+	@$(call need,hw1_data,p2_data/train p2_data/validation)
+
+p1-50-data:
+	@$(call need,hw1_data_2022,p1_data/train_50 p1_data/val_50)
 
 # -- set-up ------------------------------------------------------------------------------------------------------------
 
 setup: $(INSTALLED)
 
-$(INSTALLED): requirements.txt requirements-dev.txt
+$(INSTALLED): requirements.txt
 	@command -v "$(PYTHON)" >/dev/null \
 	|| { echo "error: there is no $(PYTHON); install Python 3.9 or newer, or name one: make PYTHON=python3.11" >&2; exit 2; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 9))' \
 	|| { echo "error: $$("$(PYTHON)" --version 2>&1) is too old, this needs 3.9 or newer; name one: make PYTHON=python3.11" >&2; exit 2; }
-	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null \
+	@"$(PYTHON)" -c 'import venv, os; {"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"} & {*os.environ} or __import__("ensurepip")' 2>/dev/null \
 	|| { echo "error: $(PYTHON) comes without venv or pip; on Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 2; }
-	@echo "== Setting up $(VENV): some minutes and up to 6 GB, once"
-	@"$(PYTHON)" -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@echo "== Setting up $(VENV): some minutes, once; 6 GB, without an NVIDIA GPU mostly 2 GB"
+	@"$(PYTHON)" -m engine.packages "$(VENV)"
+	@touch $@
+
+$(INSTALLED_FOR_TESTS): requirements-dev.txt $(INSTALLED)
+	@python3 -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
 	@touch $@
 
 # -- problem 1 ---------------------------------------------------------------------------------------------------------
 
-# Everything lies below P1_OUT, and the same command goes on after a stop. On a laptop, smaller and shorter:
+# Everything lies below P1_OUT, and the same command resumes after a stop. On a laptop, smaller and shorter:
 #
 #   make p1 DATA=hw1_data P1_FLAGS="--image-size 64" SSL_FLAGS="--epochs 20" SL_FLAGS="--epochs 20" \
 #       FINETUNE_FLAGS="--epochs 20 --seeds 0"
-P1_OUT ?= runs/problem1
+RUNS ?= runs
+P1_OUT ?= $(RUNS)/problem1
 P1_FLAGS ?=
 SSL_FLAGS ?=
 SL_FLAGS ?= --epochs 100
@@ -68,31 +98,36 @@ MACHINE_FLAGS ?=
 
 # For settings B and D: the course's file; without it one is trained on mini/train_labels.csv, where that is there.
 COURSE_BACKBONE = $(DATA)/p1_data/pretrain_model_SL.pt
-SL_BACKBONE ?= $(if $(call is_there,$(COURSE_BACKBONE)),$(COURSE_BACKBONE),$(P1_OUT)/sl/pretrain_model_SL.pt)
+OWN_BACKBONE = $(P1_OUT)/sl/pretrain_model_SL.pt
+SL_BACKBONE ?= $(if $(call is_there,$(COURSE_BACKBONE)),$(COURSE_BACKBONE),$(OWN_BACKBONE))
 
+# What trains. The *_TIME are engine/plan.py's, for `make all`.
+TRAIN_SSL = p1_ssl_pretrain.py --images "$$DATA/p1_data/mini/train" --probe-csv "$$DATA/p1_data/office/train.csv" \
+	--output "$(P1_OUT)/ssl" $(P1_FLAGS) $(SSL_FLAGS) $(SSL_TIME) $(MACHINE_FLAGS)
+TRAIN_SL = p1_finetune.py --train-images "$$DATA/p1_data/mini/train" --train-csv "$$DATA/p1_data/mini/train_labels.csv" \
+	--output "$(P1_OUT)/sl" $(P1_FLAGS) $(SL_FLAGS) $(SL_TIME) $(MACHINE_FLAGS)
+TRAIN_SETTINGS = p1_finetune.py --data "$$DATA/p1_data/office" --output "$(P1_OUT)/settings" \
+	$(P1_FLAGS) $(FINETUNE_FLAGS) $(SETTINGS_TIME) $(MACHINE_FLAGS)
+
+# What is left of a SESSION, whose end (in seconds) engine/plan.py sets.
+left = $${SESSION_END:+--max-minutes $$(( SESSION_END > $$(date +%s) ? (SESSION_END - $$(date +%s)) / 60 : 0 ))}
 # A run that was stopped must not feed the next one.
 is_done = python3 -m engine.run_folder "$(1)" || { echo "the same command resumes it"; exit 2; }
 
-# With exit status 1 some inputs could not be used, and all else is there: it goes on.
-p1: $(INSTALLED)
-	@test -d "$$DATA/p1_data/office" && test -d "$$DATA/p1_data/mini/train" || { \
-		echo "error: there is no p1_data/office or no p1_data/mini/train in '$$DATA'; say where the course's data are: make p1 DATA=hw1_data" >&2; \
-		exit 2; }
+# With exit status 1 some inputs could not be used, and all else is there: it continues.
+p1: p1-data $(INSTALLED)
 	@echo "== Problem 1, step 1 of 4: BYOL without labels, for settings C and E"
-	@python3 p1_ssl_pretrain.py --images "$$DATA/p1_data/mini/train" --probe-csv "$$DATA/p1_data/office/train.csv" \
-		--output "$(P1_OUT)/ssl" $(P1_FLAGS) $(SSL_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ]
+	@python3 $(TRAIN_SSL) $(left) || [ $$? -eq 1 ]
 	@$(call is_done,$(P1_OUT)/ssl)
 	@echo "== Problem 1, step 2 of 4: a backbone trained with labels, for settings B and D"
-	@if [ "$(SL_BACKBONE)" != "$(P1_OUT)/sl/pretrain_model_SL.pt" ]; then echo "$(SL_BACKBONE)"; exit; fi; \
-	python3 p1_finetune.py --train-images "$$DATA/p1_data/mini/train" --train-csv "$$DATA/p1_data/mini/train_labels.csv" \
-		--output "$(P1_OUT)/sl" $(P1_FLAGS) $(SL_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ] || exit; \
+	@if [ "$(SL_BACKBONE)" != "$(OWN_BACKBONE)" ]; then echo "$(SL_BACKBONE)"; exit; fi; \
+	python3 $(TRAIN_SL) $(left) || [ $$? -eq 1 ] || exit; \
 	$(call is_done,$(P1_OUT)/sl/A-seed0); \
 	python3 -m engine.export "$(P1_OUT)/sl/A-seed0/model.pt" "$(SL_BACKBONE)"
 	@echo "== Problem 1, step 3 of 4: settings A to E"
-	@python3 p1_finetune.py --data "$$DATA/p1_data/office" --settings ABCDE --sl-backbone "$(SL_BACKBONE)" \
-		--ssl-backbone "$(P1_OUT)/ssl/backbone.pt" --output "$(P1_OUT)/settings" \
-		$(P1_FLAGS) $(FINETUNE_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ]
-	@$(call is_done,$(P1_OUT)/settings/C-seed0)
+	@python3 $(TRAIN_SETTINGS) --settings ABCDE --sl-backbone "$(SL_BACKBONE)" \
+		--ssl-backbone "$(P1_OUT)/ssl/backbone.pt" $(left) || [ $$? -eq 1 ]
+	@for run in "$(P1_OUT)"/settings/[A-E]-seed*; do $(call is_done,$$run); done
 	@echo "== Problem 1, step 4 of 4: t-SNE of setting C"
 	@python3 p1_tsne.py --run "$(P1_OUT)/settings/C-seed0" --data "$$DATA/p1_data/office" --output "$(P1_OUT)/tsne" \
 		$(MACHINE_FLAGS) || [ $$? -eq 1 ]
@@ -100,14 +135,11 @@ p1: $(INSTALLED)
 
 # The editions of 2020 to 2023: 50 classes of small images, with their labels in their names. Shorter, such as
 # FIFTY_FLAGS="--budget-minutes 10"; other networks: FIFTY_MODELS="resnet34 densenet169 vgg19_bn_b".
-FIFTY_OUT ?= runs/fifty
+FIFTY_OUT ?= $(RUNS)/fifty
 FIFTY_MODELS ?= resnet34 vgg16_bn vgg16
 FIFTY_FLAGS ?=
 
-p1-50: $(INSTALLED)
-	@test -d "$$DATA/p1_data/train_50" && test -d "$$DATA/p1_data/val_50" || { \
-		echo "error: there is no p1_data/train_50 or no p1_data/val_50 in '$$DATA'; say where the data of 2020 to 2023 are: make p1-50 DATA=hw1_data_2022" >&2; \
-		exit 2; }
+p1-50: p1-50-data $(INSTALLED)
 	@for model in $(FIFTY_MODELS); do \
 		echo "== 50 classes, step 1 of 3: $$model"; \
 		python3 p1_finetune.py --train-images "$$DATA/p1_data/train_50" --val-images "$$DATA/p1_data/val_50" --edition $(or $(EDITION),2022) \
@@ -128,21 +160,33 @@ p1-50: $(INSTALLED)
 
 # Model B is the light network from ImageNet's weights; a GPU has time for
 # P2_FLAGS="--model deeplabv3_resnet101 --weights coco". Model A is what the report wants beside it, a VGG16-FCN32s: hours
-# without a GPU, and P2_A_FLAGS= leaves it out.
-P2_OUT ?= runs/problem2
+# without a GPU, and P2_A_FLAGS= leaves it out. P2_A_WEIGHTS=FILE is where it starts without torchvision's weights.
+P2_OUT ?= $(RUNS)/problem2
 P2_FLAGS ?= --weights imagenet
 P2_A_FLAGS ?= --model fcn32s --weights imagenet
+P2_A_WEIGHTS ?=
 
-p2: $(INSTALLED)
-	@test -d "$$DATA/p2_data/train" && test -d "$$DATA/p2_data/validation" || { \
-		echo "error: there is no p2_data/train or no p2_data/validation in '$$DATA'; say where the course's data are: make p2 DATA=hw1_data" >&2; \
-		exit 2; }
+TRAIN_A = p2_train.py --data "$$DATA/p2_data" --output "$(P2_OUT)/model_a" $(P2_A_FLAGS) $(P2_A_TIME) $(MACHINE_FLAGS)
+TRAIN_B = p2_train.py --data "$$DATA/p2_data" --output "$(P2_OUT)/model_b" $(P2_FLAGS) $(P2_TIME) $(MACHINE_FLAGS)
+
+# Where a network starts is asked before the first step: $(call ask_start,RUN,FLAGS,FILE). What cannot be had is said.
+ask_start = test -f "$(1)/config.json" && test -f "$(1).start" || { \
+	start="$$(python3 -m models.weights $(2) $(if $(3),--instead "$(3)"))" || exit; \
+	mkdir -p "$(P2_OUT)" && echo "$$start" >"$(1).start"; }
+# A script with the answer: $(call from_start,RUN,SCRIPT AND FLAGS)
+from_start = start="$$(cat "$(1).start")"; python3 $(2) $${start:+--weights "$$start"}
+
+p2-starts: p2-data $(INSTALLED)
+	@if [ -n "$(strip $(P2_A_FLAGS))" ]; then $(call ask_start,$(P2_OUT)/model_a,$(P2_A_FLAGS),$(P2_A_WEIGHTS)); fi
+	@$(call ask_start,$(P2_OUT)/model_b,$(P2_FLAGS))
+
+p2: p2-starts
 	@echo "== Problem 2, step 1 of 4: model A"
 	@if [ -z "$(strip $(P2_A_FLAGS))" ]; then echo "left out: P2_A_FLAGS is empty"; exit; fi; \
-	python3 p2_train.py --data "$$DATA/p2_data" --output "$(P2_OUT)/model_a" $(P2_A_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ] || exit; \
+	$(call from_start,$(P2_OUT)/model_a,$(TRAIN_A)) $(left) || [ $$? -eq 1 ] || exit; \
 	$(call is_done,$(P2_OUT)/model_a)
 	@echo "== Problem 2, step 2 of 4: model B"
-	@python3 p2_train.py --data "$$DATA/p2_data" --output "$(P2_OUT)/model_b" $(P2_FLAGS) $(MACHINE_FLAGS) || [ $$? -eq 1 ]
+	@$(call from_start,$(P2_OUT)/model_b,$(TRAIN_B)) $(left) || [ $$? -eq 1 ]
 	@$(call is_done,$(P2_OUT)/model_b)
 	@echo "== Problem 2, step 3 of 4: hw1_2.sh with model B"
 	@P2_CHECKPOINT="$(P2_OUT)/model_b/model.pt" bash hw1_2.sh "$$DATA/p2_data/validation" "$(P2_OUT)/masks" || [ $$? -eq 1 ]
@@ -151,12 +195,46 @@ p2: $(INSTALLED)
 	@cat "$(P2_OUT)/score.txt"
 	@echo "masks: $(P2_OUT)/masks; stages of the training: $(P2_OUT)/model_b/stages.png"
 
+# The weights are fetched (0.4 GB); where they cannot be had, the report names what is missing.
+SAM_OUT ?= $(RUNS)/sam
+SAM_TILES ?= 0013 0062 0104
+
+sam: p2-data $(INSTALLED)
+	@bash get_checkpoints.sh vit_b
+	@python3 p2_sam.py --images $(foreach tile,$(SAM_TILES),"$$DATA/p2_data/validation/$(tile)_sat.jpg") --output "$(SAM_OUT)" \
+		$(if $(call is_there,$(P2_OUT)/model_b/model.pt),--vote "$(P2_OUT)/model_b/model.pt") $(MACHINE_FLAGS) || [ $$? -eq 1 ]
+
+# -- all of it in some hours ---------------------------------------------------------------------------------------------
+
+# engine/plan.py measures the machine, divides HOURS into $(RUNS)/plan.json, and calls the targets above with their shares.
+HOURS ?=
+SESSION ?=
+
+define TRAININGS
+pre-training: python3 $(TRAIN_SSL)
+$(if $(filter $(OWN_BACKBONE),$(SL_BACKBONE)),labels: python3 $(TRAIN_SL))
+settings: python3 $(TRAIN_SETTINGS) --settings A --seeds 0
+$(if $(strip $(P2_A_FLAGS)),model A: $(call from_start,$(P2_OUT)/model_a,$(TRAIN_A)))
+model B: $(call from_start,$(P2_OUT)/model_b,$(TRAIN_B))
+endef
+export TRAININGS
+
+check: p1-data p2-starts
+	@python3 -m engine.plan check "$(RUNS)" $(if $(HOURS),--hours "$(HOURS)") || [ $$? -eq 1 ]
+
+all: p1-data p2-starts
+	@python3 -m engine.plan all "$(RUNS)" $(if $(HOURS),--hours "$(HOURS)") $(if $(SESSION),--session "$(SESSION)")
+
+# A CPU's evening.
+laptop:
+	@$(MAKE) --no-print-directory all HOURS="$(or $(HOURS),4)" P1_FLAGS="--model resnet18 --image-size 64" \
+		SSL_FLAGS="--batch-size 64" P2_A_FLAGS="--model fcn32s_vgg16bn --weights imagenet --scale 0.25"
+
 # -- the report --------------------------------------------------------------------------------------------------------
 
 # Of what the targets above left, and of p2_sam.py's output where there is one; report/answers.md holds your own words.
 STUDENT_ID ?= r00000000
 NAME ?= (your name)
-SAM_OUT ?= runs/sam
 REPORT_OUT ?= report/out
 REPORT_FLAGS ?=
 export NAME
@@ -184,15 +262,16 @@ demo: EPOCHS_2 = 3
 demo: EPOCHS_A = 1
 endif
 
-demo: $(INSTALLED)
+demo-data:
+	@$(if $(DATA),$(call need,hw1_data,p1_data/office p2_data/train))
+
+demo: demo-data $(INSTALLED)
 ifeq ($(DATA),)
 	@echo "== 1 of 8: made-up data"
 	@rm -rf $(OUT)
 	@python3 -m datasets.sample $(OUT)
 else
 	@echo "== 1 of 8: the data in $$DATA"
-	@test -d "$$DATA/p1_data/office" && test -d "$$DATA/p2_data/train" \
-	|| { echo "error: $$DATA is no hw1_data: it lacks p1_data/office or p2_data/train" >&2; exit 2; }
 	@rm -rf $(OUT)
 endif
 	@echo "== 2 of 8: problem 1 with a ResNet18"
@@ -237,19 +316,18 @@ endif
 
 # -- tests -------------------------------------------------------------------------------------------------------------
 
-test: $(INSTALLED)
+test: $(INSTALLED_FOR_TESTS)
 	@python3 -m ruff check .
 	@python3 -m ruff format --check .
 	@python3 -m pytest
 
-test-real: $(INSTALLED)
-	@test -d "$$DATA" || { echo "error: say where the course's data are: make test-real DATA=hw1_data" >&2; exit 2; }
+test-real: p1-data p2-data $(INSTALLED_FOR_TESTS)
 	@python3 -m pytest tests/real
 
-test-networks: $(INSTALLED)
+test-networks: $(INSTALLED_FOR_TESTS)
 	@python3 -m pytest tests/networks
 
-test-memory: $(INSTALLED)
+test-memory: $(INSTALLED_FOR_TESTS)
 	@python3 -m pytest tests/memory
 
 # The course's versions; its Python is 3.8, but any that torch 2.4.0 has wheels for will do.
@@ -257,7 +335,7 @@ GRADER := .venv-grader
 GRADER_PYTHONS = $(foreach version,8 9 10 11 12,$(shell command -v python3.$(version)))
 GRADER_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.8*/bin/python) $(GRADER_PYTHONS) python3.8)
 
-test-grader-stack: $(INSTALLED) $(GRADER)/installed
+test-grader-stack: $(INSTALLED_FOR_TESTS) $(GRADER)/installed
 	@python3 -m pytest -s tests/grader_stack
 
 $(GRADER)/installed:
@@ -268,9 +346,25 @@ $(GRADER)/installed:
 	@$(GRADER)/bin/python -m pip install --disable-pip-version-check torch==2.4.0 torchvision==0.19.0 'numpy<2' pillow
 	@touch $@
 
+# By resolution alone: nothing is installed.
+test-installs: $(INSTALLED_FOR_TESTS)
+	@for python in 3.9 3.10 3.11 3.12 3.13 3.14; do \
+	for system in x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin x86_64-pc-windows-msvc; do \
+		MACOSX_DEPLOYMENT_TARGET=14.0 python3 -m uv pip compile --quiet --python-version $$python --python-platform $$system \
+			--only-binary :all: --no-header requirements.txt requirements-dev.txt -o /dev/null \
+		&& echo "Python $$python, $$system: all there" || exit 2; \
+	done; done
+
+# nbclient runs it, by the ipykernel that is installed beside it.
+test-notebook: $(INSTALLED_FOR_TESTS)
+	@rm -rf demo/notebook && python3 -m datasets.sample demo/notebook
+	@DATA="$(CURDIR)/demo/notebook/hw1_data" HOURS=1 RUNS="$(CURDIR)/demo/notebook/runs" REPORT="$(CURDIR)/demo/notebook/report" \
+		TARGET="demo OUT=demo/notebook/demo REPORT_OUT=demo/notebook/report" \
+		jupyter execute --timeout=3600 notebooks/colab_kaggle.ipynb
+
 MINUTES ?= 30
 
-soak: $(INSTALLED)
+soak: $(INSTALLED_FOR_TESTS)
 	@OMP_NUM_THREADS=1 python3 -m tests.soak --minutes "$(MINUTES)"
 
 # -- handing in --------------------------------------------------------------------------------------------------------

@@ -21,8 +21,18 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+try:
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+except ImportError as missing:
+    if __name__ != "__main__":
+        raise
+    print(
+        f"error: {sys.executable} lacks a package ({missing}); activate the environment of make setup, or "
+        "python3 -m pip install numpy pillow",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 
 CLASS_NAMES = ("urban", "agriculture", "rangeland", "forest", "water", "barren", "unknown")
 COLOURS = ((0, 255, 255), (255, 255, 0), (255, 0, 255), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0))

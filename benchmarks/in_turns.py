@@ -6,6 +6,8 @@ import statistics
 import sys
 from typing import Any, Callable, Sequence
 
+import engine  # noqa: F401  it says in a line what a Python lacks
+
 MAX_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in a unit of ru_maxrss
 QUANTITIES = ("wall s", "CPU s", "peak MiB")
 

@@ -3,15 +3,18 @@ download, publishing. No network, no data format.
 
 Whatever of the program is imported, this comes first; so here the user gets a name and a home where the
 machine knows none (docker run --user 54321, HOME unset). torchvision's import ends in an error without a
-name, matplotlib and the caches want a home.
+name, matplotlib and the caches want a home. And where a Python lacks a package, whichever module asks for it
+first, a line says what to do.
 """
 
 from __future__ import annotations
 
 import getpass
 import os
+import sys
 import tempfile
 from pathlib import Path
+from types import TracebackType
 
 
 def _name_the_user() -> None:
@@ -37,4 +40,18 @@ def _new_home() -> str:
         return os.sep
 
 
+def _say_what_is_missing(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """In place of a traceback's hundred lines; a module of ours that is missing is our mistake."""
+    if isinstance(error, ModuleNotFoundError):
+        root = (error.name or "").partition(".")[0]
+        if not (Path(__file__).resolve().parent.parent / root).is_dir():
+            from engine.packages import leave_without
+
+            leave_without(f"a package ({error})")
+    sys.__excepthook__(kind, error, trace)
+
+
 _name_the_user()
+sys.excepthook = _say_what_is_missing

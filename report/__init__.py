@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import engine  # noqa: F401  it says in a line what a Python lacks
+
 # In the repository, wherever a command is called from: a path that is given is looked for in the folder where
 # the user is, the default ones never.
 OUTPUT = Path(__file__).resolve().parent / "out"  # what report.build writes, and report.submission hands in
