@@ -46,9 +46,10 @@ def test_without_venv_it_says_what_to_install(tmp_path):
 
 def test_make_alone_lists_what_there_is():
     done = subprocess.run(["make", "-s"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    tests = ("test", "test-real", "test-networks", "test-memory", "test-grader-stack", "soak")
-    for target in ("demo", "p1", "p1-50", "p2", "report", "submission", *tests):
-        assert f"make {target}" in done.stdout
+    targets = ["demo", "check", "all", "laptop", "p1", "p1-50", "p2", "sam", "report", "submission"]
+    targets += ["test", "test-real", "test-networks", "test-memory", "test-grader-stack"]
+    for target in (*targets, "test-installs", "test-notebook"):
+        assert f"make {target} " in done.stdout
 
 
 def test_the_demo_refuses_a_folder_that_is_no_data(tmp_path):
@@ -60,19 +61,24 @@ def test_the_demo_refuses_a_folder_that_is_no_data(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("target", "advice"), [("p1", "hw1_data"), ("p2", "hw1_data"), ("p1-50", "hw1_data_2022")]
+    ("target", "advice"),
+    [(target, "hw1_data") for target in ("p1", "p2", "sam", "check", "all")] + [("p1-50", "hw1_data_2022")],
 )
-def test_each_problem_asks_for_the_courses_data(tmp_path, target, advice):
-    (tmp_path / "venv").mkdir()
-    (tmp_path / "venv" / "installed").touch()
-    command = ["make", target, f"DATA={tmp_path}", f"VENV={tmp_path / 'venv'}"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+@pytest.mark.parametrize("data", [["DATA={}"], []])
+def test_each_problem_asks_for_the_courses_data_before_it_installs(tmp_path, target, advice, data):
+    words = [word.format(tmp_path) for word in data]
+    command = ["make", target, *words, f"VENV={tmp_path / 'venv'}", f"PYTHON={tmp_path / 'nowhere'}"]
+    environment = {name: value for name, value in os.environ.items() if name != "DATA"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and f"make {target} DATA={advice}" in done.stderr
+    assert "is no hw1_data" in done.stderr and "Python" not in done.stderr
 
 
 PYTHON = """#!/bin/sh
-# Notes the call and ends with $STATUS; asked whether a run is finished, with $UNFINISHED.
+# Notes the call and ends with $STATUS; asked whether a run is finished, with $UNFINISHED; asked where a
+# network can start, says $START.
 case "$*" in *engine.run_folder*) exit "$UNFINISHED";; esac
+case "$*" in *models.weights*) echo "$*" >>"$ASKED"; echo "$START"; exit;; esac
 echo "$*" >>"$CALLS"
 case "$*" in *contact_sheet*) touch "$OUT/contact_sheet.png";; esac
 mkdir -p "$RUNS" "$RUNS/../p2"
@@ -83,7 +89,7 @@ case "$*" in *contact_sheet*|*report.build*|*p[12]_*.py*) exit "$STATUS";; esac
 FIFTY = ("data/p1_data/train_50", "data/p1_data/val_50")
 
 
-def make_with_pretended_python(tmp_path, *words, status=0, is_finished=True, data="data"):
+def make_with_pretended_python(tmp_path, *words, status=0, is_finished=True, data="data", start="imagenet"):
     """Run make with a python3 that trains nothing; what it ended with, and the calls of python3."""
     for folder in (
         "bin",
@@ -103,6 +109,8 @@ def make_with_pretended_python(tmp_path, *words, status=0, is_finished=True, dat
     runs = out / "runs" / "p1" if words[0] == "demo" else out
     pretended = {
         "CALLS": tmp_path / "calls",
+        "ASKED": tmp_path / "asked",
+        "START": start,
         "STATUS": status,
         "UNFINISHED": int(not is_finished),
         "OUT": out,
@@ -169,6 +177,40 @@ def test_problem_2_is_trained_predicted_and_scored(tmp_path):
     ]
     assert "--model fcn32s " in calls[0] and f"--output {out}/model_a" in calls[0]
     assert "--epochs 3" in calls[1] and f"--output {out}/model_b" in calls[1]
+
+
+def test_problem_2_starts_from_what_can_be_had_which_is_asked_before_the_first_step(tmp_path):
+    out, own = tmp_path / "my out", tmp_path / "own weights.pt"
+    words = ("p2", f"P2_OUT={out}", f"P2_A_WEIGHTS={own}")
+    done, calls = make_with_pretended_python(tmp_path, *words, start=own)
+    assert done.returncode == 0, done.stderr
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert f"--model fcn32s --weights imagenet --instead {own}" in asked[0] and len(asked) == 2
+    assert calls[0].endswith(f"--weights {own}") and calls[1].endswith(f"--weights {own}")
+    # Of a run that is begun nothing is asked again: it would be refused with other weights.
+    for name in ("model_a", "model_b"):
+        (out / name).mkdir()
+        (out / name / "config.json").touch()
+    done, calls = make_with_pretended_python(tmp_path, *words, start="imagenet")
+    assert len((tmp_path / "asked").read_text().splitlines()) == 2
+    assert calls[-4].endswith(f"--weights {own}")
+
+
+def test_a_recipe_keeps_its_own_weights(tmp_path):
+    words = ("p2", f"P2_OUT={tmp_path / 'out'}", "P2_FLAGS=--recipe report001")
+    done, calls = make_with_pretended_python(tmp_path, *words, start="")
+    assert done.returncode == 0, done.stderr
+    assert "--weights" not in calls[1] and calls[1].endswith("--recipe report001")
+
+
+def test_all_and_a_laptops_all_are_left_to_the_plan(tmp_path):
+    out = tmp_path / "out"
+    words = ("all", f"RUNS={out}", "HOURS=9", "SESSION=8.5")
+    done, calls = make_with_pretended_python(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    assert calls == [f"-m engine.plan all {out} --hours 9 --session 8.5"]
+    done, calls = make_with_pretended_python(tmp_path, "laptop", f"RUNS={out}")
+    assert done.returncode == 0 and calls[1:] == [f"-m engine.plan all {out} --hours 4"]
 
 
 def test_problem_2_leaves_model_a_out_where_nobody_has_time_for_it(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 
 from engine import packages
 from tests.grader import REPOSITORY, random_image, save, wrapper_environment
+from tests.test_repository import COMMANDS, relative
 
 NAMELESS = "54321"
 LIBRARIES = "import engine, torchvision, matplotlib.font_manager, pathlib, os; print(pathlib.Path.home())"
@@ -89,6 +90,54 @@ def test_a_python_without_the_packages_is_told_in_a_line_what_to_do(script):
     done = run_without((), sys.executable, "-S", script, *TRAINING[script])  # -S: without site-packages
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
     assert "lacks a package (No module named" in done.stderr and "/bin/activate'" in done.stderr
+
+
+@pytest.mark.parametrize("name", [relative(path)[:-3].replace("/", ".") for path in COMMANDS])
+def test_a_module_without_its_packages_says_what_to_do_or_needs_none(name):
+    done = run_without((), sys.executable, "-S", "-m", name, "--help")
+    if done.returncode:
+        assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+        assert "lacks a package (No module named" in done.stderr and "/bin/activate'" in done.stderr
+    else:
+        assert done.stdout.startswith("usage: ")
+
+
+def test_a_package_that_is_needed_late_is_told_in_a_line_too():
+    done = run_without((), sys.executable, "-S", "-m", "models.describe", "resnet18")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "'torch'" in done.stderr
+
+
+def test_the_score_which_stands_alone_says_it_too():
+    done = run_without((), sys.executable, "-S", "mean_iou_evaluate.py", "-g", "x", "-p", "y")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "make setup" in done.stderr
+
+
+def test_a_module_of_ours_that_is_missing_is_our_mistake():
+    done = subprocess.run(
+        [sys.executable, "-c", "import engine.nothing"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_a_python_that_pip_may_not_change_is_not_told_to_use_pip(monkeypatch, tmp_path, capsys):
+    """Debian 12 and Ubuntu 24.04."""
+    monkeypatch.setattr(packages, "REPOSITORY", tmp_path)
+    advice = {}
+    for is_managed in (False, True):
+        monkeypatch.setattr(packages, "_is_left_to_the_system", lambda: is_managed)  # noqa: B023
+        with pytest.raises(SystemExit):
+            packages.leave_without("torch", is_training=False)
+        advice[is_managed] = capsys.readouterr().err
+    assert "pip install" in advice[False] and "make -C" not in advice[False]
+    assert "make -C" in advice[True] and "pip install" not in advice[True]
+
+
+def test_in_its_own_environment_nobody_is_told_to_activate_it(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(packages, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    with pytest.raises(SystemExit):
+        packages.leave_without("torch")
+    assert "pip install -r" in capsys.readouterr().err
 
 
 def test_a_package_that_one_script_needs_is_named(capsys):
