@@ -195,12 +195,10 @@ p2: p2-starts
 	@cat "$(P2_OUT)/score.txt"
 	@echo "masks: $(P2_OUT)/masks; stages of the training: $(P2_OUT)/model_b/stages.png"
 
-# The weights are fetched (0.4 GB); where they cannot be had, the report names what is missing.
 SAM_OUT ?= $(RUNS)/sam
 SAM_TILES ?= 0013 0062 0104
 
 sam: p2-data $(INSTALLED)
-	@bash get_checkpoints.sh vit_b
 	@python3 p2_sam.py --images $(foreach tile,$(SAM_TILES),"$$DATA/p2_data/validation/$(tile)_sat.jpg") --output "$(SAM_OUT)" \
 		$(if $(call is_there,$(P2_OUT)/model_b/model.pt),--vote "$(P2_OUT)/model_b/model.pt") $(MACHINE_FLAGS) || [ $$? -eq 1 ]
 

@@ -25,7 +25,7 @@ from models.classifiers import (
 )
 from models.efficientnet_lite import MEAN as LITE_MEAN
 from models.efficientnet_lite import STD as LITE_STD
-from models.efficientnet_lite import EfficientNetLiteClassifier
+from models.efficientnet_lite import EfficientNetLiteClassifier, lite2_fpn, lite_fpn
 from models.fcn import (
     fcn8s,
     fcn8s_conv2x2,
@@ -40,7 +40,6 @@ from models.fcn import (
     resnet34_fcn8s,
     resnet34_fcn32s,
 )
-from models.lite_fpn import lite2_fpn, lite_fpn
 from models.torchvision_segmentation import (
     deeplabv3_mobilenet_v3_large,
     deeplabv3_resnet50,

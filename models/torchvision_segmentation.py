@@ -14,8 +14,8 @@ from torchvision.models import segmentation
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
+from models.efficientnet_lite import conv_bn_relu, upsampled
 from models.fcn import pad_to_multiple
-from models.lite_fpn import conv_bn_relu, upsampled
 
 
 class WithoutAuxiliaryAtInference(nn.Module):

@@ -17,8 +17,7 @@ from models.builders import (
     load_trained,
     normalisation,
 )
-from models.efficientnet_lite import EfficientNetLite
-from models.lite_fpn import bin_averages
+from models.efficientnet_lite import EfficientNetLite, bin_averages
 from models.weights import _load_fitting
 
 
