@@ -97,10 +97,13 @@ FINETUNE_FLAGS ?= --seeds 0 1 2
 # Of every script, such as --device cpu or --cache DIR:
 MACHINE_FLAGS ?=
 
-# For settings B and D: the course's file; without it one is trained on mini/train_labels.csv, where that is there.
+# For settings B and D: the course's file; without it one is trained on mini/train_labels.csv, or both are left out.
 COURSE_BACKBONE = $(DATA)/p1_data/pretrain_model_SL.pt
 OWN_BACKBONE = $(P1_OUT)/sl/pretrain_model_SL.pt
 SL_BACKBONE ?= $(if $(call is_there,$(COURSE_BACKBONE)),$(COURSE_BACKBONE),$(OWN_BACKBONE))
+MINI_LABELS = $(DATA)/p1_data/mini/train_labels.csv
+SETTINGS ?= $(if $(call is_there,$(SL_BACKBONE))$(call is_there,$(MINI_LABELS)),ABCDE,ACE)
+needs_labels = $(if $(subst $(OWN_BACKBONE),,$(SL_BACKBONE)),,$(findstring B,$(SETTINGS))$(findstring D,$(SETTINGS)))
 
 # What trains. The *_TIME are engine/plan.py's, for `make all`.
 TRAIN_SSL = p1_ssl_pretrain.py --images "$$DATA/p1_data/mini/train" --probe-csv "$$DATA/p1_data/office/train.csv" \
@@ -121,12 +124,12 @@ p1: p1-data $(INSTALLED)
 	@python3 $(TRAIN_SSL) $(left) || [ $$? -eq 1 ]
 	@$(call is_done,$(P1_OUT)/ssl)
 	@echo "== Problem 1, step 2 of 4: a backbone trained with labels, for settings B and D"
-	@if [ "$(SL_BACKBONE)" != "$(OWN_BACKBONE)" ]; then echo "$(SL_BACKBONE)"; exit; fi; \
+	@if [ -z "$(needs_labels)" ]; then echo "left out: settings $(SETTINGS), backbone $(SL_BACKBONE)"; exit; fi; \
 	python3 $(TRAIN_SL) $(left) || [ $$? -eq 1 ] || exit; \
 	$(call is_done,$(P1_OUT)/sl/A-seed0); \
 	python3 -m engine.export "$(P1_OUT)/sl/A-seed0/model.pt" "$(SL_BACKBONE)"
 	@echo "== Problem 1, step 3 of 4: settings A to E"
-	@python3 $(TRAIN_SETTINGS) --settings ABCDE --sl-backbone "$(SL_BACKBONE)" \
+	@python3 $(TRAIN_SETTINGS) --settings $(SETTINGS) --sl-backbone "$(SL_BACKBONE)" \
 		--ssl-backbone "$(P1_OUT)/ssl/backbone.pt" $(left) || [ $$? -eq 1 ]
 	@for run in "$(P1_OUT)"/settings/[A-E]-seed*; do $(call is_done,$$run); done
 	@echo "== Problem 1, step 4 of 4: t-SNE of setting C"
@@ -211,7 +214,7 @@ SESSION ?=
 
 define TRAININGS
 pre-training: python3 $(TRAIN_SSL)
-$(if $(filter $(OWN_BACKBONE),$(SL_BACKBONE)),labels: python3 $(TRAIN_SL))
+$(if $(needs_labels),labels: python3 $(TRAIN_SL))
 settings: python3 $(TRAIN_SETTINGS) --settings A --seeds 0
 $(if $(strip $(P2_A_FLAGS)),model A: $(call from_start,$(P2_OUT)/model_a,$(TRAIN_A)))
 model B: $(call from_start,$(P2_OUT)/model_b,$(TRAIN_B))
@@ -224,9 +227,10 @@ check: p1-data p2-starts
 all: p1-data p2-starts
 	@python3 -m engine.plan all "$(RUNS)" $(if $(HOURS),--hours "$(HOURS)") $(if $(SESSION),--session "$(SESSION)")
 
-# A CPU's evening.
+# A CPU's evening. The course's backbone is a ResNet50's.
 laptop:
 	@$(MAKE) --no-print-directory all HOURS="$(or $(HOURS),4)" P1_FLAGS="--model resnet18 --image-size 64" \
+		SL_BACKBONE="$(OWN_BACKBONE)" \
 		SSL_FLAGS="--batch-size 64" P2_A_FLAGS="--model fcn32s_vgg16bn --weights imagenet --scale 0.25"
 
 # -- the report --------------------------------------------------------------------------------------------------------

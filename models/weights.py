@@ -13,7 +13,27 @@ import importlib.util
 import re
 import socket
 from pathlib import Path
-from typing import Any, Collection, Mapping, Sequence
+from typing import Any, Collection, Mapping
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python3 -m models.weights",
+        description="Print the --weights that a segmentation network can start from; other flags of "
+        "p2_train.py are passed over.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", help="name of a network (default lite_fpn, or the recipe's)")
+    parser.add_argument("--recipe", help="where it is given without a --model, nothing is asked")
+    parser.add_argument("--weights", help="imagenet, coco or a file: printed where they can be had")
+    parser.add_argument(
+        "--instead", default="none", help="a file, where published ones cannot be had (default none)"
+    )
+    return parser.parse_known_args()[0]
+
+
+if __name__ == "__main__":
+    ARGUMENTS = parse_arguments()  # before torch, for which --help does not wait
 
 import torch
 import torchvision
@@ -226,20 +246,8 @@ def _fully_connected_of_vgg16(state: dict[str, Tensor], ours: dict[str, Tensor])
     return {key: value.reshape(ours[key].shape) for key, value in given.items()} if fits else {}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m models.weights",
-        description="Print the --weights that a segmentation network can start from; other flags of "
-        "p2_train.py are passed over.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--model", help="name of a network (default lite_fpn, or the recipe's)")
-    parser.add_argument("--recipe", help="where it is given without a --model, nothing is asked")
-    parser.add_argument("--weights", help="imagenet, coco or a file: printed where they can be had")
-    parser.add_argument(
-        "--instead", default="none", help="a file, where published ones cannot be had (default none)"
-    )
-    args, _ = parser.parse_known_args(argv)
+def main(args: argparse.Namespace) -> int:
+    socket.setdefaulttimeout(SECONDS_TO_ANSWER)
     if args.weights and (not args.recipe or args.model):
         args.weights = start_within_reach(args.model or "lite_fpn", args.weights, args.instead)
     print(args.weights or "")
@@ -250,7 +258,6 @@ def start_within_reach(model: str, weights: str, instead: str) -> str:
     """`weights` where they can be had, else `instead`; said on stderr. UserError where those that are here do
     not fit.
     """
-    socket.setdefaulttimeout(SECONDS_TO_ANSWER)
     network = build_network(model, SEGMENTERS, num_classes=2)
     try:
         origin = load_pretrained(network, model, weights)
@@ -263,4 +270,4 @@ def start_within_reach(model: str, weights: str, instead: str) -> str:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(lambda: main(ARGUMENTS))

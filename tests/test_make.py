@@ -128,14 +128,20 @@ def make_with_pretended_python(tmp_path, *words, status=0, is_finished=True, dat
 @pytest.mark.parametrize("has_course_file", [True, False])
 def test_problem_1_takes_the_courses_backbone_or_trains_one(tmp_path, has_course_file, data):
     course = tmp_path / data / "p1_data/pretrain_model_SL.pt"
-    if has_course_file:
-        course.parent.mkdir(parents=True)
-        course.touch()
+    given = course if has_course_file else course.parent / "mini" / "train_labels.csv"
+    given.parent.mkdir(parents=True)
+    given.touch()
     done, calls = make_with_pretended_python(tmp_path, "p1", f"P1_OUT={tmp_path / 'out'}", data=data)
     assert done.returncode == 0, done.stderr
     assert len(calls) == (3 if has_course_file else 5)
     own = tmp_path / "out/sl/pretrain_model_SL.pt"
     assert f"--sl-backbone {course if has_course_file else own} " in calls[-2]
+
+
+def test_problem_1_without_labels_leaves_settings_b_and_d_out(tmp_path):
+    done, calls = make_with_pretended_python(tmp_path, "p1", f"P1_OUT={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    assert len(calls) == 3 and "--settings ACE " in calls[1]
 
 
 def test_problem_1_does_not_go_on_from_a_training_that_was_stopped(tmp_path):

@@ -8,6 +8,7 @@ import torchvision
 from torchvision.models._api import WeightsEnum
 
 from engine.base import UserError
+from models import weights
 from models.builders import SEGMENTERS, build_network
 from models.weights import _load_fitting, load_pretrained
 
@@ -189,3 +190,18 @@ def test_a_tensor_that_belongs_nowhere_is_refused(tmp_path):
     torch.save(state, tmp_path / "weights.pt")
     with pytest.raises(UserError, match=r"discriminator\.weight does not fit"):
         load_pretrained(light(), "lite_fpn", str(tmp_path / "weights.pt"))
+
+
+def test_what_is_out_of_reach_is_said_before_a_training_and_something_else_taken(
+    monkeypatch, tmp_path, capsys
+):
+    """Of `make p2`; by hand a training ends with status 2, as above."""
+    assert weights.start_within_reach("lite_fpn", "imagenet", "none") == "imagenet"
+    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+    assert weights.start_within_reach("lite_fpn", "imagenet", "none") == "none"
+    assert "no ImageNet weights of lite_fpn here" in capsys.readouterr().err
+    own = tmp_path / "own.pt"
+    torch.save(build_network("lite_fpn", SEGMENTERS, num_classes=7).state_dict(), own)
+    assert weights.start_within_reach("lite_fpn", "imagenet", str(own)) == str(own)
+    with pytest.raises(UserError, match="these are no weights of fcn32s_vgg16bn"):
+        weights.start_within_reach("fcn32s_vgg16bn", str(own), "none")
