@@ -232,6 +232,8 @@ def test_masks_wait_for_a_training_that_was_stopped(tmp_path):
 
 @pytest.mark.parametrize(("status", "goes_on"), [(1, True), (2, False)])
 def test_the_demo_goes_on_where_some_inputs_could_not_be_used(tmp_path, status, goes_on):
+    (tmp_path / "data/p1_data/mini").mkdir(parents=True)
+    (tmp_path / "data/p1_data/mini/train_labels.csv").touch()  # as sample data have
     done, calls = make_with_pretended_python(tmp_path, "demo", status=status)
     assert done.returncode == (0 if goes_on else 2), done.stderr
     assert len(calls) == (15 if goes_on else 1)
