@@ -24,6 +24,9 @@ import tempfile
 import time
 from typing import Any
 
+import engine  # noqa: F401  first: it says in a line what a Python lacks
+
+# isort: split
 import numpy as np
 import torch
 from segment_anything.modeling import Sam
