@@ -88,7 +88,7 @@ def add_training_flags(parser: argparse.ArgumentParser, recipes: dict[str, dict[
     add(
         "--dry-run",
         action="store_true",
-        help="check the data, build everything, run one step, write no run folder",
+        help="check the data, build everything, run a few steps, write no run folder",
     )
 
 

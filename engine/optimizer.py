@@ -6,6 +6,7 @@ again in smaller parts.
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
 from typing import Any, Callable, ContextManager, Sequence, Union
 
@@ -22,6 +23,7 @@ Batch = Sequence[Union[Tensor, float]]  # tensors (B, ...), cut along B; scalars
 LossOf = Callable[..., "dict[str, Tensor]"]
 
 LEAST_IMAGES = 2  # at a time, as batch norm needs
+DRY_STEPS, DRY_SECONDS = 5, 5.0  # of a dry run: no step more than either
 
 
 def build_optimizer(name: str, groups: list[dict], lr: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -116,12 +118,20 @@ class Stepper:
         return found
 
     def dry_run(self, batch: Batch, loss_of: LossOf, what: str) -> None:
-        """One step, and that all went well; the main process prints it."""
-        loss = self.step(batch, loss_of)["loss"].item()
+        """A few steps on one batch, and that all went well; the main process prints it, with the seconds of
+        the last, which is not slowed by a start. `make check` reads that line.
+        """
+        losses, seconds = [], []
+        while len(seconds) < DRY_STEPS and sum(seconds) < DRY_SECONDS:
+            begun = time.monotonic()
+            losses.append(self.step(batch, loss_of)["loss"].item())  # waits for a GPU
+            seconds.append(time.monotonic() - begun)
         micro_batch = f", {self.micro_batch} images at a time" if self.micro_batch else ""
+        weights = sum(parameter.numel() for parameter in self.network.parameters()) / 1e6
         if distributed.is_main():
-            machine = f"{self.precision} on {self.device}{micro_batch}"
-            print(f"dry run: {what}; {machine}, one step, loss {loss:.4f}: all is well")
+            machine = f"{self.precision} on {self.device}{micro_batch}, {weights:.1f} M weights"
+            step = f"{seconds[-1]:.4f} s for a step of {len(batch[0])}, loss {losses[0]:.4f}"
+            print(f"dry run: {what}; {machine}, {step}: all is well")
 
     def _gradient_or_none(self, batch: Batch, loss_of: LossOf) -> dict[str, Tensor] | None:
         """Put the batch's gradient into the parameters; None where memory was short: then nothing has changed

@@ -24,15 +24,7 @@ from typing import IO, Any, Sequence
 import torch
 
 from engine import checkpoint, distributed
-from engine.base import (
-    UserError,
-    available_cores,
-    plain_errors,
-    printable,
-    say,
-    write_atomically,
-    write_json,
-)
+from engine.base import UserError, available_cores, plain_errors, printable, say, write_atomically, write_json
 from engine.lock import is_free
 from engine.run_folder import (
     BACKBONE,
@@ -182,7 +174,11 @@ class Run:
         return self.config.get("finished", False)
 
     def record_end(self) -> None:
-        """All is done: the last step, the last score, and what had to be checked after them."""
+        """All is done: the last step, the last score, and what had to be checked after them. The checkpoint
+        before the last goes: nothing will be resumed."""
+        if distributed.is_main():
+            with plain_errors(self.folder):
+                (self.folder / PREVIOUS).unlink(missing_ok=True)
         self._record(finished=True)
 
     def _record(self, **values: Any) -> None:

@@ -352,7 +352,7 @@ def test_a_dry_run_says_precision_and_micro_batch(images, tmp_path, capsys):
         == 0
     )
     said = capsys.readouterr().out
-    assert "dry run: 40 images; fp16 on cpu, 4 images at a time, one step, loss" in said
+    assert "dry run: 40 images; fp16 on cpu, 4 images at a time, " in said and " s for a step of " in said
 
 
 # -- several processes ---------------------------------------------------------------------------------------

@@ -134,6 +134,16 @@ def test_the_newest_whole_checkpoint_is_taken_and_a_broken_one_set_aside(folder,
     run.close()
 
 
+def test_a_finished_run_keeps_one_checkpoint(folder):
+    run = Run(folder, "script.py", ARGUMENTS, {})
+    run.save_last(state_of(1))
+    run.save_last(state_of(2))
+    run.record_end()
+    assert (folder / "last.pt").is_file() and not (folder / "previous.pt").exists()
+    assert run.is_finished
+    run.close()
+
+
 def test_hours_of_work_are_not_begun_anew_because_no_checkpoint_can_be_read(folder):
     run = Run(folder, "script.py", ARGUMENTS, {})
     run.save_last(state_of(1))
