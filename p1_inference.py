@@ -254,7 +254,7 @@ def logits_of(
         path = path_inside(folder, name)
         if path is None:
             raise ImageError(f"{name}: not a name inside the folder of images")
-        pixels = evaluation_image(read_rgb(path, apply_exif=True), size)
+        pixels = evaluation_image(read_rgb(path, apply_exif=True), size, model.get("padded", False))
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
     def forward(images: Tensor) -> Tensor:

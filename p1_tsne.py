@@ -31,7 +31,7 @@ from typing import Any, Sequence
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
 
-from engine.arguments import nonempty_path, positive_count
+from engine.arguments import nonempty_path, positive_count, positive_number
 from engine.base import speak_safely
 from engine.checkpoint_choice import read_models
 from engine.packages import require_packages
@@ -60,6 +60,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--csv", type=nonempty_path, help="labels of --images (default: those in names such as 13_207.png)")
     add("--output", type=nonempty_path, required=True, help="the folder for the pictures and tables")
     add("--method", choices=("tsne", "pca"), default="tsne", help="how the plane is found (default tsne)")
+    add(
+        "--exaggeration",
+        type=positive_number,
+        default=12.0,
+        help="of t-SNE's early steps; more parts the clusters further (default 12)",
+    )
     add("--seed", type=int, default=0, help="of the random numbers with which PCA starts (default 0)")
     # the machine
     add("--device", help="cuda, mps or cpu (default: the best there is)")
@@ -130,15 +136,15 @@ def main(args: argparse.Namespace) -> int:
         raise UserError("the checkpoints know different classes; give those of one training set")
     legend = legend_of(classes, Path(folder).parent / "classes.txt")
     device = choose_device(args.device)
-    sizes = dict.fromkeys(model["image_size"] for model in models)
-    images_of = {size: load_images(folder, table, size, args.cache, classes) for size in sizes}
+    kinds = [(model["image_size"], model.get("padded", False)) for model in models]
+    images_of = {kind: load_images(folder, table, kind, args.cache, classes) for kind in dict.fromkeys(kinds)}
 
     planes, scores, coordinates = [], [], []
-    for path, key, title, model in zip(paths, keys, titles, models):
-        images = images_of[model["image_size"]]
+    for path, key, title, model, kind in zip(paths, keys, titles, models, kinds):
+        images = images_of[kind]
         features = penultimate_features(model, images, device, args.batch_size, path)
         say(f"{key}: {args.method} of {len(features)} images with {features.shape[1]} features each")
-        plane = project(features, args.method, args.seed)
+        plane = project(features, args.method, args.seed, args.exaggeration)
         planes.append(plane)
         score = measure(features, plane, images.labels, classes)
         scores.append(named({"checkpoint": str(path), "title": title, **score}, legend))
@@ -211,13 +217,14 @@ def legend_of(classes: Sequence[str], names_file: Path) -> dict[str, str]:
 
 
 def load_images(
-    folder: str, table: str | None, size: int, cache: str | None, classes: list[str]
+    folder: str, table: str | None, kind: tuple[int, bool], cache: str | None, classes: list[str]
 ) -> LabelledImages:
-    """The images as inference sees them, (size, size, 3), with their labels.
+    """The images as inference sees them, with their labels; their `kind` is a size, and whether they are
+    padded to a square.
 
     UserError when they are too few for a picture.
     """
-    images = load_evaluation(folder, table, size, cache, classes)
+    images = load_evaluation(folder, table, kind[0], cache, classes, is_padded=kind[1])
     counts = np.bincount(images.labels)
     if len(images) < LEAST_IMAGES or (counts > 1).sum() < 2:
         raise UserError(
@@ -250,7 +257,7 @@ def penultimate_features(
     return features
 
 
-def project(features: np.ndarray, method: str, seed: int) -> np.ndarray:
+def project(features: np.ndarray, method: str, seed: int, exaggeration: float = 12.0) -> np.ndarray:
     """(N, features) → (N, 2) by "tsne" or "pca".
 
     Of mean square distance 1 from the centre: the planes of several checkpoints fit into the same limits.
@@ -262,7 +269,8 @@ def project(features: np.ndarray, method: str, seed: int) -> np.ndarray:
         points = pca.fit_transform(features.astype(np.float64))
         if method == "tsne":
             perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
-            points = TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(points)
+            tsne = TSNE(init="pca", perplexity=perplexity, early_exaggeration=exaggeration, random_state=seed)
+            points = tsne.fit_transform(points)
     points = points.astype(np.float64) - points.mean(axis=0)
     return points / np.sqrt((points**2).sum(axis=1).mean())
 

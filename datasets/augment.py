@@ -1,19 +1,26 @@
 """Training's augmentation of labelled images: each sample's drawn from (seed, epoch, position) alone.
 
 Crop and flip act on bytes, image by image, where the data are read; colours change on the device, a whole
-batch at once but each image by its own factors; and mixup and CutMix put two images into one.
+batch at once but each image by its own factors; and mixup and CutMix put two images into one. What reports
+did is told by their recipes as `changes`, which act on bytes too.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any, Callable, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as torchvision_functional
 
+from datasets.images import evaluation_image
 from datasets.labelled import LabelledImages
+from datasets.palette import IGNORED
+from engine.base import UserError
 
 MIX_PROBABILITY = 0.5  # share of the batches that are mixed: the rest keeps training close to inference
 ASPECTS = (3 / 4, 4 / 3)  # of a crop's width over its height, in the image
@@ -61,6 +68,37 @@ class ImageCrops(torch.utils.data.Dataset):
         return image.contiguous(), int(self.images.labels[index]), colours
 
 
+class ChangedImages(torch.utils.data.Dataset):
+    """Each image as often as there are `changes`, a copy changed by each, as a report's recipe has it.
+
+    Of the size that inference sees, and padded to a square where it pads.
+    """
+
+    def __init__(
+        self,
+        images: LabelledImages,
+        image_size: int,
+        seed: int,
+        changes: Sequence[Mapping[str, Any]],
+        is_padded: bool,
+    ):
+        self.images, self.image_size, self.seed = images, image_size, seed
+        self.changes, self.is_padded = changes, is_padded
+
+    def __len__(self) -> int:
+        return len(self.images) * len(self.changes)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:
+        """(epoch, position, sample) → image (3, S, S) uint8 and label."""
+        epoch, position, index = key
+        copy, index = divmod(index, len(self.images))
+        generator = np.random.default_rng((self.seed, epoch, position, 1))
+        image = torch.from_numpy(self.images.image(index).copy()).permute(2, 0, 1)
+        image, _ = changed(image, None, self.changes[copy], generator)
+        rgb = evaluation_image(image.permute(1, 2, 0).numpy(), self.image_size, self.is_padded)
+        return torch.from_numpy(rgb).permute(2, 0, 1).contiguous(), int(self.images.labels[index])
+
+
 def random_box(
     generator: np.random.Generator, height: int, width: int, min_area: float
 ) -> tuple[int, int, int, int]:
@@ -104,3 +142,136 @@ def mix_images(images: Tensor, kind: str, generator: np.random.Generator) -> tup
     mixed = images.clone()
     mixed[:, :, top:bottom, left:right] = images.roll(1, 0)[:, :, top:bottom, left:right]
     return mixed, partners, 1 - (bottom - top) * (right - left) / (height * width)
+
+
+# -- the changes that recipes name ---------------------------------------------------------------------------
+
+# Each takes an image (3, H, W) uint8, the target (H, W) of its pixels or None, the amount that the recipe
+# names, and the generator that all of it is drawn from; each gives the image and its target.
+
+Changed = Tuple[Tensor, Optional[Tensor]]
+
+
+def changed(
+    image: Tensor, target: Tensor | None, changes: Mapping[str, Any], generator: np.random.Generator
+) -> Changed:
+    """The image and its target after all `changes`, {name: amount}, in their order. UserError for a name that
+    is none."""
+    for name, amount in changes.items():
+        if name not in CHANGES:
+            raise UserError(f"a recipe names the change {name!r}; there are {', '.join(CHANGES)}")
+        image, target = CHANGES[name](image, target, amount, generator)
+    return image, target
+
+
+def hflip(image: Tensor, target: Tensor | None, chance: float, generator: np.random.Generator) -> Changed:
+    if generator.uniform() >= chance:
+        return image, target
+    return image.flip(2), None if target is None else target.flip(1)
+
+
+def vflip(image: Tensor, target: Tensor | None, chance: float, generator: np.random.Generator) -> Changed:
+    if generator.uniform() >= chance:
+        return image, target
+    return image.flip(1), None if target is None else target.flip(0)
+
+
+def moved(image: Tensor, target: Tensor | None, move: Callable[..., Tensor]) -> Changed:
+    """By one of torchvision's functions; black, and no target, where nothing was before."""
+    if target is not None:
+        target = move(target[None], interpolation=InterpolationMode.NEAREST, fill=[IGNORED])[0]
+    return move(image, interpolation=InterpolationMode.BILINEAR, fill=[0]), target
+
+
+def rotation(image: Tensor, target: Tensor | None, most: float, generator: np.random.Generator) -> Changed:
+    """By up to `most` degrees either way."""
+    angle = float(generator.uniform(-most, most))
+    return moved(image, target, lambda part, **how: torchvision_functional.rotate(part, angle, **how))
+
+
+def affine(
+    image: Tensor, target: Tensor | None, most: Sequence[float], generator: np.random.Generator
+) -> Changed:
+    """Turned by up to most[0] degrees, moved by up to most[1] of each side, scaled by up to most[2]."""
+    angle, right, down, larger = generator.uniform(-1, 1, size=4)
+    shift = [int(right * most[1] * image.shape[2]), int(down * most[1] * image.shape[1])]
+    how = {"angle": angle * most[0], "translate": shift, "scale": 1 + larger * most[2], "shear": [0.0]}
+    return moved(image, target, lambda part, **more: torchvision_functional.affine(part, **how, **more))
+
+
+def perspective(
+    image: Tensor, target: Tensor | None, most: Sequence[float], generator: np.random.Generator
+) -> Changed:
+    """With a chance of most[1] each corner moves inwards, by up to most[0] of half a side."""
+    if generator.uniform() >= most[1]:
+        return image, target
+    height, width = image.shape[1:]
+    corners = [[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]]
+    inwards = generator.uniform(0, most[0] / 2, size=(4, 2)) * (width, height)
+    signs = ((1, 1), (-1, 1), (-1, -1), (1, -1))
+    ends = [
+        [round(x + sign * right), round(y + up * down)]
+        for (x, y), (sign, up), (right, down) in zip(corners, signs, inwards)
+    ]
+    return moved(
+        image, target, lambda part, **how: torchvision_functional.perspective(part, corners, ends, **how)
+    )
+
+
+def crop(image: Tensor, target: Tensor | None, min_area: float, generator: np.random.Generator) -> Changed:
+    """A box of `min_area` to all of the image, of any shape: who asked for it brings it back to size."""
+    left, top, right, bottom = random_box(generator, *image.shape[1:], min_area)
+    image = image[:, top:bottom, left:right]
+    return image, None if target is None else target[top:bottom, left:right]
+
+
+def window(image: Tensor, target: Tensor | None, share: float, generator: np.random.Generator) -> Changed:
+    """A square of this share of the shorter side, not brought back to size."""
+    height, width = image.shape[1:]
+    side = max(1, round(share * min(height, width)))
+    top, left = (int(generator.integers(whole - side + 1)) for whole in (height, width))
+    image = image[:, top : top + side, left : left + side]
+    return image, None if target is None else target[top : top + side, left : left + side]
+
+
+def blur(
+    image: Tensor, target: Tensor | None, amount: Sequence[float], generator: np.random.Generator
+) -> Changed:
+    """With a chance of amount[0] by a 3x3 kernel, of a sigma from amount[1] to amount[2] pixels."""
+    if generator.uniform() >= amount[0]:
+        return image, target
+    sigma = float(generator.uniform(amount[1], amount[2]))
+    return torchvision_functional.gaussian_blur(image, [3, 3], [sigma, sigma]), target
+
+
+def jitter(
+    image: Tensor, target: Tensor | None, most: Sequence[float], generator: np.random.Generator
+) -> Changed:
+    """With a chance of most[4] factors of brightness, contrast and saturation up to most[:3] from 1, and hue
+    up to most[3] of a turn, in an order at random (torchvision's)."""
+    if generator.uniform() >= most[4]:
+        return image, target
+    amounts = generator.uniform(-1, 1, size=4) * most[:4]
+    for which in generator.permutation(4):
+        if which == 3 and most[3]:
+            image = torchvision_functional.adjust_hue(image, amounts[3])
+        elif most[which]:
+            image = ADJUSTED[which](image, max(0.0, 1 + amounts[which]))
+    return image, target
+
+
+def grey(image: Tensor, target: Tensor | None, chance: float, generator: np.random.Generator) -> Changed:
+    if generator.uniform() >= chance:
+        return image, target
+    return torchvision_functional.rgb_to_grayscale(image, num_output_channels=3), target
+
+
+ADJUSTED = (
+    torchvision_functional.adjust_brightness,
+    torchvision_functional.adjust_contrast,
+    torchvision_functional.adjust_saturation,
+)
+CHANGES = {
+    function.__name__: function
+    for function in (hflip, vflip, rotation, affine, perspective, crop, window, blur, jitter, grey)
+}

@@ -103,11 +103,16 @@ def _pixels(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def evaluation_image(rgb: np.ndarray, image_size: int) -> np.ndarray:
+def evaluation_image(rgb: np.ndarray, image_size: int, is_padded: bool = False) -> np.ndarray:
     """What a classifier sees in evaluation and at inference, where nothing is drawn at random.
 
     (H, W, 3) uint8 → (S, S, 3) uint8, resized to a square as the course does; bilinear with antialiasing.
+    If `is_padded`, black borders make it a square first.
     """
+    if is_padded:
+        height, width = rgb.shape[:2]
+        across, down = max(0, height - width), max(0, width - height)
+        rgb = np.pad(rgb, ((down // 2, down - down // 2), (across // 2, across - across // 2), (0, 0)))
     return np.array(Image.fromarray(rgb).resize((image_size, image_size), Image.BILINEAR))
 
 

@@ -93,20 +93,23 @@ def load_evaluation(
     image_size: int,
     cache: str | Path | None,
     classes: list[str] | None = None,
+    is_padded: bool = False,
 ) -> LabelledImages:
-    """The images of a CSV as inference sees them, (image_size, image_size, 3).
+    """The images of a CSV as inference sees them, (image_size, image_size, 3), see `evaluation_image`.
 
     `classes` are those of training; without them, those that the CSV names. UserError for any other class.
     """
     rows = _labelled_rows(folder, table)
     classes = classes or classes_of([label for _, label in rows])
-    return _load_as_inference(folder, table, rows, classes, image_size, cache)
+    return _load_as_inference(folder, table, rows, classes, image_size, cache, is_padded)
 
 
-def as_inference_sees(images: LabelledImages, image_size: int, cache: str | Path | None) -> LabelledImages:
+def as_inference_sees(
+    images: LabelledImages, image_size: int, cache: str | Path | None, is_padded: bool = False
+) -> LabelledImages:
     """The same images, (image_size, image_size, 3)."""
     rows = [(name, images.classes[label]) for name, label in zip(images.names, images.labels)]
-    return _load_as_inference(images.folder, None, rows, images.classes, image_size, cache)
+    return _load_as_inference(images.folder, None, rows, images.classes, image_size, cache, is_padded)
 
 
 def _load_as_inference(
@@ -116,11 +119,13 @@ def _load_as_inference(
     classes: list[str],
     image_size: int,
     cache: str | Path | None,
+    is_padded: bool,
 ) -> LabelledImages:
     def read(path: Path) -> np.ndarray:
-        return evaluation_image(read_rgb(path, apply_exif=True), image_size)
+        return evaluation_image(read_rgb(path, apply_exif=True), image_size, is_padded)
 
-    return _load(folder, table, rows, classes, read, f"evaluation{image_size}", cache)
+    kind = f"{'padded' if is_padded else 'evaluation'}{image_size}"
+    return _load(folder, table, rows, classes, read, kind, cache)
 
 
 def classes_of(labels: Sequence[str]) -> list[str]:
@@ -208,11 +213,16 @@ class TrainingData:
     """
 
     def __init__(
-        self, images: LabelledImages, validation: LabelledImages, image_size: int, cache: str | Path | None
+        self,
+        images: LabelledImages,
+        validation: LabelledImages,
+        image_size: int,
+        cache: str | Path | None,
+        is_padded: bool,
     ):
         self.images, self.validation, self.classes = images, validation, images.classes
         self.left_out = images.left_out + validation.left_out
-        self._image_size, self._cache = image_size, cache
+        self._seen = (image_size, cache, is_padded)
         self.computed: dict[str, Any] = {}  # what scripts make of the images once, for all their runs
 
     def with_labels_of(self, share: float, seed: int) -> TrainingData:
@@ -224,11 +234,11 @@ class TrainingData:
         if len(kept) < 2:  # batch norm needs two
             folder = self.images.folder
             raise UserError(f"{folder}: --label-share {share:g} leaves {len(kept)} images; give a larger one")
-        return TrainingData(self.images.part(kept), self.validation, self._image_size, self._cache)
+        return TrainingData(self.images.part(kept), self.validation, *self._seen)
 
     @cached_property
     def as_inference_sees(self) -> LabelledImages:
-        return as_inference_sees(self.images, self._image_size, self._cache)
+        return as_inference_sees(self.images, *self._seen)
 
 
 def load_training_data(
@@ -236,6 +246,7 @@ def load_training_data(
     validation: tuple[str, str | None],
     image_size: int,
     cache: str | Path | None,
+    is_padded: bool = False,
 ) -> TrainingData:
     """Images to train on and to validate on: a folder and a CSV each (None: labels are in the names).
 
@@ -245,8 +256,8 @@ def load_training_data(
     if len(images) < 2:  # batch norm needs two
         raise UserError(f"{train[0]}: 1 of its images can be used; 2 at least are needed")
     if validation[0]:
-        evaluation = load_evaluation(*validation, image_size, cache, images.classes)
-        return TrainingData(images, evaluation, image_size, cache)
+        evaluation = load_evaluation(*validation, image_size, cache, images.classes, is_padded)
+        return TrainingData(images, evaluation, image_size, cache, is_padded)
     held_out = range(HELD_OUT - 1, len(images), HELD_OUT)
     if not held_out:
         why = f"none can be held out for validation, which takes every {HELD_OUT}th"
@@ -254,8 +265,8 @@ def load_training_data(
     which = f"{len(held_out)} of the {len(images)} images, every {HELD_OUT}th"
     say(f"no --val-images: {which}, are held out for validation")
     kept = images.part([index for index in range(len(images)) if index not in held_out])
-    evaluation = as_inference_sees(images.part(held_out), image_size, cache)
-    return TrainingData(kept, evaluation, image_size, cache)
+    evaluation = as_inference_sees(images.part(held_out), image_size, cache, is_padded)
+    return TrainingData(kept, evaluation, image_size, cache, is_padded)
 
 
 def draw_by_class(labels: np.ndarray, share: float, seed: int) -> list[int]:

@@ -17,6 +17,7 @@ COLOURS = np.array(
 NUM_CLASSES = 7
 SCORED_CLASSES = 6  # unknown is never predicted, and the score leaves its row out
 UNKNOWN = 6
+IGNORED = 255  # in training targets: what is to be learnt from no pixel
 UNCLAIMED = 7  # pure red: a handful of pixels in the real masks, of no class
 
 # Index: 4R + 2G + B with each channel 1 from 128 on.

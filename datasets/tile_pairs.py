@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,9 +13,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from datasets.augment import changed
 from datasets.cache import ImageCache, cached_images
 from datasets.images import FORMATS, LARGEST_FILE, ImageError, list_images, read_rgb
 from datasets.palette import (
+    IGNORED,
     NUM_CLASSES,
     SCORED_CLASSES,
     UNCLAIMED,
@@ -26,7 +28,6 @@ from datasets.palette import (
 from datasets.tiles import satellite_masks
 from engine.base import UserError, open_regular, say
 
-IGNORED = 255  # in training targets: unknown, and the red that no class claims
 STRANGE = 8  # added, in the cache, to the class of a pixel whose colour is not exactly a class's
 MOST_STRANGE = 0.001  # share of pixels; the course's own masks have 27 in all
 LOSS = 8  # what a lossy format may add to a channel, or take from it
@@ -220,18 +221,33 @@ def default_crop_size(pairs: TilePairs, scale: float, augment: str) -> int:
     return 32 * max(2, round(share * scale * min(pairs.tile(0).shape[:2]) / 32))
 
 
+FLIPS = ({}, {"hflip": 1}, {"vflip": 1})  # each tile as it is, mirrored, and upside down
+
+
 class TileCrops(torch.utils.data.Dataset):
     """What training sees of the tiles; what is random is drawn from (seed, epoch, position) and nothing else.
 
     `augment` "all": crops of `min_crop` to all of a tile's side, scaled to one size, turned, mirrored,
-    recoloured; "flips": whole tiles as they are, mirrored, and upside down, so three times as many; "none":
-    whole tiles. Of a tile that is no square, whole means a square of its shorter side.
+    recoloured; "recipe": whole tiles, a copy changed by each of `changes` (datasets/augment.py); "flips":
+    those of FLIPS; "none": whole tiles. Of a tile that is no square, whole means a square of its shorter
+    side. Unknown pixels are IGNORED, or the seventh class if `learns_unknown`.
     """
 
-    def __init__(self, pairs: TilePairs, crop_size: int, min_crop: float, seed: int, augment: str = "all"):
+    def __init__(
+        self,
+        pairs: TilePairs,
+        crop_size: int,
+        min_crop: float,
+        seed: int,
+        augment: str = "all",
+        changes: Sequence[Mapping[str, Any]] = ({},),
+        learns_unknown: bool = False,
+    ):
         self.pairs, self.crop_size, self.seed, self.augment = pairs, crop_size, seed, augment
         self.min_crop = min_crop if augment == "all" else 1.0
-        self.copies = 3 if augment == "flips" else 1
+        self.changes = {"recipe": changes, "flips": FLIPS}.get(augment, ({},))
+        self.copies = len(self.changes)
+        self.ignored_from = UNCLAIMED if learns_unknown else UNKNOWN
 
     def __len__(self) -> int:
         return len(self.pairs) * self.copies
@@ -247,9 +263,8 @@ class TileCrops(torch.utils.data.Dataset):
         generator = np.random.default_rng((self.seed, epoch, position, 1))
         image, target = self._crop(generator, index)
         colours = torch.tensor([0.0, 1.0, 1.0])
-        if self.augment == "flips" and copy:
-            image, target = image.flip(3 - copy), target.flip(2 - copy)
-        elif self.augment == "all":
+        image, target = self._to_size(*changed(image, target, self.changes[copy], generator))
+        if self.augment == "all":
             turns, is_flipped = int(generator.integers(4)), generator.integers(2) == 1
             image, target = torch.rot90(image, turns, (1, 2)), torch.rot90(target, turns, (0, 1))
             if is_flipped:
@@ -266,9 +281,15 @@ class TileCrops(torch.utils.data.Dataset):
         side = max(1, round(min(height, width) * generator.uniform(self.min_crop, 1.0)))
         top, left = generator.integers(height - side + 1), generator.integers(width - side + 1)
         box = (slice(top, top + side), slice(left, left + side))
-        image = torch.from_numpy(np.array(tile[box])).permute(2, 0, 1)[None]
-        target = np.where(mask[box] >= UNKNOWN, IGNORED, mask[box]).astype(np.uint8)
-        target = torch.from_numpy(target)[None, None]
+        image = torch.from_numpy(np.array(tile[box])).permute(2, 0, 1)
+        target = np.where(mask[box] >= self.ignored_from, IGNORED, mask[box]).astype(np.uint8)
+        return self._to_size(image, torch.from_numpy(target))
+
+    def _to_size(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         size = (self.crop_size, self.crop_size)
-        image = functional.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)[0]
-        return image, functional.interpolate(target, size, mode="nearest-exact")[0, 0]
+        if target.shape == size:
+            return image, target
+        image = functional.interpolate(
+            image[None], size, mode="bilinear", antialias=True, align_corners=False
+        )[0]
+        return image, functional.interpolate(target[None, None], size, mode="nearest-exact")[0, 0]

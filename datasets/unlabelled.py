@@ -29,12 +29,18 @@ class UnlabelledImages:
         return len(self.pixels)
 
 
-def load_unlabelled(folder: str | Path, image_size: int, cache: str | Path | None) -> UnlabelledImages:
+def load_unlabelled(
+    folder: str | Path, image_size: int, cache: str | Path | None, share: float = 1.0, seed: int = 0
+) -> UnlabelledImages:
     """Every image of a folder in natural order, resized to a square as inference does it, without a table.
+
+    Or a `share` of them, drawn by `seed`, in that order.
 
     UserError when there is no such folder, or fewer than two of its images can be used.
     """
-    paths = [Path(folder) / name for name in list_images(folder)]
+    names = list_images(folder)
+    drawn = np.random.default_rng((seed, 4)).permutation(len(names))[: round(share * len(names))]
+    paths = [Path(folder) / names[index] for index in sorted(drawn)]
     if not paths:
         raise UserError(
             f"{folder}: no image in it (.jpg, .jpeg, .png); give the folder that the images themselves lie in"

@@ -200,6 +200,7 @@ def _rules(model: dict[str, Any]) -> dict[str, tuple[bool, str]]:
         "mean": (_are_three(model["mean"], -math.inf), "is not three finite numbers"),
         "std": (_are_three(model["std"], 0), "is not three numbers above 0"),
         "tta": (model.get("tta", "none") in tta_choices, f"is none of {', '.join(tta_choices)}"),
+        "padded": (type(model.get("padded", False)) is bool, "is neither true nor false"),
         "scale": (
             model["problem"] != "p2" or (_is_number(scale) and 0 < scale <= 4),
             "is no number from 0 to 4",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence, Tuple
 
 import torch
 from torch import nn
@@ -54,6 +54,8 @@ CORRECTED = ("fcn8s", "fcn32s_deconv")  # other layers once, whose head was long
 MOST_CLASSES = 10000  # that a model.pt may ask for
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Normalisation = Tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each colour
 
 # How a network may begin, where there is a choice (see models.classifiers.with_stem).
 STEM_3X3 = {"stem": ("7x7", "3x3")}
@@ -217,10 +219,19 @@ def normalisation(name: str) -> tuple[list[float], list[float]]:
 
 
 def describe_classifier(
-    name: str, classes: list[str], image_size: int, edition: str, stem: str
+    name: str,
+    classes: list[str],
+    image_size: int,
+    edition: str,
+    stem: str,
+    normal: Normalisation | None = None,
+    is_padded: bool = False,
 ) -> dict[str, Any]:
-    """What the model.pt of a classifier says beside its weights: how to rebuild, feed and read it."""
-    mean, std = normalisation(name)
+    """What the model.pt of a classifier says beside its weights: how to rebuild, feed and read it.
+
+    `normal` is the mean and standard deviation that it was trained with, where not `normalisation`'s.
+    """
+    mean, std = normal or normalisation(name)
     return {
         "problem": "p1",
         "network": name,
@@ -228,23 +239,26 @@ def describe_classifier(
         "classes": classes,
         "integer_labels": all(re.fullmatch("[0-9]{1,9}", label) for label in classes),
         "image_size": image_size,
-        "mean": mean,
-        "std": std,
+        **({"padded": True} if is_padded else {}),
+        "mean": list(mean),
+        "std": list(std),
         "edition": edition,
     }
 
 
-def describe_segmenter(name: str, classes: list[str], scale: float, edition: str) -> dict[str, Any]:
-    """What the model.pt of a segmenter says beside its weights."""
-    mean, std = normalisation(name)
+def describe_segmenter(
+    name: str, classes: list[str], scale: float, edition: str, normal: Normalisation | None = None
+) -> dict[str, Any]:
+    """What the model.pt of a segmenter says beside its weights; `normal` as for a classifier."""
+    mean, std = normal or normalisation(name)
     return {
         "problem": "p2",
         "network": name,
         "arguments": {"num_classes": len(classes)},
         "classes": classes,
         "scale": scale,
-        "mean": mean,
-        "std": std,
+        "mean": list(mean),
+        "std": list(std),
         "edition": edition,
     }
 
