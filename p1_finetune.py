@@ -85,11 +85,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add_scoring_flags(parser, "images")
     add_training_flags(parser, RECIPES)
     # what a recipe alone says
-    parser.set_defaults(recipe=None, min_area=None, shift=None, jitter=None)
+    alone = ("recipe", "min_area", "shift", "jitter", "mean", "std", "padded", "changes")
+    parser.set_defaults(**dict.fromkeys(alone))
     args = parser.parse_args(argv)
     args.recipe = args.recipe or ("default" if args.data or args.train_csv else "small")
     recipe = chosen_recipe(parser, args, RECIPES)
-    if (args.model or recipe["model"]).startswith("vgg"):
+    if args.recipe in ("default", "small") and (args.model or recipe["model"]).startswith("vgg"):
         recipe = {**recipe, "lr": min(recipe["lr"], VGG_LR)}
     fill_in(parser, args, recipe)
     check_images(parser, args)
@@ -98,9 +99,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--label-smoothing and --ema-decay must be 0 at least and less than 1")
     if not 0 < args.label_share <= 1:
         parser.error("--label-share must lie above 0 and up to 1")
-    # Crops enlarge what they show, so the network is trained a little smaller than it is used (Touvron et
-    # al., 2019).
-    args.crop_size = args.crop_size or (args.image_size if args.shift else max(32, args.image_size * 7 // 8))
+    # Crops enlarge what they show, so training is a little smaller than use (Touvron et al., 2019).
+    enlarges = not (args.shift or args.changes)
+    args.crop_size = args.crop_size or (max(32, args.image_size * 7 // 8) if enlarges else args.image_size)
     return args
 
 
@@ -146,7 +147,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from datasets.augment import ImageCrops, jitter_colours, mix_images
+from datasets.augment import ChangedImages, ImageCrops, jitter_colours, mix_images
 from datasets.editions import edition
 from datasets.labelled import TrainingData, load_training_data
 from datasets.sampling import EpochLoader
@@ -184,7 +185,7 @@ def main(args: argparse.Namespace) -> int:
     if args.weights != "none":
         start_from(network, args.model, args.weights, None, False)
     train, validation = (args.train_images, args.train_csv), (args.val_images, args.val_csv)
-    data = load_training_data(train, validation, args.image_size, args.cache)
+    data = load_training_data(train, validation, args.image_size, args.cache, args.padded)
     stopper = Stopper(args.max_minutes)
     for setting, seed in product(args.settings, args.seeds):
         part = data if args.label_share == 1 else data.with_labels_of(args.label_share, seed)
@@ -223,7 +224,7 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
         run.say(f"{name}: {args.model} {origin}; {counts}; on {device}, 1 process(es)")
         keep_architecture(network, args.model, args.image_size, run.folder / ARCHITECTURE)
 
-    normal = normalisation(args.model)
+    normal = (args.mean, args.std) if args.mean else normalisation(args.model)
     trained, samples, validation = trained_part(args, network, data, normal, device)
     batch_size, workers = min(args.batch_size, len(samples)), choose_workers(args.workers, device)
     loader = EpochLoader(samples, args.seed, batch_size, workers, is_pinned=device.type == "cuda")
@@ -231,8 +232,10 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
     is_head = trained is not network  # on features, which have no need of half precision
     head = head_name(network) + "."
     backbone_lr = None if is_head or args.backbone_sha256 is None else args.backbone_lr
-    groups = parameter_groups(trained, args.lr, backbone_lr, lambda name: not name.startswith(head))
-    optimizer = build_optimizer(args.optimizer, groups, args.lr, args.weight_decay)
+    groups = parameter_groups(
+        trained, args.lr, backbone_lr, lambda name: not name.startswith(head), args.decay_all
+    )
+    optimizer = build_optimizer(args.optimizer, groups, args.lr, args.weight_decay, args.nesterov)
     stepper = Stepper(trained, optimizer, device, "fp32" if is_head else args.precision, args.micro_batch)
     ready = partial(prepared, normal=normal, mix=args.mix, device=device)
     losses = partial(loss_of, stepper.forward, label_smoothing=args.label_smoothing)
@@ -253,7 +256,9 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
         score="accuracy",
         snapshot_epochs=args.snapshot_epochs,
     )
-    description = describe_classifier(args.model, data.classes, args.image_size, args.edition, args.stem)
+    description = describe_classifier(
+        args.model, data.classes, args.image_size, args.edition, args.stem, normal, args.padded
+    )
     for _ in loop.epochs():
         set_training_mode(network, args.is_frozen)
         for batch in loop.batches(loader):
@@ -317,6 +322,9 @@ def trained_part(
 ) -> tuple[nn.Module, Any, Any]:
     """What is trained, what on, and what it is validated on: the network on images or, where its backbone
     stays as it is and sees them as they are, the head on features."""
+    if args.is_augmented and args.changes:
+        changed = ChangedImages(data.images, args.crop_size, args.seed, args.changes, args.padded)
+        return network, changed, data.validation
     if args.is_augmented:
         crops = ImageCrops(data.images, args.crop_size, args.seed, args.min_area, args.shift, args.jitter)
         return network, crops, data.validation

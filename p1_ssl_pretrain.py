@@ -71,7 +71,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="torch.compile the backbone: slow at the start, then faster on a GPU",
     )
     # what a recipe alone says
-    parser.set_defaults(views=None, min_area=None, target_schedule=None, ema_decay=None)
+    parser.set_defaults(image_share=None, views=None, min_area=None, target_schedule=None, ema_decay=None)
     args = parser.parse_args(argv)
     fill_in(parser, args, chosen_recipe(parser, args, RECIPES))
     if not 0 <= args.target_decay < 1:
@@ -121,7 +121,7 @@ def main(args: argparse.Namespace) -> int:
     device = distributed.join(args.device)
 
     with distributed.main_first():
-        images = load_unlabelled(args.images, args.image_size, args.cache)
+        images = load_unlabelled(args.images, args.image_size, args.cache, args.image_share, args.seed)
         probe = load_probe(args.probe_csv, args.image_size, args.cache)
     pixels = torch.from_numpy(images.pixels).to(device)  # a CPU leaves them in the cache's file
     batch_size = min(args.batch_size, len(images))
@@ -136,7 +136,8 @@ def main(args: argparse.Namespace) -> int:
         views = partial(paper_views, size=args.image_size, min_area=args.min_area, normal=normal)
     else:
         views = partial(stock_views, byol, size=args.image_size, normal=normal)
-    optimizer = build_optimizer(args.optimizer, parameter_groups(byol, args.lr), args.lr, args.weight_decay)
+    groups = parameter_groups(byol, args.lr, decay_all=args.decay_all)
+    optimizer = build_optimizer(args.optimizer, groups, args.lr, args.weight_decay, args.nesterov)
     stepper = Stepper(byol, optimizer, device, args.precision, args.micro_batch)
     losses = partial(loss_of, stepper.forward)
 

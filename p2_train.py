@@ -33,7 +33,6 @@ from engine.base import speak_safely
 from engine.packages import require_packages
 from recipes.p2_train import RECIPES
 
-AUXILIARY_WEIGHT = 0.4  # of the loss of a head on earlier features, as torchvision trains its own
 VALIDATION_BATCH = 8  # tiles at a time on a GPU, as hw1_2.sh
 
 Normalisation = Tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each colour
@@ -61,13 +60,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--min-crop", type=float, help="smallest share of a tile's side that a crop covers")
     add(
         "--augment",
-        choices=("all", "flips", "none"),
-        help="all: crops, turns, colours; flips: three times the tiles",
+        choices=("all", "flips", "recipe", "none"),
+        help="all: crops, turns, colours; flips: three times the tiles; recipe: the recipe's own",
     )
     add("--balanced", action=argparse.BooleanOptionalAction, help="draw tiles with rare classes more often")
     add("--backbone-lr", type=float, help="learning rate of pretrained weights")
     add("--gamma", type=float, help="of the focal loss; 0: cross-entropy")
-    add("--alpha", type=float, nargs="+", help="weight of every class in the loss: one number, or six")
+    add("--alpha", type=float, nargs="+", help="weight of every class in the loss: one number, six, or seven")
     add("--soft-iou", type=float, help="weight of the soft-IoU loss beside it")
     add("--ema-decay", type=float, help="of the averaged weights that are scored and kept; 0: no average")
     # what is kept
@@ -85,6 +84,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default=0,
         help="fixes every random choice; bit for bit on a CPU, closely on a GPU (default 0)",
     )
+    # what a recipe alone says
+    parser.set_defaults(mean=None, std=None, changes=None, learns_unknown=None, auxiliary_weight=None)
     args = parser.parse_args(argv)
     fill_in(parser, args, chosen_recipe(parser, args, RECIPES))
     if not (0 < args.scale <= 4 and 0 < args.min_crop <= 1):
@@ -95,8 +96,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         )
     if not 0 <= args.holdout < 1:
         parser.error("--holdout must lie from 0 to below 1")
-    if len(args.alpha) not in (1, 6) or not all(0 < weight <= 100 for weight in args.alpha):
-        parser.error("--alpha wants one number or six, above 0 and up to 100")
+    counts = (1, 6, 7) if args.learns_unknown else (1, 6)
+    if len(args.alpha) not in counts or not all(0 < weight <= 100 for weight in args.alpha):
+        wanted = " or ".join(map(str, counts))
+        parser.error(f"--alpha wants {wanted} numbers, above 0 and up to 100")
+    if args.augment == "recipe" and not args.changes:
+        parser.error(f"--augment recipe: the recipe {args.recipe} has none of its own")
     return args
 
 
@@ -145,7 +150,9 @@ def main(args: argparse.Namespace) -> int:
             validation = load_pairs(f"{args.data}/validation", args.cache)
     args.pictures = validation.named(args.pictures, usual=edition(args.edition).report_images)
     crop_size = args.crop_size or default_crop_size(train, args.scale, args.augment)
-    crops = TileCrops(train, crop_size, args.min_crop, args.seed, args.augment)
+    crops = TileCrops(
+        train, crop_size, args.min_crop, args.seed, args.augment, args.changes, args.learns_unknown
+    )
     check_network(network, args.model, NUM_CLASSES, sizes=(crop_size,))
     batch_size = min(args.batch_size, len(crops))
     loader = EpochLoader(
@@ -159,11 +166,19 @@ def main(args: argparse.Namespace) -> int:
     )
 
     network = network.to(device, memory_format=torch.channels_last)
-    normal = normalisation(args.model)
-    groups = parameter_groups(network, args.lr, args.backbone_lr if args.weights != "none" else None)
-    optimizer = build_optimizer(args.optimizer, groups, args.lr, args.weight_decay)
+    normal = (args.mean, args.std) if args.mean else normalisation(args.model)
+    backbone_lr = args.backbone_lr if args.weights != "none" else None
+    groups = parameter_groups(network, args.lr, backbone_lr, decay_all=args.decay_all)
+    optimizer = build_optimizer(args.optimizer, groups, args.lr, args.weight_decay, args.nesterov)
     stepper = Stepper(network, optimizer, device, args.precision, args.micro_batch)
-    losses = partial(loss_of, stepper.forward, gamma=args.gamma, alpha=args.alpha, soft_iou=args.soft_iou)
+    losses = partial(
+        loss_of,
+        stepper.forward,
+        gamma=args.gamma,
+        alpha=args.alpha,
+        soft_iou=args.soft_iou,
+        auxiliary_weight=args.auxiliary_weight,
+    )
 
     counts = f"{len(train)} + {len(validation)} tiles, crops of {crop_size} px"
     if args.dry_run:
@@ -190,7 +205,7 @@ def main(args: argparse.Namespace) -> int:
         score="mean_iou",
         snapshot_epochs=args.snapshot_epochs,
     )
-    description = describe_segmenter(args.model, list(CLASS_NAMES), args.scale, args.edition)
+    description = describe_segmenter(args.model, list(CLASS_NAMES), args.scale, args.edition, normal)
 
     for _ in loop.epochs():
         network.train()
@@ -239,12 +254,13 @@ def loss_of(
     gamma: float,
     alpha: list[float],
     soft_iou: float,
+    auxiliary_weight: float,
 ) -> dict[str, Tensor]:
     """Of images (b, 3, S, S) and targets (b, S, S), that share of a batch that has so many `known` pixels."""
-    alpha = alpha if len(alpha) == 1 else [*alpha, 1.0]  # unknown, the seventh, is no target
+    alpha = [*alpha, 1.0] if len(alpha) == SCORED_CLASSES else alpha  # unknown, the seventh
     loss = images.new_zeros(())
     for name, logits in network(images).items():
-        weight, logits = (1.0 if name == "out" else AUXILIARY_WEIGHT), logits.float()
+        weight, logits = (1.0 if name == "out" else auxiliary_weight), logits.float()
         loss = loss + weight * pixel_loss(logits, targets, IGNORED, gamma, alpha) / known
         if soft_iou:
             shapes = soft_iou_loss(logits, targets, IGNORED, SCORED_CLASSES)

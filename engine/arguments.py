@@ -35,8 +35,8 @@ def flag_adder(
 
     def add(*names: str, **options: Any) -> argparse.Action:
         action = parser.add_argument(*names, **options)
-        if action.dest in recipes["default"]:
-            value = recipes["default"][action.dest]
+        value = recipes["default"].get(action.dest)
+        if value is not None:
             shown = " ".join(map(str, value)) if isinstance(value, list) else str(value)
             action.help = f"{action.help} (default recipe: {shown})"
         return action
@@ -74,15 +74,16 @@ def add_training_flags(parser: argparse.ArgumentParser, recipes: dict[str, dict[
     add("--lr", type=float, help="learning rate at its highest")
     add("--schedule", choices=sorted(SCHEDULES), help="of the learning rate, after its warm-up")
     add("--warmup-steps", type=int, help="over which the learning rate rises; a quarter of the run at most")
-    add("--weight-decay", type=float, help="of weights; biases and norms have none")
+    add("--weight-decay", type=float, help="of weights; biases and norms have none, but in some recipes")
+    # what a recipe alone says
+    parser.set_defaults(nesterov=None, decay_all=None, last_rate=None, milestones=None)
     # the machine
     add("--device", help="cuda, mps or cpu (default: the best there is)")
     add(
         "--precision",
         choices=("auto", "fp32", "bf16", "fp16"),
-        default="auto",
-        help="of the network in training (default auto: bf16 from Ampere on and on CPUs with AMX, fp16 on "
-        "Volta and Turing, else fp32); losses, validation and inference are fp32",
+        help="of the network in training (auto: bf16 from Ampere on and on CPUs with AMX, fp16 on Volta and "
+        "Turing, else fp32); losses, validation and inference are fp32",
     )
     add("--cache", help="folder for decoded images (default: the user's cache folder)")
     add(
@@ -136,6 +137,8 @@ def fill_in(parser: argparse.ArgumentParser, args: argparse.Namespace, recipe: d
     for name, value in recipe.items():
         if name != OF_ITSELF and vars(args)[name] is None:
             setattr(args, name, value)
+    if args.schedule == "step" and args.milestones is None:
+        parser.error("--schedule step falls at milestones, which a recipe names; this one has none")
     for seed in (vars(args).get("seeds") or []) + [vars(args).get("seed") or 0]:
         if not 0 <= seed < 2**32:
             parser.error("seeds must be from 0 to 4294967295")

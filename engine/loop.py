@@ -32,7 +32,7 @@ from engine.device import random_state, restore_random_state
 from engine.optimizer import Batch, LossOf, Stepper, update_average
 from engine.run import Run, Stopper, command_to_resume
 from engine.run_folder import MODEL, snapshot_weights
-from engine.schedule import average_decay, learning_rate_factor, steps_of_warmup
+from engine.schedule import average_decay, factor_by, steps_of_warmup
 
 CHECKPOINT_SECONDS = 240  # a kill loses at most five minutes, the step and the scoring in hand included
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl within an epoch
@@ -59,8 +59,9 @@ class Loop:
     ):
         """Resume `run` where its newest checkpoint lies, or begin it.
 
-        Of `args` it takes how long the run is (epochs, budget_minutes), schedule, warmup_steps, ema_decay (0:
-        nothing is averaged, the network itself is scored and kept) and micro_batch. `batch_size` is that of
+        Of `args` it takes how long the run is (epochs, budget_minutes), schedule, warmup_steps, last_rate,
+        milestones, ema_decay (0: nothing is averaged, the network itself is scored and kept) and micro_batch.
+        `batch_size` is that of
         all processes together. The best weights are those of the highest `score`; snapshots are kept of the
         epochs named (from 1), or without names of the first, middle and last.
         """
@@ -175,8 +176,7 @@ class Loop:
             self.run.say(f"step {step} is skipped: its gradient overflowed in half precision")
 
     def _set_learning_rates(self) -> None:
-        args = self.args
-        factor = learning_rate_factor(args.schedule, self.steps_done, self.total_steps, args.warmup_steps)
+        factor = factor_by(self.args, self.steps_done, self.total_steps, self.steps_per_epoch)
         for group, rate in zip(self.optimizer.param_groups, self._base_rates):
             group["lr"] = rate * factor
 

@@ -26,11 +26,13 @@ LEAST_IMAGES = 2  # at a time, as batch norm needs
 DRY_STEPS, DRY_SECONDS = 5, 5.0  # of a dry run: no step more than either
 
 
-def build_optimizer(name: str, groups: list[dict], lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """`name` is adamw, adam or sgd (with Nesterov's momentum of 0.9)."""
+def build_optimizer(
+    name: str, groups: list[dict], lr: float, weight_decay: float, nesterov: bool = True
+) -> torch.optim.Optimizer:
+    """`name` is adamw, adam or sgd (with a momentum of 0.9, Nesterov's or the plain one)."""
     if name == "sgd":
         return torch.optim.SGD(
-            groups, lr=lr, momentum=0.9, nesterov=True, weight_decay=weight_decay, fused=True
+            groups, lr=lr, momentum=0.9, nesterov=nesterov, weight_decay=weight_decay, fused=True
         )
     adam = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[name]
     return adam(groups, lr=lr, weight_decay=weight_decay, fused=True)
@@ -41,14 +43,15 @@ def parameter_groups(
     lr: float,
     backbone_lr: float | None = None,
     is_backbone: Callable[[str], bool] = lambda name: name.startswith("backbone."),
+    decay_all: bool = False,
 ) -> list[dict]:
     """Groups for an optimiser: the backbone (by its parameters' names) at its own rate, if given, and no
-    weight decay on biases and batch norm, which it would only pull to zero."""
+    weight decay on biases and batch norm, which it would only pull to zero, unless `decay_all`."""
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             rate = backbone_lr if backbone_lr is not None and is_backbone(name) else lr
-            groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((rate, decay_all or parameter.ndim > 1), []).append(parameter)
     return [
         {"params": parameters, "lr": rate, **({} if is_decayed else {"weight_decay": 0.0})}
         for (rate, is_decayed), parameters in groups.items()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import math
+from typing import Sequence
 
 
 def steps_of_warmup(warmup_steps: int, total_steps: int | None) -> int:
@@ -24,12 +26,20 @@ def constant(progress: float) -> float:
     return 1.0
 
 
-# Progress from 0 to 1 after the warm-up → factor on the learning rate.
-SCHEDULES = {"cosine": cosine, "poly": poly, "constant": constant}
+# Progress from 0 to 1 after the warm-up → factor on the learning rate; "step" falls at milestones.
+SCHEDULES = {"cosine": cosine, "poly": poly, "constant": constant, "step": constant}
 
 
-def learning_rate_factor(schedule: str, step: int, total_steps: int | None, warmup_steps: int) -> float:
-    """A linear rise over the warm-up, then as the schedule says.
+def learning_rate_factor(
+    schedule: str,
+    step: int,
+    total_steps: int | None,
+    warmup_steps: int,
+    last_rate: float = 0.0,
+    milestones: tuple[Sequence[int], float] = ((), 1.0),
+) -> float:
+    """A linear rise over the warm-up, then as the schedule says: down to the share `last_rate`, or at each of
+    the `milestones` ("step"; steps, and the factor at each).
 
     Before the number of steps is known (None) there is only the rise.
     """
@@ -37,7 +47,27 @@ def learning_rate_factor(schedule: str, step: int, total_steps: int | None, warm
     if total_steps is None or step < warmup_steps:
         return min(1.0, (step + 1) / max(1, warmup_steps))
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return SCHEDULES[schedule](min(1.0, progress))
+    if schedule == "step":
+        steps, factor = milestones
+        return factor ** sum(step >= milestone for milestone in steps)
+    return last_rate + (1 - last_rate) * SCHEDULES[schedule](min(1.0, progress))
+
+
+def factor_by(args: argparse.Namespace, step: int, total_steps: int | None, steps_per_epoch: int) -> float:
+    """learning_rate_factor by a training's arguments."""
+    milestones = milestones_in_steps(args.milestones, steps_per_epoch)
+    return learning_rate_factor(
+        args.schedule, step, total_steps, args.warmup_steps, args.last_rate, milestones
+    )
+
+
+def milestones_in_steps(milestones: dict | None, steps_per_epoch: int) -> tuple[list[int], float]:
+    """A recipe's {"epochs" or "steps": [...], "factor": ...}, or None → the steps, and the factor at each."""
+    if milestones is None:
+        return [], 1.0
+    if "epochs" in milestones:
+        return [epoch * steps_per_epoch for epoch in milestones["epochs"]], milestones["factor"]
+    return list(milestones["steps"]), milestones["factor"]
 
 
 def target_decay(step: int, total_steps: int | None, start: float, schedule: str) -> float:

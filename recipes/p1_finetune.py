@@ -4,18 +4,28 @@ from __future__ import annotations
 
 RECIPES = {
     "default": {
+        "edition": None,  # that of EDITION
         "model": "resnet50",
         "weights": "none",
         "epochs": 100,
         "batch_size": 32,
         "optimizer": "adamw",
+        "nesterov": True,
         "lr": 1e-3,
         "weight_decay": 0.05,
+        "decay_all": False,  # biases and norms are not pulled to zero
         "schedule": "cosine",
+        "last_rate": 0.0,  # share of the rate with which a cosine ends
+        "milestones": None,  # at which the schedule "step" falls
         "warmup_steps": 100,
+        "precision": "auto",
         "image_size": 128,
+        "padded": False,  # to a square, with black, before it is resized
+        "mean": None,  # the network's own
+        "std": None,
         "stem": "7x7",
         "augment": "unfrozen",
+        "changes": None,  # ours: crops, flips and colours as below; else see datasets/augment.py
         "min_area": 0.3,  # smallest share of an image that a crop covers ...
         "shift": 0,  # ... or by how many pixels at most it is moved, as it is
         "jitter": 0.3,  # how far contrast and saturation change at most, and twice the brightness
@@ -40,31 +50,120 @@ RECIPES["small"] = {
     "mix": "cutmix",
 }
 
-VGG_LR = 2e-4  # at most, where none is given: at 1e-3 a VGG stays for long where it started
+VGG_LR = 2e-4  # at most, in the recipes above: at 1e-3 a VGG stays for long where it started
 
-# Those of the reports.
-PLAIN = {**RECIPES["default"], "augment": "none", "label_smoothing": 0.0, "ema_decay": 0.0}
-ADAM = {"optimizer": "adam", "lr": 1e-4, "weight_decay": 0.0, "schedule": "constant", "warmup_steps": 0}
-# Both reports say nothing of these; the last two are how our networks and optimisers are made.
-UNSAID = [
-    "augment",
-    "label_smoothing",
-    "ema_decay",
-    "zero-initialised residuals",
-    "no decay of biases and norms",
-]
-RECIPES["report001"] = {**PLAIN, **ADAM, "model": "resnet50_fc1000", "epochs": 50, "batch_size": 64}
-RECIPES["report001"]["assumed"] = [*UNSAID, *ADAM, "batch_size"]
-RECIPES["report004"] = {**PLAIN, "lr": 1e-4, "epochs": 500, "batch_size": 128, "assumed": [*UNSAID, "model"]}
-
-# Of their training the reports on 50 classes say nothing but the network, and report000 its ImageNet weights,
-# without which none of the three figures can be reached. 224 pixels are what such weights were trained at.
-IMAGENET = {**PLAIN, **ADAM, "weights": "imagenet", "epochs": 50, "batch_size": 64, "image_size": 224}
-ASSUMED = ["augment", "label_smoothing", "ema_decay", *ADAM, "weights", "epochs", "batch_size", "image_size"]
-RECIPES["report000"] = {
-    **IMAGENET,
-    "model": "resnet34",
-    "assumed": [name for name in ASSUMED if name != "weights"],
+# Those of the reports: what their text says and, where it is silent, what their authors' code did.
+PLAIN = {
+    **RECIPES["default"],
+    "augment": "none",
+    "label_smoothing": 0.0,
+    "ema_decay": 0.0,
+    "nesterov": False,
 }
-RECIPES["report002"] = {**IMAGENET, "model": "vgg16_bn", "assumed": ASSUMED}
-RECIPES["report003"] = {**IMAGENET, "model": "vgg16", "assumed": ASSUMED}  # the other seven: --model
+ADAM = {"optimizer": "adam", "lr": 1e-4, "weight_decay": 0.0, "schedule": "constant", "warmup_steps": 0}
+UNSAID = ["label_smoothing", "ema_decay"]  # neither says a word of these: there were none
+NORMS = "no decay of biases and norms"  # how our optimisers are made
+
+# Each image eight times. How far the affine one goes is not known.
+EIGHT_COPIES = [
+    {},
+    {"hflip": 1},
+    {"vflip": 1},
+    {"hflip": 1, "vflip": 1},
+    {"rotation": 40},
+    {"blur": [1, 0.1, 2.0]},
+    {"affine": [10, 0.1, 0.1]},
+    {"jitter": [0.4, 0.4, 0.4, 0.2, 1]},
+]
+RECIPES["report001"] = {
+    **PLAIN,
+    **ADAM,
+    "edition": "2024",
+    "model": "resnet50_fc1000",
+    "lr": 3e-4,
+    "epochs": 50,
+    "batch_size": 16,
+    "augment": "all",
+    "changes": EIGHT_COPIES,
+    "padded": True,
+    "assumed": [*UNSAID, "weight_decay", "schedule", "warmup_steps", "amounts of affine"],
+}
+RECIPES["report004"] = {
+    **PLAIN,
+    "edition": "2024",
+    "model": "resnet50_report004",
+    "lr": 1e-4,
+    "epochs": 500,
+    "batch_size": 128,
+    "augment": "all",
+    # byol-pytorch's, drawn for each image; its crops cover torchvision's usual areas.
+    "changes": [
+        {
+            "jitter": [0.8, 0.8, 0.8, 0.2, 0.3],
+            "grey": 0.2,
+            "hflip": 0.5,
+            "blur": [0.2, 1.0, 2.0],
+            "crop": 0.08,
+        }
+    ],
+    "assumed": [*UNSAID, NORMS],
+}
+
+# On 50 classes. 224 pixels are what ImageNet's weights, without which none of these figures can be reached,
+# were trained at.
+RECIPES["report000"] = {
+    **PLAIN,
+    **ADAM,
+    "edition": "2021",
+    "model": "resnet34",
+    "weights": "imagenet",
+    "lr": 5e-4,
+    "weight_decay": 2e-4,
+    "decay_all": True,
+    "schedule": "step",
+    "milestones": {"epochs": [9, 14], "factor": 0.1},
+    "epochs": 25,
+    "batch_size": 64,
+    "image_size": 224,
+    "augment": "all",
+    "changes": [{"jitter": [0.3, 0.3, 0, 0, 1], "hflip": 0.5, "rotation": 35}],
+    "assumed": [*UNSAID, "which two of the colours jitter changes", "warmup_steps"],
+}
+RECIPES["report002"] = {
+    **PLAIN,
+    **ADAM,
+    "edition": "2021",
+    "model": "vgg16_bn",
+    "weights": "imagenet",
+    "epochs": 50,
+    "batch_size": 64,
+    "image_size": 224,
+    "assumed": [*UNSAID, *ADAM, "weights", "epochs", "batch_size", "image_size", "augment", NORMS],
+}
+RECIPES["report003"] = {  # the other seven of its ensemble: --model
+    **PLAIN,
+    **ADAM,
+    "edition": "2021",
+    "model": "vgg16",
+    "weights": "imagenet",
+    "optimizer": "sgd",
+    "lr": 1e-3,
+    "schedule": "step",
+    "milestones": {"steps": [8000, 16000, 24000, 32000, 40000], "factor": 0.7},
+    "epochs": 120,
+    "batch_size": 64,
+    "image_size": 40,
+    "mean": [0.0, 0.0, 0.0],
+    "std": [1.0, 1.0, 1.0],
+    "augment": "all",
+    "changes": [
+        {
+            "hflip": 0.5,
+            "vflip": 0.5,
+            "rotation": 15,
+            "jitter": [0.5, 0.5, 0.5, 0, 1],
+            "perspective": [0.2, 0.5],
+        }
+    ],
+    "assumed": [*UNSAID, "weights", "weight_decay", "warmup_steps", "how often perspective changes", NORMS],
+}

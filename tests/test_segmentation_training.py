@@ -226,36 +226,6 @@ def test_every_way_of_training_learns(flags, tmp_path, ways):
     assert scores[-1]["loss"] < 0.8 * scores[0]["loss"]
 
 
-def test_the_recipes_are_those_of_the_reports():
-    recipes = p2_train.RECIPES
-    assert len({frozenset({*recipe, "assumed"}) for recipe in recipes.values()}) == 1
-    focal = recipes["report004"]
-    assert (focal["optimizer"], focal["lr"], focal["weight_decay"]) == ("adamw", 1e-4, 0.05)
-    assert (focal["schedule"], focal["warmup_steps"]) == ("cosine", 500)
-    assert (focal["model"], focal["batch_size"], focal["augment"], focal["gamma"], focal["alpha"]) == (
-        "deeplabv3_resnet101", 8, "flips", 2.0, [0.25],
-    )  # fmt: skip
-    plain = recipes["report004_a"]
-    assert (plain["model"], plain["batch_size"], plain["augment"], plain["gamma"]) == (
-        "fcn32s_bilinear",
-        16,
-        "none",
-        0,
-    )
-    models = {"report000": "fcn8s_conv2x2", "report001": "deeplabv3_resnet101", "report002": "resnet34_fcn8s"}
-    for name, model in {**models, "report003": "fcn8s"}.items():
-        recipe = recipes[name]
-        assert (recipe["model"], recipe["optimizer"], recipe["lr"], recipe["augment"]) == (
-            model,
-            "adam",
-            1e-4,
-            "none",
-        )
-        assert (recipe["soft_iou"], recipe["balanced"], recipe["ema_decay"]) == (0, False, 0)
-        assert {"optimizer", "lr", "augment", "batch_size"} <= set(recipe["assumed"])
-    assert recipes["report000"]["epochs"] == 30 and recipes["report002"]["epochs"] == 50
-
-
 def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(flags, tmp_path):
     unbroken = train("p2_train.py", *flags("unbroken/run"))
     assert unbroken.returncode == 0, unbroken.stderr

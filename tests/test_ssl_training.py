@@ -92,7 +92,7 @@ def test_the_reports_recipes_run(pretrain, tmp_path, recipe):
     assert pretrain("--recipe", recipe, "--epochs", 1) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["arguments"]["views"] == "stock" and config["arguments"]["lr"] == 1e-4
-    assert "target_decay" in config["recipe"]["assumed"]
+    assert "zero-initialised residuals" in config["recipe"]["assumed"]
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ from engine import loop as loop_module
 from engine import run_folder
 from engine.base import Stopped, UserError, run_script
 from engine.loop import Loop
-from engine.optimizer import Stepper, parameter_groups, update_average
+from engine.optimizer import Stepper, build_optimizer, parameter_groups, update_average
 from engine.run import Run, Stopper
-from engine.schedule import SCHEDULES, average_decay, learning_rate_factor
+from engine.schedule import SCHEDULES, average_decay, learning_rate_factor, milestones_in_steps
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +42,8 @@ def new_loop(folder, **changes):
         "budget_minutes": None,
         "schedule": "cosine",
         "warmup_steps": 2,
+        "last_rate": 0.0,
+        "milestones": None,
         "ema_decay": 0.9,
         "precision": "fp32",
         "micro_batch": None,
@@ -114,6 +116,29 @@ def test_poly_and_constant_are_what_they_are_called():
     assert learning_rate_factor("poly", 60, 110, 10) == pytest.approx(0.5**0.9)
     assert learning_rate_factor("poly", 110, 110, 10) == 0
     assert {learning_rate_factor("constant", step, 110, 10) for step in range(10, 111)} == {1.0}
+
+
+def test_a_step_schedule_falls_at_each_milestone_and_a_cosine_ends_at_its_last_rate():
+    milestones, factor = milestones_in_steps({"epochs": [9, 14], "factor": 0.1}, steps_per_epoch=10)
+    assert milestones == [90, 140]
+    found = [
+        learning_rate_factor("step", step, 250, 0, milestones=(milestones, factor))
+        for step in (0, 89, 90, 139, 140, 249)
+    ]
+    assert found == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert milestones_in_steps({"steps": [8000], "factor": 0.7}, 10) == ([8000], 0.7)
+    assert milestones_in_steps(None, 10) == ([], 1.0)
+    assert learning_rate_factor("cosine", 110, 110, 10, last_rate=0.005) == pytest.approx(0.005)
+    assert learning_rate_factor("cosine", 10, 110, 10, last_rate=0.005) == 1
+
+
+def test_a_report_may_decay_all_weights_and_step_without_nesterov():
+    network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    (group,) = parameter_groups(network, lr=0.1, decay_all=True)
+    assert "weight_decay" not in group and len(group["params"]) == 4
+    for nesterov in (True, False):
+        (found,) = build_optimizer("sgd", [dict(group)], 0.1, 0.5, nesterov).param_groups
+        assert (found["nesterov"], found["momentum"], found["weight_decay"]) == (nesterov, 0.9, 0.5)
 
 
 def test_the_average_follows_its_formula():
