@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import p1_finetune
+import p1_inference
 from datasets.images import evaluation_image
 from datasets.tables import read_table
 from engine import checkpoint
@@ -27,6 +28,7 @@ from models.backbone import backbone_sha256
 from models.builders import build_network, load_trained
 from models.predict import predict_images
 from report import settings_table
+from tests.grader import call
 from tests.killing import TinyClassifier, assert_same_end, scores_of, train, train_until_killed
 
 COLOURS = ((220, 40, 40), (40, 220, 40), (40, 40, 220))
@@ -120,6 +122,27 @@ def test_the_loss_falls_and_the_classes_are_learned(finetune, tmp_path):
     assert [line["epoch"] for line in scores] == list(range(1, 13))
     assert scores[-1]["loss"] < 0.8 * scores[0]["loss"]
     assert max(line["accuracy"] for line in scores) > 0.8
+
+
+@pytest.mark.parametrize("recipe", [name for name in p1_finetune.RECIPES if name.startswith("report")])
+def test_a_reports_recipe_trains_and_its_model_answers_as_it_was_validated(
+    finetune, office, tmp_path, recipe
+):
+    for path in sorted(office.glob("*/*.png")):  # no squares: padding shows
+        Image.open(path).crop((0, 0, 40, 24)).save(path)
+    assert finetune("--recipe", recipe, "--weights", "none", "--epochs", 1) == 0
+    run = tmp_path / "runs" / "A-seed0"
+    model, said = checkpoint.read_model(run / "model.pt"), p1_finetune.RECIPES[recipe]
+    assert model.get("padded", False) == said["padded"] and model["edition"] == said["edition"]
+    assert said["mean"] is None or (model["mean"], model["std"]) == (said["mean"], said["std"])
+    asked = (office / "val.csv", office / "val", tmp_path / "answers.csv")
+    flags = zip(("--csv", "--images", "--output", "--checkpoint"), (*asked, run / "model.pt"))
+    assert call(p1_inference, *(word for pair in flags for word in pair), "--device", "cpu") == 0
+    answered, validated = (
+        [(row["filename"], row["label"]) for row in csv.DictReader(path.open())]
+        for path in (tmp_path / "answers.csv", run / "predictions.csv")
+    )
+    assert answered == validated
 
 
 def test_the_best_weights_describe_themselves(finetune, tmp_path, capsys):

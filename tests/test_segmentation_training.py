@@ -61,6 +61,21 @@ def test_the_loss_falls_and_the_land_cover_is_learned(flags, tmp_path):
     assert scores[-1]["mean_iou"] > 0.6
 
 
+@pytest.mark.parametrize("recipe", [name for name in p2_train.RECIPES if name.startswith("report")])
+def test_a_reports_recipe_trains_on_its_copies_and_snapshots_its_epochs(flags, tmp_path, recipe):
+    said = p2_train.RECIPES[recipe]
+    given = ("--recipe", recipe, "--weights", "none", "--epochs", 5)
+    assert call(p2_train, *flags("run", *given, "--pictures", "0001")) == 0
+    model, scores = checkpoint.read_model(tmp_path / "run" / "model.pt"), scores_of(tmp_path / "run")
+    assert model["edition"] == said["edition"]
+    assert said["mean"] is None or (model["mean"], model["std"]) == (said["mean"], said["std"])
+    copies = 3 if said["augment"] == "flips" else len(said["changes"] or [{}])
+    assert scores[-1]["step"] == 5 * 8 * copies // 2
+    kept = sorted(path.name for path in (tmp_path / "run" / "snapshots").glob("*.pt"))
+    wanted = [epoch for epoch in said["snapshot_epochs"] or (1, 3, 5) if epoch <= 5]
+    assert kept == [f"epoch_{epoch:04d}.pt" for epoch in wanted]
+
+
 def test_the_best_weights_describe_themselves(flags, tmp_path, capsys):
     assert call(p2_train, *flags("run")) == 0
     model = checkpoint.read_model(tmp_path / "run" / "model.pt")
