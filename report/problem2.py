@@ -117,6 +117,9 @@ def _about(run: RunRecord) -> dict[str, str]:
         loss += f", weights {words(given['alpha'])}"
     if is_number(given.get("soft_iou")) and given["soft_iou"] > 0:
         loss += f" + {words(given['soft_iou'])} soft IoU"
+    if given.get("learns_unknown") is True:
+        loss += ", over seven classes"
+    augment = given.get("augment")
     decay = given.get("ema_decay")
     return {
         "parameters": f"{drawing.parameters / 1e6:.1f} million" if drawing else "–",
@@ -126,7 +129,7 @@ def _about(run: RunRecord) -> dict[str, str]:
         "starts from": words(given.get("weights")),
         "tiles seen at": f"{words(given.get('scale'))} of their size",
         "loss": loss,
-        "augmentation": words(given.get("augment")),
+        "augmentation": words(given.get("changes") if augment == "recipe" else augment),
         "rare classes drawn more often": words(given.get("balanced")),
         "averaged weights": f"decay {words(decay)}" if is_number(decay) and decay > 0 else "none",
         "optimiser": optimizer_words(run),

@@ -224,6 +224,7 @@ def test_the_points_depend_on_the_features_and_the_seed_alone():
     features = np.random.default_rng(0).normal(size=(80, 300)).astype(np.float32)
     first, again, other = (p1_tsne.project(features, "tsne", seed) for seed in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert not np.array_equal(first, p1_tsne.project(features, "tsne", 0, exaggeration=20))
     assert (first**2).sum(axis=1).mean() == pytest.approx(1)
 
 
