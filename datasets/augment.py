@@ -83,7 +83,7 @@ class ChangedImages(torch.utils.data.Dataset):
         is_padded: bool,
     ):
         self.images, self.image_size, self.seed = images, image_size, seed
-        self.changes, self.is_padded = changes, is_padded
+        self.changes, self.is_padded = known_changes(changes), is_padded
 
     def __len__(self) -> int:
         return len(self.images) * len(self.changes)
@@ -155,13 +155,18 @@ Changed = Tuple[Tensor, Optional[Tensor]]
 def changed(
     image: Tensor, target: Tensor | None, changes: Mapping[str, Any], generator: np.random.Generator
 ) -> Changed:
-    """The image and its target after all `changes`, {name: amount}, in their order. UserError for a name that
-    is none."""
+    """The image and its target after all `changes`, {name: amount}, in their order."""
     for name, amount in changes.items():
-        if name not in CHANGES:
-            raise UserError(f"a recipe names the change {name!r}; there are {', '.join(CHANGES)}")
         image, target = CHANGES[name](image, target, amount, generator)
     return image, target
+
+
+def known_changes(copies: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The changes of each copy as they are. UserError for a name that is none."""
+    for name in (name for changes in copies for name in changes):
+        if name not in CHANGES:
+            raise UserError(f"a recipe names the change {name!r}; there are {', '.join(CHANGES)}")
+    return copies
 
 
 def hflip(image: Tensor, target: Tensor | None, chance: float, generator: np.random.Generator) -> Changed:

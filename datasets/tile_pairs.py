@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from datasets.augment import changed
+from datasets.augment import changed, known_changes
 from datasets.cache import ImageCache, cached_images
 from datasets.images import FORMATS, LARGEST_FILE, ImageError, list_images, read_rgb
 from datasets.palette import (
@@ -245,7 +245,7 @@ class TileCrops(torch.utils.data.Dataset):
     ):
         self.pairs, self.crop_size, self.seed, self.augment = pairs, crop_size, seed, augment
         self.min_crop = min_crop if augment == "all" else 1.0
-        self.changes = {"recipe": changes, "flips": FLIPS}.get(augment, ({},))
+        self.changes = known_changes({"recipe": changes, "flips": FLIPS}.get(augment, ({},)))
         self.copies = len(self.changes)
         self.ignored_from = UNCLAIMED if learns_unknown else UNKNOWN
 

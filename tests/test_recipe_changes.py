@@ -100,8 +100,12 @@ def test_what_has_no_chance_does_not_happen(name, amount):
 
 
 def test_a_change_that_there_is_not_is_refused_by_name():
-    with pytest.raises(UserError, match="the change 'rotate'; there are hflip, .*rotation"):
-        changed(torch.zeros(3, 8, 8), None, {"rotate": 40}, np.random.default_rng(0))
+    for make in (
+        lambda changes: ChangedImages(Images(noise()), 32, 0, changes, False),
+        lambda changes: TileCrops(Images(land()), 64, 1.0, 0, "recipe", changes),
+    ):
+        with pytest.raises(UserError, match="the change 'rotate'; there are hflip, .*rotation"):
+            make([{}, {"rotate": 40}])
 
 
 @pytest.mark.parametrize("script", [p1_finetune, p2_train])
