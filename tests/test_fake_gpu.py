@@ -111,8 +111,8 @@ def test_fine_tuning_makes_a_loss_and_is_validated(mix):
 @pytest.mark.parametrize(
     "options",
     [
-        {"gamma": 0.0, "alpha": [1.0], "soft_iou": 0.5},
-        {"gamma": 2.0, "alpha": [0.25, 1, 1, 1, 1, 1], "soft_iou": 0.0},
+        {"gamma": 0.0, "alpha": [1.0], "soft_iou": 0.5, "auxiliary_weight": 0.4},
+        {"gamma": 2.0, "alpha": [0.25, 1, 1, 1, 1, 1], "soft_iou": 0.0, "auxiliary_weight": 0.4},
     ],
 )
 def test_segmentation_makes_a_loss_and_is_validated(options):

@@ -223,7 +223,7 @@ def segment(generator) -> tuple:
     weights = [1.0, 2.0, 3.0, 1.0, 0.5, 1.0]
     return (
         ready,
-        partial(p2_train.loss_of, gamma=2.0, alpha=weights, soft_iou=0.0),
+        partial(p2_train.loss_of, gamma=2.0, alpha=weights, soft_iou=0.0, auxiliary_weight=0.4),
         nn.Conv2d(3, 7, 3, padding=1),
     )
 

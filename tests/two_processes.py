@@ -92,7 +92,7 @@ def train_precisely(script: str, argv: list[str]) -> None:
         module.BYOL = lambda *arguments: build_byol(*arguments).double()
         loop.LOG_EVERY = 1
     module.normalise = lambda images, mean, std: images.double() - 0.5
-    module.build_optimizer = lambda name, groups, lr, weight_decay: torch.optim.SGD(
+    module.build_optimizer = lambda name, groups, lr, weight_decay, *nesterov: torch.optim.SGD(
         groups, lr=lr, momentum=0.9
     )
     run_script(lambda: module.main(module.parse_arguments([*argv, "--precision", "fp32"])))
