@@ -35,7 +35,9 @@ RECIPE = (
 EPOCHS_AND_RATE = {  # others than the usual
     "lite_fpn": (3, 2e-3),  # its own recipe's
     "fcn32s_staged": (4, 5e-4),  # five stages that start at random
-    "fcn8s": (4, 1e-3),  # so do its upsamplers
+    "fcn32s_conv2x2": (4, 5e-4),  # its upsampler does
+    "fcn32s_deconv": (4, 1e-3),
+    "fcn8s": (4, 1e-3),
     "fcn32s_bilinear": (6, 2e-4),  # dropout on the scores themselves makes its loss a restless one
     "deeplabv3_resnet101": (4, 2e-4),  # deep, and of two losses
 }
