@@ -79,7 +79,8 @@ def measure() -> list[Training]:
         tried = subprocess.run(f"{command} --dry-run", shell=True, capture_output=True, text=True)
         said = DRY_RUN.search(tried.stdout)
         if said is None:
-            raise UserError(f"{name} cannot begin: {tried.stderr.strip()[-600:] or tried.stdout[-600:]}")
+            reason = (tried.stderr.strip() or tried.stdout)[-600:].partition("error: ")
+            raise UserError(f"{name} cannot begin: {reason[2] or reason[0]}")
         left_out = [line for line in tried.stderr.splitlines() if line.startswith("left out: ")]
         for line in left_out[:5]:
             say(line)

@@ -12,6 +12,8 @@ import argparse
 import importlib.util
 import re
 import socket
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Collection, Mapping
 
@@ -249,7 +251,8 @@ def _fully_connected_of_vgg16(state: dict[str, Tensor], ours: dict[str, Tensor])
 def main(args: argparse.Namespace) -> int:
     socket.setdefaulttimeout(SECONDS_TO_ANSWER)
     if args.weights and (not args.recipe or args.model):
-        args.weights = start_within_reach(args.model or "lite_fpn", args.weights, args.instead)
+        with redirect_stdout(sys.stderr):  # torch says there what it downloads; the answer is read by make
+            args.weights = start_within_reach(args.model or "lite_fpn", args.weights, args.instead)
     print(args.weights or "")
     return 0
 

@@ -80,7 +80,7 @@ def test_a_plan_that_is_none_is_refused(tmp_path, text):
 
 
 def test_a_training_that_cannot_begin_says_why(monkeypatch, capsys):
-    monkeypatch.setenv("TRAININGS", "model B: echo no such file of weights >&2; false")
+    monkeypatch.setenv("TRAININGS", "model B: echo error: no such file of weights >&2; false")
     with pytest.raises(UserError, match="model B cannot begin: no such file of weights"):
         plan.measure()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 import torch
 import torchvision
@@ -205,3 +207,14 @@ def test_what_is_out_of_reach_is_said_before_a_training_and_something_else_taken
     assert weights.start_within_reach("lite_fpn", "imagenet", str(own)) == str(own)
     with pytest.raises(UserError, match="these are no weights of fcn32s_vgg16bn"):
         weights.start_within_reach("fcn32s_vgg16bn", str(own), "none")
+
+
+def test_what_make_reads_is_the_answer_alone(monkeypatch, capsys):
+    def loudly(network, name, wanted):
+        print("Downloading: ...")  # as torch does
+
+    monkeypatch.setattr(weights, "load_pretrained", loudly)
+    monkeypatch.setattr(weights.socket, "setdefaulttimeout", lambda seconds: None)
+    flags = {"model": None, "recipe": None, "weights": "imagenet", "instead": "none"}
+    assert weights.main(argparse.Namespace(**flags)) == 0
+    assert capsys.readouterr().out == "imagenet\n"
