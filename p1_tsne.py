@@ -211,8 +211,8 @@ def is_last_epoch(folder: str, snapshot: Path) -> bool:
 
 
 def legend_of(classes: Sequence[str], names_file: Path) -> dict[str, str]:
-    """Label → what the pictures call it: "7 Camera" where `names_file` (classes.txt) names it, else "7"."""
-    names = read_class_names(names_file)
+    """Label → what the pictures call it: "7 Camera" where it has a name, else "7"; see read_class_names."""
+    names = read_class_names(names_file, classes)
     return {label: f"{label} {names[label]}" if label in names else label for label in classes}
 
 

@@ -18,6 +18,7 @@ LARGEST_ENSEMBLE = 1 << 20  # bytes of an ensemble.json; a hundred members take 
 MOST_MEMBERS = 100
 MOST_VOTES = 1000  # of one member
 MEANS = ("logits", "probabilities")  # of what several answers are averaged
+FIFTY = [str(label) for label in range(50)]  # the classes of the editions that are asked for a folder
 
 # How to get one where there is none. Of problem 1's settings the course grades C.
 TRAINING = {
@@ -41,7 +42,8 @@ def read_models(problem: str, given: Sequence[str], with_states: bool = True) ->
     or P1_50_CHECKPOINT or P2_CHECKPOINT, separated as in PATH (os.pathsep); else the manifest's default,
     which is fetched when it is not there or not the published file (size, sha256) and has a URL. An
     ensemble.json stands for its members. Beside what its file says a model has its `votes`, and `mean_of`.
-    UserError when there is none, or one is broken or for the other problem.
+    UserError when there is none, or one is broken or for the other problem; and where none was `given`, by
+    which a user says what he wants, when one answers the other question of problem 1.
 
     Not `with_states`, several come without their weights, for which `with_state` reads each file when its
     turn comes.
@@ -79,6 +81,8 @@ def read_models(problem: str, given: Sequence[str], with_states: bool = True) ->
         model = {**checkpoint.read_model(path), **said, "path": path}
         if model["problem"] != kind:
             raise UserError(f"{path}: a checkpoint for {model['problem']}, not for {kind}; give another one")
+        if not given:
+            refuse_other_classes(problem, path, model["classes"])
         if not with_states and len(paths) > 1:
             model["state"] = None
         models.append(model)
@@ -118,6 +122,21 @@ def read_ensemble(path: str) -> list[dict[str, Any]]:
             raise UserError(f"{path}: its member {file} is another file than then (sha256); {advice}")
         found.append({"path": file, "votes": votes, "tta": tta, "mean_of": mean_of})
     return found
+
+
+def refuse_other_classes(problem: str, path: object, classes: Sequence[str]) -> None:
+    """UserError where a model of the 50 classes is to answer a CSV, or one of any others a folder.
+
+    How many classes a CSV's model knows is not asked: made-up data have ten, a student's own any number.
+    """
+    knows = f"{path}: knows {len(classes)} classes"
+    if problem == "p1" and classes == FIFTY:
+        raise UserError(f"{knows}, the 50 of 2020 to 2023, and answers no CSV; set P1_CHECKPOINT to another")
+    if problem == "p1_50" and classes != FIFTY:
+        raise UserError(
+            f"{knows}, not the 50, 0 to 49, that a folder of images is asked for; set P1_50_CHECKPOINT to "
+            "another, or name this one: p1_inference.py --checkpoint"
+        )
 
 
 def with_state(model: dict[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def draw_labels(office: Path, predictions: Path, unread: list[ImageError]) -> Im
     if not names:
         advice = f"give the predictions of {office / 'val.csv'}"
         raise UserError(f"{predictions}: has no image of {office / 'val'}; {advice}")
-    classes = read_class_names(office / "classes.txt")
+    classes = read_class_names(office / "classes.txt", truth.values())
     side = (WIDTH - 2 * MARGIN - (IMAGE_COLUMNS - 1) * GAP) // IMAGE_COLUMNS
     cells = []
     for name in evenly(names, IMAGE_COLUMNS * IMAGE_ROWS):

@@ -27,6 +27,7 @@ from datasets.editions import Edition, Wrapper, edition
 from engine import manifest
 from engine.base import UserError, read_regular, run_script, say, write_json
 from engine.checkpoint import KINDS, read_model
+from engine.checkpoint_choice import refuse_other_classes
 from engine.packages import install_command
 from engine.run_folder import MODEL
 from report import ANSWERS, OUTPUT
@@ -192,7 +193,11 @@ def wrong_classes(wrapper: Wrapper, entry: dict[str, Any]) -> list[str]:
     except ImportError:
         return [f"the classes of {entry['name']} are not known without torch: {install_command()}"]
     if model["problem"] == KINDS[problem] and len(model["classes"]) == CLASSES[problem]:
-        return []
+        try:
+            refuse_other_classes(problem, path, model["classes"])
+            return []
+        except UserError as error:
+            return [f"{wrapper.name} cannot answer with {entry['name']}: {error}"]
     return [
         f"{wrapper.name} would answer with {entry['name']}, which knows {len(model['classes'])} classes, not "
         f"the {CLASSES[problem]} asked for: {how_to_train(problem)}"

@@ -56,12 +56,13 @@ def _calibrated(network: torch.nn.Module, images: torch.Tensor) -> torch.nn.Modu
 
 
 @torch.no_grad()
-def save_classifier(path: Path, seed: int, **changes) -> Path:
+def save_classifier(path: Path, seed: int, count: int = 65, **changes) -> Path:
     """A ResNet18 with random weights, shifted so that its answer depends on the image."""
     torch.manual_seed(seed)
-    network = _calibrated(build_network("resnet18", num_classes=65), _samples(64, 32, "resnet18"))
+    network = _calibrated(build_network("resnet18", num_classes=count), _samples(64, 32, "resnet18"))
     network.fc.bias -= network(_samples(64, 32, "resnet18")).mean(dim=0)
-    return _save(path, "p1", "resnet18", {"num_classes": 65}, network, changes)
+    changes = {"classes": [str(number) for number in range(count)], **changes}
+    return _save(path, "p1", "resnet18", {"num_classes": count}, network, changes)
 
 
 @torch.no_grad()
@@ -88,7 +89,7 @@ def _save(
         "network": name,
         "arguments": arguments,
         "state": network.state_dict(),
-        "classes": [str(number) for number in range(65)] if is_photo else COVER,
+        "classes": COVER,
         "integer_labels": is_photo,
         "image_size": 32 if is_photo else None,
         "scale": None if is_photo else 0.5,

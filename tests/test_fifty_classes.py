@@ -31,6 +31,8 @@ from report import settings_table
 from tests.grader import call, random_image, save
 from tests.killing import TinyClassifier, assert_same_end, scores_of, train_until_killed
 
+FIFTY = [str(label) for label in range(50)]
+OTHERS = [*FIFTY[:49], "50"]  # as many, and not those
 LABELS = (3, 11, 0, 40)
 COLOURS = ((220, 40, 40), (40, 220, 40), (40, 40, 220), (200, 200, 40))
 STEPS = 15  # of three epochs with batches of 4
@@ -367,9 +369,11 @@ def sources(problem: str) -> list[str]:
 def test_folders_have_a_default_of_their_own_beside_that_of_tables(
     predict, checkpoints, folder, tmp_path, monkeypatch
 ):
-    office = save_tiny(tmp_path / "office.pt", seed=0)
+    office = save_tiny(tmp_path / "office.pt", seed=0, classes=OTHERS)
     publish(office, "office", "p1", default=True)
-    assert sources("p1") == sources("p1_50") == ["office"]  # better than none
+    assert sources("p1") == ["office"]
+    with pytest.raises(UserError, match="knows 50 classes, not the 50, 0 to 49"):  # never in silence
+        read_models("p1_50", [])
 
     fifty = save_tiny(tmp_path / "fifty.pt", seed=1)
     command = ["publish", str(fifty), "--name", "fifty", "--problem", "p1_50", "--default"]
@@ -398,15 +402,51 @@ def test_a_folders_default_answers_no_table(checkpoints, tmp_path):
 def test_the_variables_go_before_both_defaults_and_that_of_folders_before_the_other(
     checkpoints, tmp_path, monkeypatch
 ):
-    for seed, (name, problem) in enumerate((("office", "p1"), ("fifty", "p1_50"))):
-        publish(save_tiny(tmp_path / f"{name}.pt", seed), name, problem, default=True)
-    both, folders = save_tiny(tmp_path / "both.pt", seed=2), save_tiny(tmp_path / "folders.pt", seed=3)
-    monkeypatch.setenv("P1_CHECKPOINT", str(both))
-    assert (sources("p1"), sources("p1_50")) == (["both"], ["both"])
-    monkeypatch.setenv("P1_50_CHECKPOINT", f"{folders}:{both}")
-    assert (sources("p1"), sources("p1_50")) == (["both"], ["folders", "both"])
+    for seed, (name, problem, classes) in enumerate((("office", "p1", OTHERS), ("fifty", "p1_50", FIFTY))):
+        publish(save_tiny(tmp_path / f"{name}.pt", seed, classes=classes), name, problem, default=True)
+    paths = {}
+    for name, classes in (("csv", OTHERS), ("one", FIFTY), ("two", FIFTY)):
+        paths[name] = save_tiny(tmp_path / f"{name}.pt", seed=2, classes=classes)
+    monkeypatch.setenv("P1_CHECKPOINT", str(paths["one"]))
+    assert sources("p1_50") == ["one"]  # that of 2020 to 2022, where there is no other
+    monkeypatch.setenv("P1_CHECKPOINT", str(paths["csv"]))
+    monkeypatch.setenv("P1_50_CHECKPOINT", f"{paths['two']}:{paths['one']}")
+    assert (sources("p1"), sources("p1_50")) == (["csv"], ["two", "one"])
     monkeypatch.delenv("P1_CHECKPOINT")
-    assert (sources("p1"), sources("p1_50")) == (["office"], ["folders", "both"])
+    assert (sources("p1"), sources("p1_50")) == (["office"], ["two", "one"])
+
+
+TEN = [str(label) for label in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("problem", "classes", "is_refused"),
+    [
+        ("p1", FIFTY, True),
+        ("p1", OTHERS, False),
+        ("p1", TEN, False),  # made-up data
+        ("p1", ["cat", "dog"], False),  # a student's own
+        ("p1_50", FIFTY, False),
+        ("p1_50", FIFTY[::-1], True),
+        ("p1_50", [str(label) for label in range(65)], True),
+        ("p1_50", TEN, True),
+        ("p1_50", ["cat", "dog"], True),
+    ],
+)
+def test_a_wrapper_answers_with_no_model_of_the_other_question_and_a_user_with_any(
+    tmp_path, monkeypatch, problem, classes, is_refused
+):
+    numbers = {"arguments": {"num_classes": len(classes)}, "integer_labels": classes[0].isdigit()}
+    path = save_tiny(tmp_path / "model.pt", seed=0, classes=classes, edition="1999", **numbers)
+    monkeypatch.setenv(f"{problem.upper()}_CHECKPOINT", str(path))
+    if is_refused:
+        with pytest.raises(
+            UserError, match=rf"model\.pt: knows {len(classes)} classes, .*set {problem.upper()}_"
+        ):
+            read_models(problem, [])
+    else:
+        assert sources(problem) == ["model"]
+    assert read_models(problem, [str(path)])[0]["classes"] == classes
 
 
 def test_a_tile_network_is_published_and_used_for_neither(checkpoints, tmp_path, p2_model):

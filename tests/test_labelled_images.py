@@ -17,6 +17,7 @@ from datasets.augment import ImageCrops, random_box
 from datasets.images import evaluation_image, path_inside, read_rgb
 from datasets.labelled import are_integers, classes_of, load_evaluation, load_training, shrink
 from datasets.sampling import EpochLoader
+from datasets.tables import read_class_names
 from engine.base import UserError
 
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
@@ -211,3 +212,15 @@ def test_a_crop_brings_its_image_and_label(load):
 def test_a_crop_lies_inside_its_image(height, width, seed):
     left, top, right, bottom = random_box(np.random.default_rng(seed), height, width, 0.1)
     assert 0 <= left < right <= width and 0 <= top < bottom <= height
+
+
+def test_the_numbers_of_the_courses_office_have_names_unless_classes_txt_says_otherwise(tmp_path):
+    numbers = [str(label) for label in range(65)]
+    names = read_class_names(tmp_path / "classes.txt", numbers)
+    # The 65 by the alphabet, in which capital letters come first.
+    assert list(names) == numbers and names["0"] == "Alarm Clock" and names["64"] == "Webcam"
+    assert (names["24"], names["58"], names["59"], names["61"]) == ("Fork", "TV", "Table", "ToothBrush")
+    for others in (numbers[:-1], [*numbers, "65"], [f"c{label}" for label in numbers]):
+        assert read_class_names(tmp_path / "classes.txt", others) == {}
+    (tmp_path / "classes.txt").write_text("cat\nwild_dog\n")
+    assert read_class_names(tmp_path / "classes.txt", numbers) == {"0": "cat", "1": "wild dog"}

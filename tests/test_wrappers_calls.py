@@ -14,7 +14,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.grader import REPOSITORY, random_image, save, wrapper, wrapper_environment, wrappers
+from tests.grader import (
+    REPOSITORY,
+    random_image,
+    save,
+    save_classifier,
+    wrapper,
+    wrapper_environment,
+    wrappers,
+)
 
 WRAPPERS = ("hw1_1.sh", "hw1_2.sh")
 # Ends the process at the first attempt to open a socket or to look up a host, from Python or from a C
@@ -157,7 +165,8 @@ def test_a_wrapper_is_one_command_with_quoted_arguments_and_nothing_that_the_cou
 
 
 @pytest.mark.parametrize(("edition", "header"), [("2021", "image_id,label"), ("2023", "filename,label")])
-def test_with_an_edition_of_50_classes_a_folder_is_classified(edition, header, data, tmp_path, p1_model):
+def test_with_an_edition_of_50_classes_a_folder_is_classified(edition, header, data, tmp_path):
+    fifty = save_classifier(tmp_path / "fifty.pt", seed=0, count=50)
     output = tmp_path / "not yet" / "out 家.csv"
     done = wrapper(
         REPOSITORY / "hw1_1.sh",
@@ -165,7 +174,7 @@ def test_with_an_edition_of_50_classes_a_folder_is_classified(edition, header, d
         output,
         cwd=tmp_path,
         EDITION=edition,
-        P1_50_CHECKPOINT=p1_model,
+        P1_50_CHECKPOINT=fifty,
         P1_CHECKPOINT="office's, which is not asked",
     )
     assert done.returncode == 0, done.stdout
