@@ -1,5 +1,5 @@
 # make demo                       train, predict, score and picture both problems on made-up data: minutes on a CPU
-# make demo DATA=hw1_data         the same on the course's data
+# make demo DATA=hw1_data         the same on the course's data; EDITION=2021: that year's problems and report
 # make check DATA=hw1_data        before hours go into it: data, weights, disk, and how long each step takes
 # make all DATA=hw1_data HOURS=9  both problems, Segment Anything and report in so many hours of training; SESSION=8.5 ends
 #                                 a call in time, and the same command resumes
@@ -7,7 +7,8 @@
 # make p1 DATA=hw1_data           problem 1 whole: pre-training, settings A to E, their table, t-SNE; resumes if stopped
 # make p2 DATA=hw1_data           problem 2 whole: both networks, masks, score, pictures; resumes if stopped
 # make sam DATA=hw1_data          Segment Anything on the report's three tiles
-# make report STUDENT_ID=r12345678 NAME="王小明"    hw1_r12345678.pdf and report.html from those runs, in report/out/
+# make report STUDENT_ID=r12345678 NAME="王小明"    hw1_r12345678.pdf and report.html from those runs, in report/out/;
+#                                 EDITION=2021: that year's questions, from make p1-50 and make p2
 # make p1-50 DATA=hw1_data_2022   problem 1 of the editions with 50 classes: three networks, their vote, t-SNE
 # make test                       style, then every test; needs no data
 # make test-real DATA=hw1_data    what only the course's data can show
@@ -42,6 +43,11 @@ unexport PYTHONSAFEPATH
 nothing :=
 space := $(nothing) $(nothing)
 is_there = $(wildcard $(subst $(space),\ ,$(1)))
+
+# What the year's edition has: 50 classes until 2023, Office-Home from 2023 on, Segment Anything from 2024 on.
+HAS_50 = $(filter 2020 2021 2022 2023,$(EDITION))
+HAS_OFFICE = $(filter-out 2020 2021 2022,$(or $(EDITION),2024))
+HAS_SAM = $(filter-out 2023,$(HAS_OFFICE))
 
 # $(call need,hw1_data,FOLDERS)
 need = for folder in $(2); do test -d "$$DATA/$$folder" || { \
@@ -155,10 +161,12 @@ p1-50: p1-50-data $(INSTALLED)
 		--checkpoint $(foreach model,$(FIFTY_MODELS),"$(FIFTY_OUT)/$(model)/A-seed0/model.pt") || [ $$? -eq 1 ]
 	@python3 -m datasets.score "$(FIFTY_OUT)/predictions.csv" "$$DATA/p1_data/val_50" >"$(FIFTY_OUT)/score.txt"
 	@tail -n 1 "$(FIFTY_OUT)/score.txt"
-	@echo "== 50 classes, step 3 of 3: t-SNE of the validation images"
-	@python3 p1_tsne.py --run "$(FIFTY_OUT)/$(firstword $(FIFTY_MODELS))/A-seed0" --images "$$DATA/p1_data/val_50" \
-		--output "$(FIFTY_OUT)/tsne" $(MACHINE_FLAGS) || [ $$? -eq 1 ]
-	@echo "the vote: $(FIFTY_OUT)/predictions.csv, score.txt; t-SNE: $(FIFTY_OUT)/tsne/tsne.png"
+	@for model in $(FIFTY_MODELS); do for method in tsne pca; do \
+		echo "== 50 classes, step 3 of 3: the validation images as $$model sees them, by $$method"; \
+		python3 p1_tsne.py --run "$(FIFTY_OUT)/$$model/A-seed0" --images "$$DATA/p1_data/val_50" --snapshots 3 \
+			--method $$method --output "$(FIFTY_OUT)/$$method/$$model" $(MACHINE_FLAGS) || [ $$? -eq 1 ] || exit; \
+	done; done
+	@echo "the vote: $(FIFTY_OUT)/predictions.csv, score.txt; features: $(FIFTY_OUT)/tsne/, pca/"
 
 # -- problem 2 ---------------------------------------------------------------------------------------------------------
 
@@ -244,21 +252,21 @@ export NAME
 
 # With exit status 1 something is missing; the report says what, and how to get it.
 report: $(INSTALLED)
-	@python3 -m report.build --p1 "$(P1_OUT)" --p2 "$(P2_OUT)" $(if $(call is_there,$(SAM_OUT)),--sam "$(SAM_OUT)") \
+	@python3 -m report.build --p1 $(if $(HAS_50),"$(FIFTY_OUT)") $(if $(HAS_OFFICE),"$(P1_OUT)") --p2 "$(P2_OUT)" $(if $(call is_there,$(SAM_OUT)),--sam "$(SAM_OUT)") \
 		--student-id "$(STUDENT_ID)" --name "$$NAME" --output "$(REPORT_OUT)" $(REPORT_FLAGS) || [ $$? -eq 1 ]
 
 # -- demo --------------------------------------------------------------------------------------------------------------
 
 # Few epochs of small images: enough to see that all of it works, far from enough for a good score.
 ifeq ($(DATA),)
-demo: OUT = demo/sample
+demo: OUT = demo/sample$(EDITION:%=-%)
 demo: PRETRAINING = --epochs 2
 demo: EPOCHS_1 = 6
 demo: EPOCHS_2 = 35
 demo: EPOCHS_A = 20
-demo: export DATA = demo/sample/hw1_data
+demo: export DATA = $(OUT)/hw1_data
 else
-demo: OUT = demo/real
+demo: OUT = demo/real$(EDITION:%=-%)
 demo: PRETRAINING = --budget-minutes 2
 demo: EPOCHS_1 = 2
 demo: EPOCHS_2 = 3
@@ -266,56 +274,76 @@ demo: EPOCHS_A = 1
 endif
 
 demo-data:
-	@$(if $(DATA),$(call need,hw1_data,p1_data/office p2_data/train))
+	@$(if $(DATA),$(call need,hw1_data,$(if $(HAS_50),p1_data/train_50) $(if $(HAS_OFFICE),p1_data/office) p2_data/train))
 
 demo: demo-data $(INSTALLED)
 ifeq ($(DATA),)
-	@echo "== 1 of 8: made-up data"
+	@echo "== Made-up data"
 	@rm -rf $(OUT)
 	@python3 -m datasets.sample $(OUT)
 else
-	@echo "== 1 of 8: the data in $$DATA"
+	@echo "== The data in $$DATA"
 	@rm -rf $(OUT)
 endif
-	@echo "== 2 of 8: problem 1 with a ResNet18"
+ifneq ($(HAS_50),)
+	@echo "== Problem 1 with a ResNet18 and a VGG16"
+	@$(MAKE) --no-print-directory p1-50 FIFTY_OUT="$(OUT)/runs/fifty" FIFTY_MODELS="resnet18 vgg16" \
+		FIFTY_FLAGS="--epochs $(EPOCHS_1)" MACHINE_FLAGS="--device cpu --cache $(OUT)/cache"
+endif
+ifneq ($(HAS_OFFICE),)
+	@echo "== Office-Home with a ResNet18"
 	@$(MAKE) --no-print-directory p1 P1_OUT="$(OUT)/runs/p1" P1_FLAGS="--model resnet18 --image-size 64" \
 		SL_BACKBONE="$(OUT)/runs/p1/sl/pretrain_model_SL.pt" \
 		SSL_FLAGS="--batch-size 64 $(PRETRAINING)" SL_FLAGS="$(PRETRAINING)" FINETUNE_FLAGS="--epochs $(EPOCHS_1)" \
 		MACHINE_FLAGS="--device cpu --cache $(OUT)/cache"
-	@echo "== 3 of 8: problem 2 with a VGG16-FCN32s and the light network, from random weights"
+endif
+	@echo "== Land cover with a VGG16-FCN32s and the light network, from random weights"
 	@$(MAKE) --no-print-directory p2 P2_OUT="$(OUT)/runs/p2" P2_FLAGS="--scale 0.25 --epochs $(EPOCHS_2)" \
 		P2_A_FLAGS="--model fcn32s_vgg16bn --scale 0.125 --epochs $(EPOCHS_A)" \
 		MACHINE_FLAGS="--device cpu --cache $(OUT)/cache"
-	@echo "== 4 of 8: hw1_1.sh"
-	@P1_CHECKPOINT=$(OUT)/runs/p1/settings/C-seed0/model.pt bash hw1_1.sh \
+ifneq ($(HAS_OFFICE),)
+	@echo "== The wrapper of Office-Home, in 2023 called hw1_2.sh"
+	@EDITION= P1_CHECKPOINT=$(OUT)/runs/p1/settings/C-seed0/model.pt bash hw1_1.sh \
 		"$$DATA/p1_data/office/val.csv" "$$DATA/p1_data/office/val" $(OUT)/predictions.csv || [ $$? -eq 1 ]
-	@echo "== 5 of 8: its score"
+	@echo "== Its score"
 	@python3 -m datasets.score $(OUT)/predictions.csv "$$DATA/p1_data/office/val.csv" >$(OUT)/score_p1.txt
 	@tail -n 1 $(OUT)/score_p1.txt
-	@echo "== 6 of 8: the contact sheet"
+	@echo "== The contact sheet"
 	@python3 -m report.contact_sheet --data "$$DATA" --labels $(OUT)/predictions.csv --masks $(OUT)/runs/p2/masks \
 		--output $(OUT)/contact_sheet.png || [ $$? -eq 1 ]
 	@test -f $(OUT)/contact_sheet.png
-	@echo "== 7 of 8: Segment Anything, with random weights (the real ones, 41 MB: bash get_checkpoints.sh vit_t)"
+endif
+ifneq ($(HAS_SAM),)
+	@echo "== Segment Anything, with random weights (the real ones, 41 MB: bash get_checkpoints.sh vit_t)"
 	@set -- "$$DATA"/p2_data/validation/*_sat.jpg; \
 	python3 -m benchmarks.bench_sam --random "$$1" "$(OUT)/random_sam.pth" || exit; \
 	python3 p2_sam.py --images "$$1" "$$2" "$$3" --checkpoint "$(OUT)/random_sam.pth" \
 		--output "$(OUT)/runs/sam" --points-per-side 8 --box-nms-thresh 1 --device cpu \
 		--vote "$(OUT)/runs/p2/model_b/model.pt" || [ $$? -eq 1 ]
-	@echo "== 8 of 8: the report"
-	@$(MAKE) --no-print-directory report P1_OUT="$(OUT)/runs/p1" P2_OUT="$(OUT)/runs/p2" SAM_OUT="$(OUT)/runs/sam" \
-		REPORT_OUT="$(OUT)/report" REPORT_FLAGS="--answers $(OUT)/report/answers.md"
+endif
+	@echo "== The report"
+	@$(MAKE) --no-print-directory report P1_OUT="$(OUT)/runs/p1" FIFTY_OUT="$(OUT)/runs/fifty" \
+		P2_OUT="$(OUT)/runs/p2" SAM_OUT="$(OUT)/runs/sam" REPORT_OUT="$(OUT)/report" \
+		REPORT_FLAGS="--answers $(OUT)/report/answers.md"
 	@echo
 	@echo "Done. Everything lies in $(OUT):"
-	@echo "  report/report.html            the report, also as report/hw1_$(STUDENT_ID).pdf"
+	@echo "  report/report.html            the report, also as a PDF beside it"
+ifneq ($(HAS_50),)
+	@echo "  runs/fifty/predictions.csv    what two networks say of 50 classes; score.txt: how often they are right"
+	@echo "  runs/fifty/tsne/, pca/        features after the first, the middle and the last epoch"
+endif
+ifneq ($(HAS_OFFICE),)
 	@echo "  contact_sheet.png             images, truths and predictions of both problems"
 	@echo "  predictions.csv               what hw1_1.sh wrote; score_p1.txt: its score, class by class"
 	@echo "  runs/p1/settings/table.md     settings A to E; curves and confusion matrices beside it"
 	@echo "  runs/p1/tsne/tsne.png         features of setting C after its first and its last epoch"
+endif
 	@echo "  runs/p2/masks/, score.txt     what hw1_2.sh wrote, and its score"
-	@echo "  runs/p2/model_b/stages.png    tiles at the first, middle and last stage of the training"
+	@echo "  runs/p2/model_b/stages.png    tiles at the first, middle, last and best stage of the training"
+ifneq ($(HAS_SAM),)
 	@echo "  runs/sam/sheet.png            what a Segment Anything without training makes of three tiles"
-	@echo "  runs/p1, runs/p2              the runs: model.pt, metrics.jsonl, curves for tensorboard --logdir $(OUT)/runs"
+endif
+	@echo "  runs/                         the runs: model.pt, metrics.jsonl, curves for tensorboard --logdir $(OUT)/runs"
 
 # -- tests -------------------------------------------------------------------------------------------------------------
 

@@ -2,9 +2,9 @@
 
     python3 p1_tsne.py --run runs/p1/C-seed0 --data hw1_data/p1_data/office --output runs/p1/tsne
 
-It shows the run's first and last snapshot; --checkpoint names one to three others by hand. The images are
-those of DATA/train (--split val: DATA/val), seen as at inference. The 50-class set has its labels in its file
-names:
+It shows the run's first and last snapshot, with --snapshots 3 the middle one too; --checkpoint names one to
+three others by hand. The images are those of DATA/train (--split val: DATA/val), seen as at inference. The
+50-class set has its labels in its file names:
 
     python3 p1_tsne.py --run runs/p1-50/A-seed0 --images hw1_data/p1_data/val_50 --output runs/p1-50/tsne
 
@@ -59,6 +59,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--split", choices=("train", "val"), default="train", help="which images of --data (default train)")
     add("--csv", type=nonempty_path, help="labels of --images (default: those in names such as 13_207.png)")
     add("--output", type=nonempty_path, required=True, help="the folder for the pictures and tables")
+    add("--snapshots", type=int, choices=(2, 3), default=2, help="of --run: 3 shows its middle one too")
     add("--method", choices=("tsne", "pca"), default="tsne", help="how the plane is found (default tsne)")
     add(
         "--exaggeration",
@@ -121,7 +122,7 @@ def main(args: argparse.Namespace) -> int:
     table = f"{folder}.csv" if args.data else args.csv
     if os.path.realpath(args.output) == os.path.realpath(folder):
         raise UserError(f"{args.output}: is the folder of images; give --output another one")
-    paths = first_and_last(Path(args.run)) if args.run else args.checkpoint
+    paths = snapshots_of(Path(args.run), args.snapshots) if args.run else args.checkpoint
     keys = keys_of(paths)
     titles = [title_of(key) for key in keys]
     if args.run and is_last_epoch(args.run, paths[-1]):
@@ -168,8 +169,8 @@ def main(args: argparse.Namespace) -> int:
 # -- which checkpoints, and what they are called -----
 
 
-def first_and_last(run: Path) -> list[Path]:
-    """The first and the last snapshot of a run folder; one, where there is one only.
+def snapshots_of(run: Path, count: int) -> list[Path]:
+    """The first, of three the middle, and the last snapshot of a run folder; fewer, where there are fewer.
 
     UserError where there is none.
     """
@@ -177,7 +178,8 @@ def first_and_last(run: Path) -> list[Path]:
     found = [path for path in found if path.is_file()]
     if not found:
         raise UserError(f"{run}: no {SNAPSHOTS}/epoch_*.pt in it; give --run a run folder of p1_finetune.py")
-    return found[:1] + found[1:][-1:]
+    middle = found[(len(found) - 1) // 2 :][:1] if count == 3 else []
+    return list(dict.fromkeys([found[0], *middle, found[-1]]))
 
 
 def keys_of(paths: Sequence[str | Path]) -> list[str]:

@@ -23,6 +23,7 @@ import math
 import os
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Callable, Sequence, Tuple
 from zipfile import BadZipFile
 
@@ -127,7 +128,7 @@ from engine.metrics import confusion_matrix, iou_per_class, mean_iou
 from engine.optimizer import Stepper, build_optimizer, parameter_groups
 from engine.pipeline import batches_of_one_shape
 from engine.run import Run, Stopper
-from engine.run_folder import ARCHITECTURE, CONFUSIONS, MODEL, snapshot_masks
+from engine.run_folder import ARCHITECTURE, BEST_MASKS, CONFUSIONS, MODEL, snapshot_masks
 from models.builders import SEGMENTERS, build_network, check_network, describe_segmenter, normalisation
 from models.describe import keep_architecture
 from models.losses import pixel_loss, soft_iou_loss
@@ -207,6 +208,8 @@ def main(args: argparse.Namespace) -> int:
     )
     description = describe_segmenter(args.model, list(CLASS_NAMES), args.scale, args.edition, normal)
 
+    masks = partial(keep_masks, loop, validation, args.pictures, args.scale, normal, device)
+
     for _ in loop.epochs():
         network.train()
         for batch in loop.batches(loader):
@@ -220,8 +223,10 @@ def main(args: argparse.Namespace) -> int:
         is_best = loop.keep_weights(description, scores)
         if confusions is not None and distributed.is_main():
             keep_confusions(run, validation.names, confusions, is_best)
+        if is_best and distributed.is_main():
+            masks(folder=run.folder / BEST_MASKS)
         if loop.is_snapshot_epoch() and distributed.is_main():
-            keep_masks(loop, validation, args.pictures, args.scale, normal, device)
+            masks(folder=run.folder / snapshot_masks(loop.epoch))
         loop.end_epoch(scores)
     if distributed.is_main():
         run.require(MODEL)
@@ -315,10 +320,10 @@ def keep_masks(
     scale: float,
     normal: Normalisation,
     device: torch.device,
+    folder: Path,
 ) -> None:
-    """What the averaged weights see in the tiles to be pictured, as masks beside the epoch's snapshot."""
-    folder = loop.run.folder / snapshot_masks(loop.epoch)
-    folder.mkdir(exist_ok=True)
+    """What the averaged weights see in the tiles to be pictured, as masks in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         pixels = torch.from_numpy(validation.tile(validation.names.index(name)).copy())
         tile = pixels.permute(2, 0, 1)[None].to(device)

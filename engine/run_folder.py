@@ -55,6 +55,9 @@ def snapshot_masks(epoch: int) -> str:
     return f"{SNAPSHOTS}/epoch_{epoch:04d}"
 
 
+BEST_MASKS = f"{SNAPSHOTS}/best"  # those of the best weights, MODEL
+
+
 def snapshot_epochs(folder: str | Path) -> list[int]:
     """The epochs of which a run folder keeps weights or masks, in order; [] where there are none."""
     try:

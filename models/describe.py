@@ -39,6 +39,7 @@ def describe(network: nn.Module, name: str, size: int) -> dict[str, Any]:
     The network and the random state stay as they are. A block's `inputs` are names of blocks, its `shape` is
     (C, H, W) or (C), its `stride` how many input pixels it is wide; `is_auxiliary` is what inference does not
     compute. Where `is_traced` is false, blocks are parts as they are listed, without inputs and shape.
+    `printed` is what Python prints of the network, module by module.
     UserError when the network cannot see such an image.
     """
     from models.dataflow import count_multiply_adds, listed, trace, without_numbers  # torch: two seconds
@@ -64,6 +65,7 @@ def _description(
         "multiply_adds": multiply_adds,
         "is_traced": is_traced,
         "blocks": blocks,
+        "printed": str(network),
     }
 
 

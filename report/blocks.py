@@ -1,8 +1,9 @@
-"""Blocks that both problems need: figures drawn or taken over into figures/, a run's settings in words."""
+"""Blocks that all problems need: figures drawn or taken over into figures/, networks, a run in words."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any, Callable, Sequence
@@ -11,9 +12,10 @@ from matplotlib.figure import Figure
 
 from datasets.images import read_rgb
 from engine.base import UserError, write_atomically
-from engine.run_folder import RunRecord, is_number, seconds_of
+from engine.run_folder import ARCHITECTURE, CONFIG, RunRecord, best, is_number, seconds_of
 from engine.schedule import steps_of_warmup
-from report.document import Gap, Picture, Table
+from report.collect import read_architecture
+from report.document import Block, Gap, Listing, Picture, Table, Text
 from report.style import save_figure
 from report.text import one_line
 
@@ -123,3 +125,77 @@ def facts(rows: Sequence[tuple[str, str]], caption: str) -> Table:
 def unfinished(run: RunRecord) -> Gap:
     """That a run has not ended, and the command that resumes it."""
     return Gap(f"{label_of(run)}: {one_line(run.gap, 200)}.", command_of(run))
+
+
+# -- networks ------------------------------------------------------------------------------------------------
+
+
+def network(
+    letter: str, run: RunRecord | None, command: str, figures: Path, name: str, is_printed: bool = False
+) -> list[Block]:
+    """A run's network in words, and drawn as figures/NAME, or printed; `command` trains one."""
+    model = f"model {letter}" if letter else "network"
+    if run is None:
+        return [Gap(f"There is no run of a {model}.", command)]
+    drawing = read_architecture(run.folder)
+    own, folder = shlex.quote(value_of(run, "model")), shlex.quote(str(run.folder))
+    describe = f"python3 -m models.describe {own} --output {folder}"
+    if drawing is None:
+        return [Gap(f"{label_of(run)} has no drawing of its network.", describe)]
+    called = f"{model[0].upper()}{model[1:]}"
+    text = (
+        f"{called if letter else 'The network'} is {drawing.network} ({label_of(run)}): "
+        f"{drawing.parameters / 1e6:.1f} million parameters, {drawing.multiply_adds / 1e9:.1f} GFLOPs for an "
+        f"image seen at {drawing.size} x {drawing.size} px (multiply-adds of convolutions, linear layers and "
+        "attention)."
+    )
+    if drawing.auxiliary_parameters:
+        millions = drawing.auxiliary_parameters / 1e6
+        text += f" {millions:.1f} million of the parameters are of heads for training alone."
+    if is_printed:
+        shown: Block = Listing(drawing.printed, f"{called}, {drawing.network}, module by module.")
+        if not drawing.printed:
+            shown = Gap(f"{label_of(run)} was trained before networks were printed.", describe)
+    else:
+        caption = f"{called}, {drawing.network}: blocks, and what each gives (channels x height x width)."
+        shown = taken(figures, name, run.folder / ARCHITECTURE, caption, f"The blocks of the {model}, drawn")
+        if isinstance(shown, Gap):
+            shown = Gap(shown.text, describe)
+    return [Text(text), shown, *([unfinished(run)] if run.gap else [])]
+
+
+def differences(a: RunRecord, b: RunRecord, about: Callable[[RunRecord], dict[str, str]]) -> list[Block]:
+    """What two runs are `about`, as far as they differ, and what is the same."""
+    columns = [about(run) for run in (a, b)]
+    rows = [(name, columns[0][name], columns[1][name]) for name in columns[0]]
+    same = [name for name, one, other in rows if one == other]
+    blocks: list[Block] = [
+        Table(
+            ("", f"A: {value_of(a, 'model')}", f"B: {value_of(b, 'model')}"),
+            tuple(row for row in rows if row[0] not in same),
+            f"How the two differ, read from their {CONFIG} and {ARCHITECTURE}.json.",
+            numbers_from=3,
+        )
+    ]
+    alike = "; ".join(f"{name} ({columns[0][name]})" for name in same if columns[0][name] != "–")
+    return [*blocks, Text(f"The same in both: {alike}.")] if alike else blocks
+
+
+def networks_table(
+    runs: Sequence[RunRecord], letters: dict[Path, str], score: str, title: str
+) -> list[Block]:
+    """Every run that has a score, the best first, with the size of its network; `letters` of run folders."""
+    scored = sorted((run for run in runs if best(run, score)), key=lambda run: -best(run, score)[1])
+    rows = []
+    for run in scored:
+        epoch, value = best(run, score)
+        drawing = read_architecture(run.folder)
+        cells = (f"{drawing.parameters / 1e6:.1f}", f"{drawing.multiply_adds / 1e9:.2f}") if drawing else "––"
+        said = (value_of(run, "model"), label_of(run), value_of(run, "weights"), f"{value:.4f}", str(epoch))
+        rows.append((letters.get(run.folder, ""), *said, *cells))
+    names = ("", "network", "run", "starts from", score.replace("_iou", " IoU"), "epoch")
+    columns = (*names, "million parameters", "GFLOPs")
+    caption = (
+        f"{title} Best epochs, chosen on the images that they are measured on. GFLOPs are multiply-adds."
+    )
+    return [Table(columns, tuple(rows), caption, numbers_from=4)] if rows else []

@@ -22,22 +22,24 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Sequence
+from typing import Callable, Sequence
 
+from datasets.editions import Edition, edition
 from datasets.images import natural_key
 from engine.base import UserError, run_script, say
 from engine.lock import sole_writer
 from engine.run_folder import is_number
 from report import ANSWERS, OUTPUT
-from report.collect import Found, find, runs_of_settings, settings_folder
-from report.document import Gap, Report
+from report.collect import Found, fifty_runs, find, runs_of_settings, settings_folder
+from report.document import Block, Gap, Problem, Report, problems_of
 from report.text import one_line
 
 OURS = re.compile(
-    r"(pretraining|settings_curves|confusion_[A-E]|tsne(_\d+)?|model_[ab]|ious|learning_curves"
-    r"|land_confusion|worst_tiles|stages_[ab]|sam(_\d+)?)\.(png|pdf)"
+    r"(pretraining|settings_curves|confusion_[A-E]|(tsne|pca)(_\d+)?(_classes_\d+-\d+)?|model_[ab]|ious"
+    r"|learning_curves|classifier(_[ab])?|accuracy|land_confusion|worst_tiles|stages_[ab]|sam(_\d+)?)\.(png|pdf)"
 )
 LATEST = 4e9  # seconds since 1970: the year 2096; a run that says later is wrong
 
@@ -51,6 +53,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--p1", nargs="*", default=[], metavar="RUNS", help="folders of problem 1's runs and results")
     add("--p2", nargs="*", default=[], metavar="RUNS", help="folders of problem 2's runs and results")
+    add("--edition", help="the course's year, whose questions are answered (default: EDITION's, else 2024)")
     add("--sam", type=Path, metavar="DIR", help="the --output of p2_sam.py")
     add("--student-id", required=True, help="such as r12345678; the PDF is named after it")
     add("--name", required=True, help="of the student")
@@ -72,8 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from report.pdf import write_pdf
 
     student, runs = (args.student_id, args.name), [*args.p1, *args.p2]
+    year = edition(args.edition)
     with sole_writer(args.output), sole_writer(args.output / "figures"):
-        report, remarks = draw_report(runs, args.sam, *student, args.answers, args.output)
+        report, remarks = draw_report(year, runs, args.sam, *student, args.answers, args.output)
         page, pdf = write_page(report, args.output), write_pdf(report, args.output)
     gaps = [*remarks, *gaps_of(report)]
     for gap in gaps:
@@ -83,22 +87,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def draw_report(
-    runs: Sequence[str], sam: Path | None, student_id: str, name: str, answers: Path, output: Path
+    year: Edition,
+    runs: Sequence[str],
+    sam: Path | None,
+    student_id: str,
+    name: str,
+    answers: Path,
+    output: Path,
 ) -> tuple[Report, list[str]]:
     """Everything that page and PDF say, its figures drawn into OUTPUT/figures; and remarks on the runs."""
     from report.answers import read_answers
-    from report.document import QUESTIONS
+    from report.fifty import fifty_answers
     from report.problem1 import problem_1
     from report.problem2 import problem_2
 
     figures = made(output / "figures")
-    words = read_answers(answers, QUESTIONS)  # what is wrong with them ends it before anything is touched
+    problems = problems_of(year)
+    asked = [question for problem in problems for question in problem.questions]
+    words = read_answers(answers, asked)  # what is wrong with them ends it before anything is touched
     clear(figures)
     found = find(runs)
-    problems = (problem_1(found, figures), problem_2(found, sam, figures))
-    title, name = "Deep Learning for Computer Vision, homework 1", one_line(name, 60)
-    sources = sources_of(found, sam)
-    return Report(title, student_id, name, date_of(found), problems, words, sources), found.remarks
+    answer = {**fifty_answers(found, figures), **problem_1(found, figures), **problem_2(found, sam, figures)}
+    problems = tuple(answered(problem, answer) for problem in problems)
+    title = f"Deep Learning for Computer Vision, homework {year.homework[2:]}"
+    name, sources = one_line(name, 60), sources_of(found, sam)
+    report = Report(title, student_id, name, date_of(found), problems, words, sources, year.homework)
+    return report, found.remarks
+
+
+def answered(problem: Problem, answer: dict[str, Callable[[], list[Block]]]) -> Problem:
+    questions = (replace(question, blocks=tuple(answer[question.name]())) for question in problem.questions)
+    return replace(problem, questions=tuple(questions))
 
 
 def made(folder: Path) -> Path:
@@ -133,8 +152,8 @@ def date_of(found: Found) -> str:
 def sources_of(found: Found, sam: Path | None) -> tuple[str, ...]:
     """The folders that the report was made of."""
     settings = settings_folder(found.settings)
-    folders = [run.folder for run in (*found.pretraining, *found.segmentation)]
-    folders += [*found.tsne, *found.masks[:1], *(folder for folder in (settings, sam) if folder)]
+    folders = [run.folder for run in (*found.pretraining, *found.segmentation, *fifty_runs(found))]
+    folders += [*found.tsne, *found.pca, *found.masks[:1], *(folder for folder in (settings, sam) if folder)]
     return tuple(sorted({one_line(folder, 200) for folder in folders}, key=natural_key))
 
 

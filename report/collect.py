@@ -16,7 +16,7 @@ from typing import Any, Iterator, Sequence
 
 from datasets.images import natural_key
 from datasets.tables import read_class_names, read_predictions
-from engine.base import UserError
+from engine.base import UserError, read_regular
 from engine.run_folder import (
     ARCHITECTURE,
     CONFIG,
@@ -51,7 +51,9 @@ class Found:
     pretraining: list[RunRecord] = field(default_factory=list)  # p1_ssl_pretrain.py's
     segmentation: list[RunRecord] = field(default_factory=list)  # p2_train.py's
     settings: list[Path] = field(default_factory=list)  # folders with A-seed0 and so on in them
-    tsne: list[Path] = field(default_factory=list)  # outputs of p1_tsne.py
+    tsne: list[Path] = field(default_factory=list)  # outputs of p1_tsne.py ...
+    pca: list[Path] = field(default_factory=list)  # ... and of its --method pca
+    votes: list[str] = field(default_factory=list)  # what several networks together reached, in words
     masks: list[Path] = field(default_factory=list)  # folders of NNNN_mask.png that a network wrote
     remarks: list[str] = field(default_factory=list)  # what was given and could not be used
 
@@ -94,6 +96,15 @@ def names_of_settings(folder: Path) -> list[str]:
 
 def runs_of_settings(folder: Path) -> list[RunRecord]:
     return [read_run(folder / name) for name in names_of_settings(folder)]
+
+
+def is_of_fifty(run: RunRecord) -> bool:
+    """Whether a run of p1_finetune.py is of the 50 classes, which have their labels in their names."""
+    return run.arguments.get("num_classes") == 50 or run.arguments.get("train_csv", "") is None
+
+
+def fifty_runs(found: Found) -> list[RunRecord]:
+    return [run for folder in found.settings for run in runs_of_settings(folder) if is_of_fifty(run)]
 
 
 def settings_folder(folders: Sequence[Path]) -> Path | None:
@@ -159,8 +170,13 @@ def _look_into(folder: Path, names: Sequence[str], found: Found) -> None:
             found.segmentation.append(run)  # those of settings are read where their table is
     if any(A_SETTING.fullmatch(name) for name in names):
         found.settings.append(folder)
-    if "tsne.png" in names and "scores.json" in names:
-        found.tsne.append(folder)
+    if "scores.json" in names:
+        found.tsne += [folder] if "tsne.png" in names else []
+        found.pca += [folder] if "pca.png" in names else []
+    if PREDICTIONS in names and "score.txt" in names:
+        with suppress(OSError):
+            text = read_regular(folder / "score.txt").decode("utf-8", errors="replace")
+            found.votes += [one_line(said, 100) for said in re.findall("^accuracy: .*", text, re.MULTILINE)]
     has_masks, has_tiles = (any(name.endswith(end) for name in names) for end in ("_mask.png", "_sat.jpg"))
     if has_masks and not has_tiles and folder.name != "vote":  # truths lie beside their tiles
         found.masks.append(folder)
@@ -323,6 +339,7 @@ class Architecture:
     multiply_adds: float  # of convolutions, linear layers and attention
     scored_at: str  # the stride of the map that is upsampled to the scores of every pixel, and how
     merged_at: str  # the strides at which maps are put together, in order of computing
+    printed: str  # module by module; "" where an older training left none
 
 
 def read_architecture(run: Path) -> Architecture | None:
@@ -334,7 +351,8 @@ def read_architecture(run: Path) -> Architecture | None:
         numbers = [said["input"][1], *counts]
         if not all(is_number(number) and 0 <= number < MOST for number in numbers):
             return None
-        return Architecture(one_line(said["network"], 60), *numbers, _scored_at(blocks), _merged_at(blocks))
+        places, printed = (_scored_at(blocks), _merged_at(blocks)), str(said.get("printed", ""))
+        return Architecture(one_line(said["network"], 60), *numbers, *places, printed)
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
         return None
 

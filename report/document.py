@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Sequence, Union
+from typing import Any, Union
 
 from PIL import Image
 
+from datasets.editions import Edition
 from engine.base import read_regular
 from report.text import cleaned, one_line, read_markdown
 
@@ -52,7 +53,15 @@ class Gap:
     command: str = ""
 
 
-Block = Union[Text, Table, Picture, Gap]
+@dataclass(frozen=True)
+class Listing:
+    """Lines as a program printed them."""
+
+    text: str
+    caption: str
+
+
+Block = Union[Text, Table, Picture, Gap, Listing]
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ class Question:
     points: int  # per cent of the homework
     asks: str  # the assignment's words, in short
     blocks: tuple[Block, ...] = ()
+    name: str = ""  # of QUESTIONS
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,7 @@ class Report:
     problems: tuple[Problem, ...]
     words: dict[str, str] = field(default_factory=dict)  # the student's, key → Markdown
     sources: tuple[str, ...] = ()  # the run folders that it was made of
+    homework: str = "hw1"
 
     @property
     def questions(self) -> list[Question]:
@@ -89,65 +100,84 @@ class Report:
 
 # -- what the assignment asks --------------------------------------------------------------------------------
 
-QUESTIONS = (
-    Question(
-        "1.1",
+STAGES = "at the early, the middle and the final stage of training"
+FEATURES = "the output of the penultimate layer for the validation set"
+# Name → (title, the assignment's words in short). Which of them a year asks says datasets/editions.py; its
+# tiles stand for "{tiles}".
+QUESTIONS = {
+    "pretraining": (
         "The pre-training",
-        5,
         "The implementation details of your SSL method: method, data augmentation, learning-rate schedule, "
         "optimiser, batch size.",
     ),
-    Question(
-        "1.2",
+    "settings": (
         "Settings A to E",
-        20,
         "The classification accuracy of Office-Home's validation set for each of the five settings, "
         "discussed.",
     ),
-    Question(
-        "1.3",
+    "tsne": (
         "t-SNE of setting C",
-        5,
         "The learned representations of setting C on the train set, the output of the penultimate layer, "
         "from the first and the last epoch.",
     ),
-    Question(
-        "2.1",
+    "classifier_printed": ("The network", "Print the architecture of your network."),
+    "accuracy": ("Accuracy", "The accuracy of your network on the validation set."),
+    "validation_tsne": ("t-SNE", f"Visualise {FEATURES} by t-SNE, and explain it."),
+    "classifier_drawn": (
+        "The networks",
+        "Draw the network architecture of model A (trained from scratch) or of model B.",
+    ),
+    "classifiers_accuracy": ("Accuracy of A and B", "The accuracy of both models on the validation set."),
+    "classifier_a": ("Model A in detail", "The implementation details of model A."),
+    "classifier_b": ("Model B", "The alternative model or method of B, and how it differs from A."),
+    "features_pca": ("PCA of model A", f"Visualise {FEATURES} by PCA, and explain it."),
+    "features_tsne": (
+        "t-SNE of model A",
+        f"Visualise {FEATURES} by t-SNE, from three epochs, the first and the last among them; explain it.",
+    ),
+    "model_a": (
         "Model A, VGG16-FCN32s",
-        3,
         "Draw the network architecture of your VGG16-FCN32s model (model A).",
     ),
-    Question(
-        "2.2",
+    "model_b": (
         "Model B, the improved one",
-        3,
         "Draw the network architecture of the improved model (model B), and explain how it differs from A.",
     ),
-    Question("2.3", "Mean IoU of both", 1, "The mIoU of both models on the validation set."),
-    Question(
-        "2.4",
-        "Masks during training",
-        3,
-        "The predicted masks of 0013, 0062 and 0104 at the early, the middle and the final stage of "
-        "training.",
+    "model_a_printed": ("VGG16-FCN32s", "Print the network architecture of your VGG16-FCN32s (model A)."),
+    "model_b_printed": (
+        "The improved network",
+        "Print the network architecture of your improved network (model B).",
     ),
-    Question(
-        "2.5",
+    "both_ious": ("Mean IoU of both", "The mIoU of both models on the validation set."),
+    "iou": ("Mean IoU", "The mIoU of the improved model on the validation set."),
+    "stages": ("Masks during training", f"The predicted masks of {{tiles}} {STAGES}."),
+    "stages_of_a": ("Masks of VGG16-FCN32s", f"The masks that it predicts for {{tiles}} {STAGES}."),
+    "stages_of_b": ("Masks of the improved network", f"The masks that it predicts for {{tiles}} {STAGES}."),
+    "sam": (
         "Segment Anything",
-        10,
         "Segment three of the validation images with SAM; show the results and describe the method.",
     ),
-)
+}
 
 
-def answered(key: str, blocks: Sequence[Block]) -> Question:
-    """The question of that key with what answers it."""
-    return replace(next(question for question in QUESTIONS if question.key == key), blocks=tuple(blocks))
+def problems_of(year: Edition) -> tuple[Problem, ...]:
+    """What the year asks, in its order, not answered yet."""
+    tiles = "{} and {}".format(", ".join(year.report_images[:-1]), year.report_images[-1])
+    problems = []
+    for number, (title, asked) in enumerate(year.report, start=1):
+        questions = []
+        for place, (name, points) in enumerate(asked, start=1):
+            heading, asks = QUESTIONS[name]
+            questions.append(
+                Question(f"{number}.{place}", heading, points, asks.format(tiles=tiles), name=name)
+            )
+        problems.append(Problem(f"Problem {number}: {title}", tuple(questions)))
+    return tuple(problems)
 
 
 # -- the same as plain data ----------------------------------------------------------------------------------
 
-KINDS = {Text: "text", Table: "table", Picture: "picture", Gap: "gap"}
+KINDS = {Text: "text", Table: "table", Picture: "picture", Gap: "gap", Listing: "listing"}
 COLOUR = re.compile("#[0-9a-fA-F]{6}")
 DOTS_AN_INCH = 150  # of every PNG that report.style saves
 
@@ -155,9 +185,9 @@ DOTS_AN_INCH = 150  # of every PNG that report.style saves
 def content_of(report: Report, folder: Path) -> dict[str, Any]:
     """Everything that is drawn, in order, as dicts, lists, strings and numbers.
 
-    Every text is clean (see `report.text.cleaned`) and one line, but for a gap's command and the student's
-    words; each block has a "kind". A picture that is not below `folder`, or is broken, is a gap; others have
-    their size and their PNG's bytes, read once, so that nobody misses a file that vanishes later.
+    Every text is clean (see `report.text.cleaned`) and one line, but for a gap's command, a listing and the
+    student's words; each block has a "kind". A picture that is not below `folder`, or is broken, is a gap;
+    others have their size and their PNG's bytes, read once, so that nobody misses a file that vanishes later.
     """
 
     def plain(question: Question) -> dict[str, Any]:
@@ -204,9 +234,14 @@ def _block(block: Block, folder: Path) -> dict[str, Any]:
     if isinstance(block, Picture):
         return _picture(block, folder)
     if isinstance(block, Gap):
-        command = "\n".join(cleaned(block.command).splitlines()).strip()
-        return {"kind": kind, "text": line(block.text), "command": command}
+        return {"kind": kind, "text": line(block.text), "command": _lines(block.command)}
+    if isinstance(block, Listing):
+        return {"kind": kind, "text": _lines(block.text), "caption": line(block.caption)}
     return {"kind": kind, "text": line(block.text)}
+
+
+def _lines(text: str) -> str:
+    return "\n".join(cleaned(text).splitlines()).strip()
 
 
 def _picture(picture: Picture, folder: Path) -> dict[str, Any]:

@@ -40,14 +40,15 @@ BREAK = "\u200b"
 
 
 def write_pdf(report: Report, folder: Path) -> Path:
-    """Write `folder`/hw1_<student id>.pdf with the pictures of `folder`/figures. UserError where it can't be.
+    """Write `folder`/hw1_<student id>.pdf, or hw2_, with the pictures of `folder`/figures.
 
+    UserError where it can't be.
     A line on stderr names the first character that no font of the PDF has, such as an emoji.
     """
     if not STUDENT_ID.fullmatch(report.student_id):
         advice = "give letters and digits, such as r12345678"
         raise UserError(f"{report.student_id!r}: is no student id; {advice}")
-    path = folder / f"hw1_{report.student_id}.pdf"
+    path = folder / f"{report.homework}_{report.student_id}.pdf"
     content = content_of(report, folder)
     fonts = _fonts()
     missing = _without_font(content, fonts)

@@ -149,13 +149,14 @@ def draw_pipeline() -> Figure:
 
 def report_page(runs: Path) -> Image.Image:
     """The first page of the report of these runs."""
+    from datasets.editions import edition
     from report.build import draw_report
     from report.pdf import first_page
 
     with tempfile.TemporaryDirectory() as folder:
         output, given = Path(folder), [str(runs / "p1"), str(runs / "p2")]
         student, answers = ("r12345678", "王小明"), output / "answers.md"
-        report, _ = draw_report(given, runs / "sam", *student, answers, output)
+        report, _ = draw_report(edition("2024"), given, runs / "sam", *student, answers, output)
         page = first_page(report, output, dots_per_inch=100)
         return Image.open(io.BytesIO(page), formats=["PNG"])
 

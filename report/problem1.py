@@ -1,11 +1,11 @@
-"""Problem 1 of the report: the pre-training, the table of settings A to E, t-SNE."""
+"""Office-Home in the report: the pre-training, the table of settings A to E, t-SNE."""
 
 from __future__ import annotations
 
 import shlex
 from functools import partial
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 from engine.run_folder import CONFIG, RunRecord, is_number, read_json, scores
 from report.blocks import (
@@ -26,11 +26,12 @@ from report.collect import (
     Found,
     Row,
     class_names_of,
+    fifty_runs,
     pretraining_of,
     read_rows,
     settings_folder,
 )
-from report.document import Block, Gap, Picture, Problem, Table, Text, answered
+from report.document import Block, Gap, Picture, Table, Text
 from report.run_figures import draw_pretraining
 from report.settings_figures import confusion_figure, curves_figure
 from report.settings_notes import analyse, remarks_on
@@ -54,20 +55,21 @@ VIEWS = {
 }
 
 
-def problem_1(found: Found, figures: Path) -> Problem:
-    """Its three questions, answered from what was found; figures go into `figures`."""
-    folder = settings_folder(found.settings)
-    return Problem(
-        "Problem 1: self-supervised pre-training for image classification",
-        (
-            answered("1.1", _pretraining(pretraining_of(folder, found.pretraining), found, figures)),
-            answered("1.2", _settings(folder, found, figures)),
-            answered("1.3", _tsne(found.tsne, folder, figures)),
-        ),
-    )
+def problem_1(found: Found, figures: Path) -> dict[str, Callable[[], list[Block]]]:
+    """What answers each question, from what was found; figures go into `figures`."""
+    fifty = fifty_runs(found)
+    folders = [folder for folder in found.settings if all(run.folder.parent != folder for run in fifty)]
+    folder = settings_folder(folders)
+    others = [one_line(other, 80) for other in folders if other != folder]
+    drawings = [drawing for drawing in found.tsne if not any(shows(drawing, run) for run in fifty)]
+    return {
+        "pretraining": lambda: _pretraining(pretraining_of(folder, found.pretraining), found, figures),
+        "settings": lambda: _settings(folder, others, figures),
+        "tsne": lambda: _tsne(drawings, folder, figures),
+    }
 
 
-# -- 1.1 -----------------------------------------------------------------------------------------------------
+# -- the pre-training ----------------------------------------------------------------------------------------
 
 
 def _pretraining(run: RunRecord | None, found: Found, figures: Path) -> list[Block]:
@@ -121,13 +123,12 @@ def _weights(given: dict[str, Any]) -> str:
     return "random weights" if weights in (None, "none") else f"the weights {words(weights)}"
 
 
-# -- 1.2 -----------------------------------------------------------------------------------------------------
+# -- settings A to E -----------------------------------------------------------------------------------------
 
 
-def _settings(folder: Path | None, found: Found, figures: Path) -> list[Block]:
+def _settings(folder: Path | None, others: Sequence[str], figures: Path) -> list[Block]:
     if folder is None:
         return [Gap("There is no run of settings A to E.", FINETUNE)]
-    others = [one_line(other, 80) for other in found.settings if other != folder]
     try:
         rows = read_rows(folder)
     except OUTSIDE as error:
@@ -183,7 +184,7 @@ def _validation(rows: Sequence[Row]) -> str:
     return f"{images} of {folders.pop()}" if len(folders) == 1 and "–" not in folders else images
 
 
-# -- 1.3 -----------------------------------------------------------------------------------------------------
+# -- features ------------------------------------------------------------------------------------------------
 
 
 def _tsne(folders: Sequence[Path], settings: Path | None, figures: Path) -> list[Block]:
@@ -194,23 +195,34 @@ def _tsne(folders: Sequence[Path], settings: Path | None, figures: Path) -> list
     command = TSNE.format(run=shlex.quote(str(run)), output=shlex.quote(str(output)))
     blocks: list[Block] = []
     for number, folder in enumerate(folders):
-        name = "tsne" if number == 0 else f"tsne_{number + 1}"
-        panels = _scores(folder / "scores.json")
-        if _origin(panels)[:2] in ("A-", "B-", "D-", "E-"):
-            blocks.append(Text(f"{one_line(folder, 80)} shows {_origin(panels)}, no run of setting C."))
-        alt = "Points in the plane, coloured by class, after the first and the last epoch"
-        caption = "t-SNE of the penultimate layer's output, a mark an image, by its class "
-        block = taken(figures, name, folder / "tsne", f"{caption}({_origin(panels)}).", alt)
-        blocks.append(block)
-        if isinstance(block, Picture):
-            blocks += _tsne_table(panels)
+        origin = _origin(_panels(folder))[1]
+        if origin[:2] in ("A-", "B-", "D-", "E-"):
+            blocks.append(Text(f"{one_line(folder, 80)} shows {origin}, no run of setting C."))
+        blocks += projection(folder, "tsne", figures, "tsne" if number == 0 else f"tsne_{number + 1}")
     return blocks or [Gap("There is no picture of the features.", command)]
 
 
-def _origin(panels: Sequence[dict[str, Any]]) -> str:
-    """The run of the first panel's checkpoint: .../C-seed0/snapshots/epoch_0001.pt."""
+def projection(folder: Path, method: str, figures: Path, name: str) -> list[Block]:
+    """The picture that p1_tsne.py drew into a folder, "tsne" or "pca", and its figures beside the eye."""
+    panels = _panels(folder)
+    called, epochs = {"tsne": "t-SNE", "pca": "PCA"}[method], len(panels)
+    whose = " of ".join(filter(None, (f"{epochs} epochs" if epochs > 2 else "", _origin(panels)[1])))
+    caption = f"{called} of the penultimate layer's output, a mark an image, by its class ({whose})."
+    alt = "Points in the plane, coloured by class, after the first and the last epoch"
+    block = taken(figures, name, folder / method, caption, alt)
+    return [block, *_tsne_table(panels)] if isinstance(block, Picture) else [block]
+
+
+def shows(folder: Path, run: RunRecord) -> bool:
+    """Whether the picture in a folder is of that run, by the names of its folder and of the one above."""
+    return _origin(_panels(folder)) == run.folder.resolve().parts[-2:]
+
+
+def _origin(panels: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    """The run of the first panel's checkpoint, PARENT/C-seed0/snapshots/epoch_0001.pt, and its parent."""
     parts = str(panels[0].get("checkpoint", "")).replace("\\", "/").split("/") if panels else []
-    return one_line(parts[-3], 40) if len(parts) >= 3 else "run unknown"
+    above = one_line(parts[-4], 200) if len(parts) >= 4 else ""
+    return above, one_line(parts[-3], 40) if len(parts) >= 3 else "run unknown"
 
 
 def _tsne_table(panels: Sequence[dict[str, Any]]) -> list[Block]:
@@ -239,9 +251,9 @@ def _tsne_table(panels: Sequence[dict[str, Any]]) -> list[Block]:
     return blocks
 
 
-def _scores(path: Path) -> list[dict[str, Any]]:
+def _panels(folder: Path) -> list[dict[str, Any]]:
     try:
-        return _dicts(read_json(path))
+        return _dicts(read_json(folder / "scores.json"))
     except (OSError, ValueError):
         return []
 

@@ -1,22 +1,26 @@
-"""Problem 2 of the report: both networks, their scores, stages of training, Segment Anything."""
+"""Land cover in the report: both networks, their scores, stages of training, Segment Anything."""
 
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from pathlib import Path
-from typing import Sequence
+from typing import Callable, Sequence
 
 from datasets.palette import CLASS_NAMES, COLOURS, SCORED_CLASSES
 from engine.base import UserError
-from engine.run_folder import ARCHITECTURE, CONFIG, MODEL, STAGES, RunRecord, best, is_number, place_of
+from engine.run_folder import MODEL, STAGES, RunRecord, best, is_number, place_of
 from report.blocks import (
     OUTSIDE,
     command_of,
     count,
+    differences,
     drawn,
     how_long,
     label_of,
     machine_of,
+    network,
+    networks_table,
     optimizer_words,
     taken,
     unfinished,
@@ -24,12 +28,18 @@ from report.blocks import (
     words,
 )
 from report.collect import Found, model_a_and_b, read_architecture
-from report.document import Block, Gap, Picture, Problem, Table, Text, answered
+from report.document import Block, Gap, Picture, Table, Text
 from report.paired_tests import compare_runs, in_words
 from report.run_figures import draw_ious, draw_learning
 from report.sam import sam_blocks
 from report.text import one_line
-from report.tile_figures import compare_masks, draw_land_cover_confusion, draw_worst, write_stages
+from report.tile_figures import (
+    class_pixels,
+    compare_masks,
+    draw_land_cover_confusion,
+    draw_worst,
+    write_stages,
+)
 
 TRAIN = "python3 p2_train.py --data hw1_data/p2_data --model"
 TRAIN_A = f"{TRAIN} fcn32s --weights imagenet --output runs/problem2/model_a"
@@ -41,72 +51,34 @@ MOST_CURVES = 7  # of runs in one figure
 WORST = 4  # tiles shown
 
 
-def problem_2(found: Found, sam: Path | None, figures: Path) -> Problem:
-    """Its five questions, answered from what was found; figures go into `figures`."""
+def problem_2(found: Found, sam: Path | None, figures: Path) -> dict[str, Callable[[], list[Block]]]:
+    """What answers each question, from what was found; figures go into `figures`."""
     a, b = model_a_and_b(found.segmentation)
-    models = [(name, run) for name, run in (("A", a), ("B", b)) if run]
-    runs = found.segmentation
-    scores = [*_scores(models, runs, figures), *_curves(models, runs, figures)]
-    scores += _tiles(found.masks, b or a, figures)
-    return Problem(
-        "Problem 2: land-cover segmentation",
-        (
-            answered("2.1", _network("A", a, TRAIN_A, figures)),
-            answered("2.2", [*_network("B", b, TRAIN_B, figures), *_differences(a, b)]),
-            answered("2.3", scores),
-            answered("2.4", _stages(models, figures)),
-            answered("2.5", sam_blocks(sam, figures)),
-        ),
-    )
+    models = [(letter, run) for letter, run in (("A", a), ("B", b)) if run]
+
+    def scored() -> list[Block]:
+        runs = found.segmentation
+        blocks = [*_scores(models, runs, figures), *_curves(models, runs, figures)]
+        return [*blocks, *_tiles(found.masks, b or a, figures)]
+
+    return {
+        "model_a": lambda: network("A", a, TRAIN_A, figures, "model_a"),
+        "model_b": lambda: [
+            *network("B", b, TRAIN_B, figures, "model_b"),
+            *(differences(a, b, _about) if a and b else ()),
+        ],
+        "model_a_printed": lambda: network("A", a, TRAIN_A, figures, "model_a", is_printed=True),
+        "model_b_printed": lambda: network("B", b, TRAIN_B, figures, "model_b", is_printed=True),
+        "both_ious": scored,
+        "iou": scored,
+        "stages": lambda: _stages(models, figures),
+        "stages_of_a": lambda: _stages([model for model in models if model[0] == "A"], figures),
+        "stages_of_b": lambda: _stages([model for model in models if model[0] == "B"], figures),
+        "sam": lambda: sam_blocks(sam, figures),
+    }
 
 
-# -- 2.1 and 2.2: the networks -------------------------------------------------------------------------------
-
-
-def _network(letter: str, run: RunRecord | None, command: str, figures: Path) -> list[Block]:
-    if run is None:
-        return [Gap(f"There is no run of a model {letter}.", command)]
-    drawing = read_architecture(run.folder)
-    model, folder = shlex.quote(value_of(run, "model")), shlex.quote(str(run.folder))
-    describe = f"python3 -m models.describe {model} --output {folder}"
-    if drawing is None:
-        return [Gap(f"{label_of(run)} has no drawing of its network.", describe)]
-    name = f"model_{letter.lower()}"
-    text = (
-        f"Model {letter} is {one_line(drawing.network, 60)} ({label_of(run)}): "
-        f"{drawing.parameters / 1e6:.1f} million parameters, {drawing.multiply_adds / 1e9:.1f} GFLOPs for a "
-        f"tile seen at {drawing.size} x {drawing.size} px (multiply-adds of convolutions, linear layers and "
-        "attention)."
-    )
-    if drawing.auxiliary_parameters:
-        millions = drawing.auxiliary_parameters / 1e6
-        text += f" {millions:.1f} million of the parameters are of heads for training alone."
-    network = one_line(drawing.network, 60)
-    caption = f"Model {letter}, {network}: blocks, and what each gives (channels x height x width)."
-    picture = taken(figures, name, run.folder / ARCHITECTURE, caption, f"The blocks of model {letter}, drawn")
-    if isinstance(picture, Gap):
-        picture = Gap(picture.text, describe)
-    return [Text(text), picture, *([unfinished(run)] if run.gap else [])]
-
-
-def _differences(a: RunRecord | None, b: RunRecord | None) -> list[Block]:
-    if a is None or b is None:
-        return []
-    columns = [_about(run) for run in (a, b)]
-    rows = [(name, columns[0][name], columns[1][name]) for name in columns[0]]
-    same = [name for name, one, other in rows if one == other]
-    blocks: list[Block] = [
-        Table(
-            ("", f"A: {value_of(a, 'model')}", f"B: {value_of(b, 'model')}"),
-            tuple(row for row in rows if row[0] not in same),
-            f"How the two differ, read from their {CONFIG} and {ARCHITECTURE}.json.",
-            numbers_from=3,
-        )
-    ]
-    alike = "; ".join(f"{name} ({columns[0][name]})" for name in same if columns[0][name] != "–")
-    if alike:
-        blocks.append(Text(f"The same in both: {alike}."))
-    return blocks
+# -- the networks --------------------------------------------------------------------------------------------
 
 
 def _about(run: RunRecord) -> dict[str, str]:
@@ -170,6 +142,8 @@ def _scores(models: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord], 
         )
         caption = "IoU of each class and their mean; the squares are the classes' colours in the masks."
         blocks[:0] = [table, drawn(figures, "ious", lambda: draw_ious(bars), caption, "Bars of IoU by class")]
+    named = {run.folder: letter for letter, run in models}
+    blocks += networks_table(runs, named, "mean_iou", "The networks trained here.") if rows else []
     if len(rows) == 2:
         blocks.append(Text(_verdict(*(ious for _, ious in bars))))
         blocks.append(Text(_paired(*(run for _, run in models))))
@@ -227,21 +201,25 @@ def _tiles(folders: Sequence[Path], run: RunRecord | None, figures: Path) -> lis
     if data is None:
         return []
     tiles = data / "validation"
+    blocks = _shares(data)
     if not folders:
         places = {"model": run.folder / MODEL, "tiles": tiles, "masks": run.folder / "masks"}
         command = MASKS.format(**{name: shlex.quote(str(place)) for name, place in places.items()})
-        return [Gap("There are no masks to look for the worst-predicted tiles in.", command)]
+        return [*blocks, Gap("There are no masks to look for the worst-predicted tiles in.", command)]
     folder = folders[0]
     try:
         comparison = compare_masks(folder, tiles)
     except OUTSIDE as error:
-        return [Gap(f"The masks in {folder} could not be compared with the truth: {one_line(error, 300)}.")]
+        return [
+            *blocks,
+            Gap(f"The masks in {folder} could not be compared with the truth: {one_line(error, 300)}."),
+        ]
     tiles, place = len(comparison.tiles), one_line(folder, 80)
     called = f"What each class's pixels were called, over {count(tiles, 'tile')} (the masks in {place})."
     worst = f"The {count(min(WORST, tiles), 'tile')} with the least pixels of their true class."
     alt = "Confusion matrix of the land-cover classes"
     alt_of_worst = "Image, truth, prediction and disagreement of the worst-predicted tiles"
-    blocks: list[Block] = [
+    blocks += [
         drawn(figures, "land_confusion", lambda: draw_land_cover_confusion(comparison), called, alt),
         drawn(figures, "worst_tiles", lambda: draw_worst(comparison, WORST), worst, alt_of_worst),
     ]
@@ -252,7 +230,20 @@ def _tiles(folders: Sequence[Path], run: RunRecord | None, figures: Path) -> lis
     return blocks
 
 
-# -- 2.4: stages ---------------------------------------------------------------------------------------------
+def _shares(data: Path) -> list[Block]:
+    """How much of the data each class has."""
+    rows = []
+    for part in ("train", "validation"):
+        with suppress(UserError):  # the tiles may be elsewhere now
+            tiles, pixels = class_pixels(data / part)
+            rows.append((part, f"{tiles:,}", *(f"{share:.2%}" for share in pixels / pixels.sum())))
+    caption = "Shares of the classes in the true masks, of all pixels."
+    swatches = (None, None, *SWATCHES, "#000000")
+    columns = ("", "tiles", *CLASS_NAMES)
+    return [Table(columns, tuple(rows), caption, numbers_from=1, swatches=swatches)] if rows else []
+
+
+# -- stages --------------------------------------------------------------------------------------------------
 
 
 def _stages(models: Sequence[tuple[str, RunRecord]], figures: Path) -> list[Block]:

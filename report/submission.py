@@ -223,7 +223,7 @@ def copy_report(year: Edition, folder: Path, report: Path, answers: Path) -> lis
     """The report hwN_<studentID>.pdf of the repository or of the folder `report`, when there is one and no
     other; lines for the user about what is wrong with it.
     """
-    homework = year.wrappers[0].name.split("_")[0]
+    homework = year.homework
     found = [path for place in (REPOSITORY, report) for path in sorted(place.glob(f"{homework}_*.pdf"))]
     if not found:
         return [

@@ -24,10 +24,10 @@ from PIL import Image
 
 from datasets.images import ImageError, list_images, natural_key, read_rgb
 from datasets.palette import CLASS_NAMES, NUM_CLASSES, UNCLAIMED, classes_of_colours, mask_image
-from datasets.tile_pairs import read_mask
+from datasets.tile_pairs import find_pairs, read_mask
 from datasets.tiles import satellite_masks
 from engine.base import UserError, available_cores
-from engine.run_folder import SNAPSHOTS, STAGES, snapshot_epochs, snapshot_masks
+from engine.run_folder import BEST_MASKS, SNAPSHOTS, STAGES, best, read_run, snapshot_epochs, snapshot_masks
 from report.settings_figures import draw_confusion
 from report.style import GREY, VERMILION, class_patches, save_figure, styled, without_axes
 from report.text import one_line
@@ -44,10 +44,13 @@ HEADINGS = ("image", "truth", "prediction", "where they disagree")
 def write_stages(run: str | Path, tiles: str | Path, path: str | Path | None = None) -> list[str]:
     """Draw the masks beside the run's snapshots as PATH.png and .pdf (default: RUN/stages).
 
-    `tiles` are validation's. Returns the stages' headings, such as ["epoch 1", "epoch 17"]. UserError when
-    the run has no such masks, or a picture cannot be read or is not as large as its tile.
+    `tiles` are validation's. Returns the stages' headings, such as ["epoch 1", "epoch 17 (best)"]. UserError
+    when the run has no such masks, or a picture cannot be read or is not as large as its tile.
     """
     masks = {epoch: Path(run) / snapshot_masks(epoch) for epoch in snapshot_epochs(run)}
+    best_epoch, _ = best(read_run(run), "mean_iou") or (0, None)
+    if best_epoch:
+        masks.setdefault(best_epoch, Path(run) / BEST_MASKS)
     masks = {epoch: folder for epoch, folder in masks.items() if any(folder.glob("*.png"))}
     if not masks:
         advice = "give the run folder of a p2_train.py that has ended an epoch"
@@ -57,10 +60,10 @@ def write_stages(run: str | Path, tiles: str | Path, path: str | Path | None = N
     names = sorted(path.name for path in last.glob("*_mask.png") if path.name in tile_of_mask)
     if not names:
         raise UserError(f"{tiles}: none of the tiles pictured in {last} is there; give the run's own data")
-    stages = [epoch for epoch in masks if all((masks[epoch] / name).is_file() for name in names)]
+    stages = [epoch for epoch in sorted(masks) if all((masks[epoch] / name).is_file() for name in names)]
     folders = [Path(tiles), *(masks[epoch] for epoch in stages)]
     rows = [_row(Path(tiles) / tile_of_mask[name], [folder / name for folder in folders]) for name in names]
-    titles = [f"epoch {epoch}" for epoch in stages]
+    titles = [f"epoch {epoch}" + (" (best)" if epoch == best_epoch else "") for epoch in stages]
     save_figure(draw_stages(rows, titles), path or Path(run) / STAGES)
     return titles
 
@@ -157,6 +160,19 @@ def compare_masks(masks: str | Path, tiles: str | Path) -> MaskComparison:
         advice = f"fill it with bash hw1_2.sh {tiles} {masks}"
         raise UserError(f"{masks}: has no mask to compare with those of {tiles}{reason}; {advice}")
     return MaskComparison(compared, confusion, gaps)
+
+
+def class_pixels(folder: Path) -> tuple[int, np.ndarray]:
+    """How many true masks of a folder of tiles can be read, and the pixels (7,) of each class in them.
+
+    UserError where there is none.
+    """
+    with ThreadPoolExecutor(min(4, available_cores())) as pool:
+        counted = list(pool.map(lambda pair: _count(pair[2], pair[2]), find_pairs(folder)))
+    readable = [counts.diagonal() for counts in counted if not isinstance(counts, str)]
+    if not readable:
+        raise UserError(f"{folder}: none of its masks can be read; give the course's p2_data")
+    return len(readable), np.sum(readable, axis=0)
 
 
 def _count(truth: Path, predicted: Path) -> np.ndarray | str:

@@ -1,0 +1,173 @@
+"""Problem 1 of the 50-class editions, for the report: the networks, their accuracy, their features drawn."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Callable, Sequence
+
+from datasets.images import natural_key
+from engine.base import UserError
+from engine.run_folder import RunRecord, best, is_number
+from report.blocks import (
+    command_of,
+    differences,
+    drawn,
+    facts,
+    how_long,
+    label_of,
+    machine_of,
+    network,
+    networks_table,
+    optimizer_words,
+    taken,
+    unfinished,
+    value_of,
+    words,
+)
+from report.collect import Found, fifty_runs
+from report.document import Block, Gap, Picture, Text
+from report.paired_tests import compare_runs, in_words
+from report.problem1 import projection, shows
+from report.run_figures import draw_learning
+from report.text import one_line
+
+TRAIN = "make p1-50 DATA=hw1_data_2022"
+PROJECT = "python3 p1_tsne.py --run {run} --images {images} --snapshots 3 --method {method} --output {output}"
+MOST_CURVES = 7  # of runs in one figure
+
+
+def fifty_answers(found: Found, figures: Path) -> dict[str, Callable[[], list[Block]]]:
+    """What answers each question; figures go into `figures`."""
+    runs = fifty_runs(found)
+    a, b = a_and_b(runs)
+    one = b or a
+    return {
+        "classifier_printed": lambda: network("", one, TRAIN, figures, "classifier", is_printed=True),
+        "classifier_drawn": lambda: [
+            *network("A", a, TRAIN, figures, "classifier_a"),
+            *network("B", b, TRAIN, figures, "classifier_b"),
+        ],
+        "accuracy": lambda: _accuracy([("", one)], runs, found, figures),
+        "classifiers_accuracy": lambda: _accuracy([("A", a), ("B", b)], runs, found, figures),
+        "classifier_a": lambda: _details(a),
+        "classifier_b": lambda: _compared(a, b, figures),
+        "validation_tsne": lambda: _features(found, "tsne", one, runs, figures),
+        "features_pca": lambda: _features(found, "pca", a, runs, figures),
+        "features_tsne": lambda: _features(found, "tsne", a, runs, figures),
+    }
+
+
+def a_and_b(runs: Sequence[RunRecord]) -> tuple[RunRecord | None, RunRecord | None]:
+    """Model A, the best run from random weights, and B, the best of those from pretrained ones.
+
+    Where all began at random, B is the best of them, and A the best of the others.
+    """
+    order = sorted(runs, key=lambda run: (best(run, "accuracy") or (0, -1.0))[1], reverse=True)
+    pretrained = [run for run in order if run.arguments.get("weights") not in (None, "none")]
+    from_nothing = [run for run in order if run not in pretrained]
+    b = next(iter(pretrained or from_nothing[:1]), None)
+    a = next((run for run in from_nothing if run is not b), None)
+    return a, b
+
+
+# -- accuracy ------------------------------------------------------------------------------------------------
+
+
+def _accuracy(
+    models: Sequence[tuple[str, RunRecord | None]], runs: Sequence[RunRecord], found: Found, figures: Path
+) -> list[Block]:
+    blocks: list[Block] = []
+    for letter, run in models:
+        if run is None:
+            blocks.append(Gap(f"There is no run of a network{letter and f' for model {letter}'}.", TRAIN))
+        elif best(run, "accuracy") is None:
+            blocks.append(Gap(f"{label_of(run)} has no scored epoch.", command_of(run)))
+    named = {run.folder: letter for letter, run in models if run}
+    blocks += networks_table(runs, named, "accuracy", "Accuracy on the validation images.")
+    if len(named) == 2:
+        blocks.append(Text(_paired(*(run for _, run in models))))
+    for score in found.votes:
+        blocks.append(Text(f"Several networks together, by the mean of their probabilities: {score}."))
+    lines = [
+        (f"{named.get(run.folder) or number}: {label_of(run)}", run) for number, run in enumerate(runs, 1)
+    ]
+    if lines:
+        title = "Accuracy on validation"
+        caption = f"{title} and training loss of the runs; losses of different kinds do not compare."
+        make = lambda: draw_learning(lines[:MOST_CURVES], "accuracy", title)  # noqa: E731
+        blocks.append(drawn(figures, "accuracy", make, caption, "Learning curves of the classifiers"))
+    return blocks
+
+
+def _paired(a: RunRecord, b: RunRecord) -> str:
+    try:
+        said = in_words(compare_runs(b, a, "accuracy", is_last=False))
+    except UserError as error:
+        said = f"no paired test, {one_line(error, 300)}"
+    return f"B against A at their best epochs: {said}."
+
+
+# -- the two models ------------------------------------------------------------------------------------------
+
+
+def _details(run: RunRecord | None) -> list[Block]:
+    if run is None:
+        return [Gap("There is no run of a model A.", TRAIN)]
+    about = {**_about(run), "recipe, seed": f"{value_of(run, 'recipe')}, {value_of(run, 'seed')}"}
+    blocks: list[Block] = [facts(list(about.items()), f"Settings of model A ({label_of(run)}).")]
+    return [*blocks, unfinished(run)] if run.gap else blocks
+
+
+def _compared(a: RunRecord | None, b: RunRecord | None, figures: Path) -> list[Block]:
+    if a is None or b is None:
+        return [Gap("There is no second network to compare.", TRAIN)]
+    return differences(a, b, _about)
+
+
+def _about(run: RunRecord) -> dict[str, str]:
+    given = run.arguments
+    decay, mix = given.get("ema_decay"), given.get("mix")
+    crops = f"moved by {words(given.get('shift'))} px" if given.get("shift") else "random crops"
+    return {
+        "network": f"{words(given.get('model'))}, stem {words(given.get('stem'))}",
+        "starts from": "random weights"
+        if given.get("weights") in (None, "none")
+        else words(given["weights"]),
+        "images seen at": f"{value_of(run, 'image_size')} px",
+        "augmentation": crops if given.get("is_augmented") else "none",
+        "two images in one": words(mix) if mix else "–",
+        "label smoothing": words(given.get("label_smoothing")),
+        "averaged weights": f"decay {words(decay)}" if is_number(decay) and decay > 0 else "none",
+        "optimiser": optimizer_words(run),
+        "batch size": words(given.get("batch_size")),
+        "images": words(given.get("training_images")),
+        "training": how_long(run),
+        "trained on": machine_of(run),
+    }
+
+
+# -- features ------------------------------------------------------------------------------------------------
+
+
+def _features(
+    found: Found, method: str, wanted: RunRecord | None, runs: Sequence[RunRecord], figures: Path
+) -> list[Block]:
+    """The picture of the run `wanted`, else of any other; and for t-SNE ten classes at a time."""
+    folders = {"tsne": found.tsne, "pca": found.pca}[method]
+    order = sorted(runs, key=lambda run: run is not wanted)
+    shown = next((folder for run in order for folder in folders if shows(folder, run)), None)
+    called = {"tsne": "t-SNE", "pca": "PCA"}[method]
+    if shown is None:
+        run = shlex.quote(str(wanted.folder)) if wanted else "runs/fifty/resnet34/A-seed0"
+        images = shlex.quote(value_of(wanted, "val_images")) if wanted else "hw1_data_2022/p1_data/val_50"
+        command = PROJECT.format(run=run, images=images, method=method, output=f"runs/fifty/{method}")
+        return [Gap(f"There is no {called} of the features.", command)]
+    blocks = projection(shown, method, figures, method)
+    panels = sorted(shown.glob(f"{method}_classes_*.png"), key=lambda path: natural_key(path.name))
+    for panel in panels if method == "tsne" and any(isinstance(block, Picture) for block in blocks) else ():
+        classes = panel.stem.rpartition("_")[2].replace("-", " to ")
+        caption = f"{called} as above: the classes {classes}, all others in grey."
+        alt = f"Points of the classes {classes}"
+        blocks.append(taken(figures, panel.stem, panel.with_suffix(""), caption, alt))
+    return blocks
