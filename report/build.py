@@ -71,8 +71,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
 
-    from report.page import write_page  # these import matplotlib, for which --help does not wait
-    from report.pdf import write_pdf
+    from report.page import write_page, write_pdf  # matplotlib, for which --help does not wait
 
     student, runs = (args.student_id, args.name), [*args.p1, *args.p2]
     year = edition(args.edition)

@@ -151,7 +151,7 @@ def report_page(runs: Path) -> Image.Image:
     """The first page of the report of these runs."""
     from datasets.editions import edition
     from report.build import draw_report
-    from report.pdf import first_page
+    from report.page import first_page
 
     with tempfile.TemporaryDirectory() as folder:
         output, given = Path(folder), [str(runs / "p1"), str(runs / "p2")]

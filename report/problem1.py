@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
+from engine.base import UserError
 from engine.run_folder import CONFIG, RunRecord, is_number, read_json, scores
 from report.blocks import (
     OUTSIDE,
@@ -32,10 +34,10 @@ from report.collect import (
     settings_folder,
 )
 from report.document import Block, Gap, Picture, Table, Text
+from report.paired_tests import Answers, compare_accuracy, in_words
 from report.run_figures import draw_pretraining
 from report.settings_figures import confusion_figure, curves_figure
-from report.settings_notes import analyse, remarks_on
-from report.settings_table import cells_of
+from report.settings_table import ABOUT_P, answers_by_setting, cells_of, remarks_on, with_first_reason
 from report.text import one_line
 
 PRETRAIN = (
@@ -182,6 +184,68 @@ def _validation(rows: Sequence[Row]) -> str:
     folders = {value_of(run, "val_images" if run.arguments.get("val_images") else "data") for run in runs}
     images = f"the {counts.pop():,} validation images" if len(counts) == 1 else "the validation images"
     return f"{images} of {folders.pop()}" if len(folders) == 1 and "–" not in folders else images
+
+
+# -- what the settings show against one another --------------------------------------------------------------
+
+# (one, other, what is different in the first), in the order of the report.
+COMPARED = (
+    ("B", "A", "pre-training with labels instead of random weights, everything fine-tuned"),
+    ("C", "A", "own pre-training without labels instead of random weights, everything fine-tuned"),
+    ("C", "B", "pre-training without labels instead of with, everything fine-tuned"),
+    ("E", "D", "pre-training without labels instead of with, classifier alone"),
+    ("B", "D", "fine-tuning everything instead of the classifier alone, pre-trained with labels"),
+    ("C", "E", "fine-tuning everything instead of the classifier alone, pre-trained without labels"),
+)
+
+
+def analyse(rows: Sequence[Row], chance: float | None) -> list[str]:
+    """A sentence for each two settings that both have finished runs, after one that says how to read them.
+
+    `chance` is the accuracy of guessing, where the number of classes is known.
+    """
+    finished = [row for row in rows if row.best]
+    # Best epochs flatter, each by as much as it was scored often; last ones were chosen by nothing.
+    is_last = all(row.last for row in finished)
+    answers, reasons = answers_by_setting(finished, is_last)
+    sentences = [
+        f"{one} against {other} ({what}): {_tested(answers[one], answers[other])}."
+        for one, other, what in COMPARED
+        if one in answers and other in answers
+    ]
+    if sentences:
+        which = "last" if is_last else "best"
+        sentences.insert(
+            0,
+            f"The sentences below compare the accuracies of the {which} epochs, means over the seeds, by a "
+            "sign-flip test over the images: with one seed a side it is McNemar's exact test. It gives "
+            f"{ABOUT_P}",
+        )
+    if reasons:
+        sentences.append(f"Not compared: {with_first_reason(reasons)}.")
+    return [*sentences, *_near_chance(finished, chance, is_last)]
+
+
+def _tested(one: Sequence[Answers], other: Sequence[Answers]) -> str:
+    try:
+        return in_words(compare_accuracy(one, other))
+    except UserError as error:
+        return f"no paired test, {error}"
+
+
+def _near_chance(rows: Sequence[Row], chance: float | None, is_last: bool) -> list[str]:
+    """A sentence for each setting that is not clearly above guessing."""
+    sentences = []
+    for row in rows if chance is not None else []:
+        if not row.validation_images:
+            continue
+        accuracy = (row.last if is_last else row.best)[0]
+        error = math.sqrt(chance * (1 - chance) / row.validation_images)
+        if accuracy < chance + 2 * error:
+            where = "within two standard errors of" if accuracy > chance - 2 * error else "below"
+            guessing = f"what guessing would reach ({chance:.4f})"
+            sentences.append(f"{row.setting} ({accuracy:.4f}) lies {where} {guessing}.")
+    return sentences
 
 
 # -- features ------------------------------------------------------------------------------------------------

@@ -114,6 +114,39 @@ def problem_1(folder: Path, seeds: int = 2, settings: str = "ABCDE") -> Path:
     return folder
 
 
+def fifty(folder: Path) -> Path:
+    """Two networks on 50 classes, from random and from pretrained weights, their vote, and their features at
+    three epochs.
+    """
+    for model, weights, right in (("resnet18", "none", 60), ("efficientnet_lite0", "imagenet", 80)):
+        given = {"model": model, "weights": weights, "train_csv": None, "num_classes": 50, "setting": "A"}
+        given |= {"seed": 0, "image_size": 32, "val_images": "val_50", "batch_size": 64, "optimizer": "adamw"}
+        run = write_run(
+            folder / model / "A-seed0", given, epochs(4, accuracy=lambda e, right=right: right * e / 400)
+        )
+        rows = [(f"{i % 50}_{i}.png", i % 50 if i < right else (i + 1) % 50, i % 50) for i in range(100)]
+        for file in ("predictions.csv", "predictions_last.csv"):
+            with open(run / file, "w", newline="") as opened:
+                csv.writer(opened).writerows([("filename", "label", "truth"), *rows])
+        write_architecture(described(model, 32, 50), run / "architecture")
+        for method in ("tsne", "pca"):
+            place = folder / method / model
+            place.mkdir(parents=True)
+            save_figure(Figure(figsize=(4, 2)), place / method)
+            for tens in ("00-09", "10-19") if method == "tsne" else ():
+                save_figure(Figure(figsize=(4, 2)), place / f"{method}_classes_{tens}")
+            panels = [
+                {"checkpoint": f"{run}/snapshots/epoch_{epoch:04d}.pt", "title": f"after epoch {epoch}"}
+                for epoch in (1, 2, 4)
+            ]
+            panels[-1]["most_scattered"] = [{"label": "30", "name": "30"}]
+            panels[-1]["most_overlapping"] = [{"labels": ["13", "18"], "names": ["13", "18"]}]
+            (place / "scores.json").write_text(json.dumps(panels))
+    (folder / "predictions.csv").write_text("filename,label\n")
+    (folder / "score.txt").write_text("class\n\naccuracy: 0.8250 +- 0.0380 (82 of 100 images)\n")
+    return folder
+
+
 def problem_2(folder: Path) -> Path:
     """Tiles of 64 px, a run of each model with masks at three stages, and the masks of hw1_2.sh."""
     random = np.random.default_rng(0)

@@ -65,6 +65,7 @@ def test_the_table_is_the_contracts(
     assert (year.tile_suffix, year.mask_suffix) == (tile, mask)
     assert year.report_images == tuple(images.split())
     assert year.download_script == download
+    assert year.homework == ("hw2" if name == "2020" else "hw1")
 
 
 @pytest.mark.parametrize("name", EDITIONS)

@@ -155,11 +155,12 @@ def test_the_50_classes_are_trained_by_each_network_and_predicted_by_all_of_them
     words = ("p1-50", f"FIFTY_OUT={out}", "FIFTY_MODELS=resnet34 vgg16", "FIFTY_FLAGS=--epochs 3")
     done, calls = make_with_pretended_python(tmp_path, *words)
     assert done.returncode == 0, done.stderr
-    assert [call.split()[0] for call in calls] == ["p1_finetune.py"] * 2 + [
-        "p1_inference.py",
-        "-m",
-        "p1_tsne.py",
+    assert [call.split()[0] for call in calls] == [
+        *("p1_finetune.py", "p1_finetune.py", "p1_inference.py", "-m"),
+        *["p1_tsne.py"] * 4,
     ]
+    assert [call.count("--method pca") for call in calls[-4:]] == [0, 1, 0, 1]
+    assert f"--output {out}/pca/vgg16" in calls[-1] and "--snapshots 3" in calls[-1]
     assert all("--epochs 3" in call for call in calls[:2]) and "--model vgg16 " in calls[1]
     assert f"--checkpoint {out}/resnet34/A-seed0/model.pt {out}/vgg16/A-seed0/model.pt" in calls[2]
 
@@ -237,6 +238,27 @@ def test_the_demo_goes_on_where_some_inputs_could_not_be_used(tmp_path, status, 
     done, calls = make_with_pretended_python(tmp_path, "demo", status=status)
     assert done.returncode == (0 if goes_on else 2), done.stderr
     assert len(calls) == (15 if goes_on else 1)
+
+
+@pytest.mark.parametrize(
+    ("year", "steps"),
+    [
+        ("2020", "finetune finetune inference score tsne tsne tsne tsne"),
+        ("2023", "finetune finetune inference score tsne tsne tsne tsne pretrain finetune export"),
+        ("2024", "pretrain finetune export finetune tsne train train"),
+    ],
+)
+def test_the_demo_does_what_its_edition_asks(tmp_path, year, steps):
+    done, calls = make_with_pretended_python(tmp_path, "demo", f"EDITION={year}")
+    assert done.returncode == 0, done.stderr
+    for call, step in zip(calls, steps.split()):
+        assert step in " ".join(call.split()[:2]), calls
+    given = " ".join(calls)
+    assert ("random_sam" in given) == (year == "2024")
+    assert ("contact_sheet" in given) == (year >= "2023")
+    runs = tmp_path / "out" / "runs"
+    folders = [runs / "fifty"] * (year < "2024") + [runs / "p1"] * (year >= "2023")
+    assert f"--p1 {' '.join(map(str, folders))} --p2" in calls[-1]
 
 
 @pytest.mark.parametrize(("status", "ends"), [(0, 0), (1, 0), (2, 2)])

@@ -18,9 +18,9 @@ import typst
 from matplotlib.figure import Figure
 
 from engine.base import UserError
-from report import pdf
+from report import page
 from report.document import Gap, Picture, Problem, Question, Report, Table, Text, content_of
-from report.pdf import write_pdf
+from report.page import write_pdf
 from report.style import save_figure, styled
 from tests.made_up_report import HOSTILE, made_up_report, save_picture
 
@@ -51,7 +51,7 @@ def document(report: Report, folder: Path, monkeypatch) -> dict:
         return make(template, **arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(pdf.typst, "Compiler", compiler)
+        patched.setattr(page.typst, "Compiler", compiler)
         write_pdf(report, folder)
     return given
 
@@ -122,12 +122,12 @@ def test_no_outside_text_is_part_of_what_typst_runs(report, folder, monkeypatch)
 
 
 def test_long_words_may_be_broken_and_short_ones_not(tmp_path):
-    content = pdf._breakable(
+    content = page._breakable(
         content_of(one_question(Text("short words " + "w" * 40 + " runs/p1/A-seed0/model.pt")), tmp_path)
     )
     words = content["problems"][0]["questions"][0]["blocks"][0]["text"].split(" ")
-    assert words[:2] == ["short", "words"] and words[2] == pdf.BREAK.join("w" * 40)
-    assert words[3].replace(pdf.BREAK, "") == "runs/p1/A-seed0/model.pt" and pdf.BREAK not in "".join(
+    assert words[:2] == ["short", "words"] and words[2] == page.BREAK.join("w" * 40)
+    assert words[3].replace(page.BREAK, "") == "runs/p1/A-seed0/model.pt" and page.BREAK not in "".join(
         words[:2]
     )
 
@@ -152,9 +152,9 @@ def test_no_picture_is_larger_than_its_page_or_than_it_was_drawn(report, folder,
     width = {Path(block["path"]).stem: block["width"] for block in blocks if block["kind"] == "picture"}
     assert width == {
         "usual": pytest.approx(6.4),
-        "wide": pytest.approx(pdf.ACROSS[0]),
-        "tall": pytest.approx(5 * pdf.UPRIGHT[1] / 14),
-        "square": pytest.approx(9 * pdf.READABLE),
+        "wide": pytest.approx(page.ACROSS[0]),
+        "tall": pytest.approx(5 * page.UPRIGHT[1] / 14),
+        "square": pytest.approx(9 * page.READABLE),
     }
 
 
@@ -182,7 +182,7 @@ def test_a_picture_that_vanishes_while_the_pdf_is_drawn_is_one_line(tmp_path, mo
         shutil.rmtree(folder / "figures")
         return content
 
-    monkeypatch.setattr(pdf, "content_of", read_and_lose)
+    monkeypatch.setattr(page, "content_of", read_and_lose)
     with pytest.raises(UserError, match=r"hw1_r1\.pdf: Typst cannot draw it"):
         write_pdf(one_question(Picture("a", "A", "x")), tmp_path)
     assert not list(tmp_path.glob("*.pdf"))
@@ -221,7 +221,7 @@ def test_deeply_nested_words_are_drawn(tmp_path, mark):
 
 def test_the_same_report_gives_the_same_bytes_in_any_process(report, folder, tmp_path):
     code = "import sys; from pathlib import Path; from tests.made_up_report import made_up_report as m; "
-    code += "from report.pdf import write_pdf; folder = Path(sys.argv[1]); write_pdf(m(folder), folder)"
+    code += "from report.page import write_pdf; folder = Path(sys.argv[1]); write_pdf(m(folder), folder)"
     first = write_pdf(report, folder).read_bytes()
     shutil.copytree(folder / "figures", tmp_path / "figures")
     environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Taipei", "SOURCE_DATE_EPOCH": "1"}
@@ -243,7 +243,7 @@ def test_a_student_id_that_is_no_file_name_is_refused(tmp_path, student_id):
 
 
 def test_without_the_font_package_the_pdf_is_drawn_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(pdf, "font_folder", lambda: None)
+    monkeypatch.setattr(page, "font_folder", lambda: None)
     assert write_pdf(one_question(Gap("王小明")), tmp_path).is_file()
 
 
