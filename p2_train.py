@@ -10,7 +10,7 @@ Try it in a minute on any machine:
 The same command resumes after Ctrl-C, a crash or a power cut. RUN/model.pt holds the best weights (chosen on
 the validation tiles) for p2_inference.py; RUN/metrics.jsonl every class's IoU after each epoch;
 RUN/confusions.npz every tile's counts at the best and the last epoch; RUN/stages.png what named tiles looked
-like at the first, middle and last epoch. A DeepLabV3-ResNet50 can start from one's own BYOL:
+like at the first, middle, last and best epoch. A DeepLabV3-ResNet50 can start from one's own BYOL:
 --model deeplabv3_resnet50 --weights runs/ssl/backbone.pt.
 
 On several GPUs: torchrun --nproc-per-node 4 p2_train.py ... ; --batch-size is that of all of them together.

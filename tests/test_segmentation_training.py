@@ -120,9 +120,10 @@ def test_first_middle_and_last_epoch_are_kept_or_those_asked_for(flags, tmp_path
 def test_a_snapshot_lies_beside_the_masks_that_inference_makes_with_it(flags, data, tmp_path):
     assert call(p2_train, *flags("run", "--pictures", "0002", "0001", "7777")) == 0
     folder = tmp_path / "run" / "snapshots"
-    for epoch in ("epoch_0001", "epoch_0003"):
+    for epoch in ("epoch_0001", "epoch_0003", "best"):
+        weights = tmp_path / "run" / "model.pt" if epoch == "best" else folder / f"{epoch}.pt"
         call(p2_inference, "--images", data / "validation", "--output", tmp_path / epoch, "--device", "cpu",
-             "--checkpoint", folder / f"{epoch}.pt")  # fmt: skip
+             "--checkpoint", weights)  # fmt: skip
         pictured = sorted(path.name for path in (folder / epoch).iterdir())
         assert pictured == ["0001_mask.png", "0002_mask.png"]
         for name in pictured:

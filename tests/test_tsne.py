@@ -461,3 +461,14 @@ def test_calls_that_make_no_sense_end_with_the_usage(flags):
     with pytest.raises(SystemExit) as end:
         p1_tsne.parse_arguments([*flags, "--output", "out"])
     assert end.value.code == 2
+
+
+def test_of_a_run_the_first_and_the_last_snapshot_are_shown_or_the_middle_one_too(tmp_path):
+    for epoch in (1, 5, 7, 30):
+        (tmp_path / "snapshots").mkdir(exist_ok=True)
+        (tmp_path / "snapshots" / f"epoch_{epoch:04d}.pt").touch()
+    shown = {count: [path.stem[-2:] for path in p1_tsne.snapshots_of(tmp_path, count)] for count in (2, 3)}
+    assert shown == {2: ["01", "30"], 3: ["01", "05", "30"]}
+    for epoch in (5, 7, 30):
+        (tmp_path / "snapshots" / f"epoch_{epoch:04d}.pt").unlink()
+    assert [path.stem for path in p1_tsne.snapshots_of(tmp_path, 3)] == ["epoch_0001"]
