@@ -81,7 +81,7 @@ case "$*" in *engine.run_folder*) exit "$UNFINISHED";; esac
 case "$*" in *models.weights*) echo "$*" >>"$ASKED"; echo "$START"; exit;; esac
 echo "$*" >>"$CALLS"
 case "$*" in *contact_sheet*) touch "$OUT/contact_sheet.png";; esac
-mkdir -p "$RUNS" "$RUNS/../p2"
+mkdir -p "$RUNS" "$RUNS/../p2" "$RUNS/../fifty"
 case "$*" in *contact_sheet*|*report.build*|*p[12]_*.py*) exit "$STATUS";; esac
 """
 
