@@ -140,6 +140,9 @@ def network(
     drawing = read_architecture(run.folder)
     own, folder = shlex.quote(value_of(run, "model")), shlex.quote(str(run.folder))
     describe = f"python3 -m models.describe {own} --output {folder}"
+    size, classes = run.arguments.get("image_size"), run.arguments.get("num_classes")
+    if is_number(size) and is_number(classes):  # of a classifier
+        describe += f" --size {size} --classes {classes}"
     if drawing is None:
         return [Gap(f"{label_of(run)} has no drawing of its network.", describe)]
     called = f"{model[0].upper()}{model[1:]}"

@@ -96,7 +96,7 @@ def test_each_years_report_has_no_gap_and_its_own_name(runs, quick_figures, tmp_
     assert [path.name for path in tmp_path.glob("*.pdf")] == [f"{homework}_r1.pdf"]
     assert f"homework {homework[2:]}</h1>" in page
     said = {
-        "prints networks": "(conv1): Conv2d(3, 64" in page and "(backbone)" in page,
+        "prints networks": "(_conv_stem): Conv2d(3, 32" in page and "Conv2d(512, 4096" in page,
         "draws networks": "what each gives (channels x height x width)" in page,
         "shows 50 classes": "82 of 100 images" in page and "efficientnet_lite0" in page,
         "PCA": "PCA of the penultimate layer" in page,
