@@ -274,7 +274,9 @@ demo: EPOCHS_A = 1
 endif
 
 demo-data:
-	@$(if $(DATA),$(call need,hw1_data,$(if $(HAS_50),p1_data/train_50) $(if $(HAS_OFFICE),p1_data/office) p2_data/train))
+ifneq ($(DATA),)
+	@$(call need,hw1_data,$(if $(HAS_50),p1_data/train_50) $(if $(HAS_OFFICE),p1_data/office) p2_data/train)
+endif
 
 demo: demo-data $(INSTALLED)
 ifeq ($(DATA),)

@@ -257,12 +257,12 @@ class Row:
         return max(candidates, key=lambda scored: scored.best, default=None)
 
 
-def class_names_of(scored: Scored) -> dict[str, str]:
-    """Label → name, as far as the classes have names: see `read_class_names`."""
-    data, images = place_of(scored.run, "data"), place_of(scored.run, "train_images")
+def class_names_of(run: RunRecord, labels: Sequence[str]) -> dict[str, str]:
+    """Label → name, as far as the `labels` that it knows have names: see `read_class_names`."""
+    data, images = place_of(run, "data"), place_of(run, "train_images")
     if data is None and images is None:
         return {}
-    return read_class_names((data or images.parent) / "classes.txt", scored.labels)
+    return read_class_names((data or images.parent) / "classes.txt", labels)
 
 
 def read_rows(folder: Path) -> list[Row]:

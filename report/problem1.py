@@ -154,7 +154,10 @@ def _settings(folder: Path | None, others: Sequence[str], figures: Path) -> list
     if others:
         more = ", …" if len(others) > 5 else ""
         blocks.append(Text(f"Found too, and not shown: {', '.join(others[:5])}{more}."))
-    names = {row.setting: class_names_of(row.pictured) if row.pictured else {} for row in rows}
+    names = {
+        row.setting: class_names_of(row.pictured.run, row.pictured.labels) if row.pictured else {}
+        for row in rows
+    }
     alt = "Learning curves of the settings"
     caption = "Accuracy on validation and training loss; the band lies between the seeds' lowest and highest."
     blocks.append(drawn(figures, "settings_curves", lambda: curves_figure(rows), caption, alt))

@@ -79,7 +79,10 @@ def write_settings_table(folder: str | Path) -> str:
 
 
 def _write(folder: Path, rows: list[Row]) -> str:
-    names = {row.setting: class_names_of(row.pictured) if row.pictured else {} for row in rows}
+    names = {
+        row.setting: class_names_of(row.pictured.run, row.pictured.labels) if row.pictured else {}
+        for row in rows
+    }
     confused = {row.setting: most_confused(row.pictured, names[row.setting]) for row in rows if row.pictured}
     notes = notes_on(rows)
     columns, lines = cells_of(rows)

@@ -383,7 +383,7 @@ def test_hostile_class_names_break_no_table_and_no_picture(tmp_path):
 
 def test_class_names_that_cannot_be_read_are_labels(tmp_path):
     for seed, data in enumerate((None, 3, "", "\0", "x" * 5000, str(tmp_path))):
-        assert class_names_of(read_run(make_run(tmp_path, f"A-seed{seed}", [0.5], data=data))) == {}
+        assert class_names_of(read_run(make_run(tmp_path, f"A-seed{seed}", [0.5], data=data)), []) == {}
 
 
 def test_text_of_any_kind_is_one_short_line_without_markup():
