@@ -244,8 +244,8 @@ def test_the_demo_goes_on_where_some_inputs_could_not_be_used(tmp_path, status, 
     ("year", "steps"),
     [
         ("2020", "finetune finetune inference score tsne tsne tsne tsne"),
-        ("2023", "finetune finetune inference score tsne tsne tsne tsne pretrain finetune export"),
-        ("2024", "pretrain finetune export finetune tsne train train"),
+        ("2023", "finetune finetune inference score tsne tsne tsne tsne pretrain finetune tsne"),
+        ("2024", "pretrain finetune tsne train train"),
     ],
 )
 def test_the_demo_does_what_its_edition_asks(tmp_path, year, steps):

@@ -88,7 +88,7 @@ def test_scores_outside_0_and_1_count_nowhere_and_the_first_of_equal_ones_is_the
 
 def test_a_path_with_nul_in_it_leads_nowhere_and_stops_nothing(tmp_path):
     run = make_run(tmp_path / "run", data="a\0b")
-    assert "\0" not in run.arguments["data"] and class_names_of(run) == {}
+    assert "\0" not in run.arguments["data"] and class_names_of(run, []) == {}
     assert not (Path(run.arguments["data"]) / "validation").exists()
 
 
