@@ -20,6 +20,8 @@ predictions.csv; a table of all runs lies beside them. The same command resumes 
 power cut, and leaves finished runs alone. On a CPU a seed gives the same weights bit for bit, on a GPU
 closely.
 
+On several GPUs: torchrun --nproc-per-node 4 p1_finetune.py ... ; --batch-size is that of all together.
+
 Where labels are in the names (50 classes), the usual recipe is `small`. For want of pretrain_model_SL.pt see
 `make p1`.
 """
@@ -153,8 +155,9 @@ from datasets.labelled import TrainingData, load_training_data
 from datasets.sampling import EpochLoader
 from datasets.score import accuracy
 from datasets.tables import write_predictions
+from engine import distributed
 from engine.base import run_script
-from engine.device import choose_device, choose_workers, seed_everything, tune_allocator
+from engine.device import choose_workers, seed_everything, tune_allocator
 from engine.loop import Loop
 from engine.optimizer import Stepper, build_optimizer, parameter_groups
 from engine.run import Run, Stopper
@@ -184,17 +187,19 @@ def main(args: argparse.Namespace) -> int:
     check_network(network, args.model, num_classes=2, sizes=(args.image_size, *crops))
     if args.weights != "none":
         start_from(network, args.model, args.weights, None, False)
+    device = distributed.join(args.device)
     train, validation = (args.train_images, args.train_csv), (args.val_images, args.val_csv)
-    data = load_training_data(train, validation, args.image_size, args.cache, args.padded)
+    with distributed.main_first():
+        data = load_training_data(train, validation, args.image_size, args.cache, args.padded)
     stopper = Stopper(args.max_minutes)
     for setting, seed in product(args.settings, args.seeds):
         part = data if args.label_share == 1 else data.with_labels_of(args.label_share, seed)
-        fine_tune(arguments_of_run(args, setting, seed), part, stopper)
-    if not args.dry_run:
+        fine_tune(arguments_of_run(args, setting, seed), part, stopper, device)
+    if distributed.is_main() and not args.dry_run:
         from report.settings_table import write_settings_table  # imports matplotlib, which takes a second
 
         print(write_settings_table(args.output))
-    return 1 if data.left_out else 0
+    return distributed.leave(1 if data.left_out else 0)
 
 
 def arguments_of_run(args: argparse.Namespace, setting: str, seed: int) -> argparse.Namespace:
@@ -207,27 +212,30 @@ def arguments_of_run(args: argparse.Namespace, setting: str, seed: int) -> argpa
     return argparse.Namespace(**own)
 
 
-def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) -> None:
+def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper, device: torch.device) -> None:
     """One run; `args` are those of one setting and one seed."""
     seed_everything(args.seed)
-    device = choose_device(args.device)
     network, origin = starting_network(args, len(data.classes), device)
     name = f"{args.setting}-seed{args.seed}"
-    counts = f"{len(data.images)} + {len(data.validation)} images"
+    counts, is_main = f"{len(data.images)} + {len(data.validation)} images", distributed.is_main()
     if not args.dry_run:
         run = run_of(args, data, f"{args.output}/{name}")
         if run.is_finished:
             run.require(MODEL)
             run.close()
-            print(result_of(name, run.folder))
+            print_result(name, run.folder)
             return
-        run.say(f"{name}: {args.model} {origin}; {counts}; on {device}, 1 process(es)")
-        keep_architecture(network, args.model, args.image_size, run.folder / ARCHITECTURE)
+        machine = f"on {device}, {distributed.world_size()} process(es)"
+        run.say(f"{name}: {args.model} {origin}; {counts}; {machine}")
+        if is_main:
+            keep_architecture(network, args.model, args.image_size, run.folder / ARCHITECTURE)
 
     normal = (args.mean, args.std) if args.mean else normalisation(args.model)
-    trained, samples, validation = trained_part(args, network, data, normal, device)
+    with distributed.main_first():
+        trained, samples, validation = trained_part(args, network, data, normal, device)
     batch_size, workers = min(args.batch_size, len(samples)), choose_workers(args.workers, device)
-    loader = EpochLoader(samples, args.seed, batch_size, workers, is_pinned=device.type == "cuda")
+    share, is_pinned = distributed.share_of(batch_size), device.type == "cuda"
+    loader = EpochLoader(samples, args.seed, batch_size, workers, share=share, is_pinned=is_pinned)
 
     is_head = trained is not network  # on features, which have no need of half precision
     head = head_name(network) + "."
@@ -265,23 +273,24 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper) ->
             loop.step(ready(batch, seed=(args.seed, loop.steps_done, 2)), losses)
         scores, predicted = {}, None
         if loop.epoch % args.eval_every == 0 or loop.is_done():
-            predicted = predict_classes(loop.scored, validation.batches(64), *normal, device)
+            found = predict_classes(loop.scored, validation.batches(64), *normal, device) if is_main else None
+            predicted = distributed.from_main(found)
             right = int((predicted == torch.as_tensor(validation.labels)).sum())
             share, error = accuracy(right, len(predicted))
             run.say(f"{name}, epoch {loop.epoch}: accuracy {share:.4f} +- {error:.4f}")
             scores = {"accuracy": share}
         state = with_other_head(network, loop.average) if is_head else None
-        if loop.keep_weights(description, scores, state):
+        if loop.keep_weights(description, scores, state) and is_main:
             keep_predictions(run.folder / PREDICTIONS, data, predicted)
-        if loop.is_done():
+        if loop.is_done() and is_main:
             keep_predictions(run.folder / PREDICTIONS_LAST, data, predicted)
         loop.end_epoch(scores)
-    if args.is_frozen:
+    if args.is_frozen and is_main:
         prove_unchanged(network, run.folder / MODEL, args.backbone_sha256)
         said = f"sha256 {args.backbone_sha256} before and after, statistics included"
         run.say(f"the backbone did not change: {said}")
     loop.finish()
-    print(result_of(name, run.folder))
+    print_result(name, run.folder)
 
 
 def starting_network(
@@ -374,9 +383,8 @@ def loss_of(
 def head_inputs(
     network: nn.Module, data: TrainingData, backbone: str, normal: Normalisation, device: torch.device
 ) -> list[HeadInputs]:
-    """What the head is given for the images to train and to validate on: an image's features are the same in
-    every epoch and for every seed, so they are computed once for each `backbone` (by its sha256).
-    """
+    """What the head is given for the images to train and to validate on: the same in every epoch and for
+    every seed, so computed once for each `backbone` (by its sha256)."""
     if backbone not in data.computed:
         data.computed[backbone] = [
             HeadInputs(images, network, *normal, device)
@@ -392,8 +400,9 @@ def keep_predictions(path: Path, data: TrainingData, predicted: Tensor) -> None:
     write_predictions(path, data.validation.names, answers, truth)
 
 
-def result_of(name: str, folder: Path) -> str:
-    return f"{name}: {best_and_last(folder)}: {folder / MODEL}"
+def print_result(name: str, folder: Path) -> None:
+    if distributed.is_main():
+        print(f"{name}: {best_and_last(folder)}: {folder / MODEL}")
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def add_training_flags(parser: argparse.ArgumentParser, recipes: dict[str, dict[
         "--precision",
         choices=("auto", "fp32", "bf16", "fp16"),
         help="of the network in training (auto: bf16 from Ampere on and on CPUs with AMX, fp16 on Volta and "
-        "Turing, else fp32); losses, validation and inference are fp32",
+        "Turing, else fp32, by TF32 where it is there); losses, validation and inference are fp32",
     )
     add("--cache", help="folder for decoded images (default: the user's cache folder)")
     add(

@@ -105,6 +105,48 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused(images, tmp_path):
     assert done.returncode != 0 and "a batch of 8 does not divide among 3 processes" in done.stderr
 
 
+# -- fine-tuning ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fine_tunings(images, alone, tmp_path_factory):
+    """Settings A and E, the whole network and a head on features, by one process and by two."""
+    table = images.parent / "labels.csv"
+    rows = [f"{number},{number}.png,{number % 3}" for number in range(40)]
+    table.write_text("\n".join(["id,filename,label", *rows]))
+    folders = []
+    for processes in (1, 2):
+        folders.append(tmp_path_factory.mktemp("fine_tuning") / "runs")
+        words = ["--train-images", images, "--train-csv", table, "--output", folders[-1], "--device", "cpu"]
+        words += [
+            "--cache",
+            images.parent / "cache",
+            "--settings",
+            "AE",
+            "--ssl-backbone",
+            alone / "backbone.pt",
+        ]
+        words += ["--model", "tiny_classifier", "--image-size", 32, "--batch-size", 8, "--epochs", 3]
+        done = start("p1_finetune.py", processes, *words, "--lr", 0.05)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("model.pt") == 2 and (folders[-1] / "table.md").is_file()
+    return folders
+
+
+@pytest.mark.parametrize("run", ["A-seed0", "E-seed0"])
+def test_two_processes_fine_tune_as_one_does(fine_tunings, run):
+    ours, theirs = (scores_of(folder / run) for folder in fine_tunings)
+    assert len(ours) == 3 and ours[-1]["loss"] < ours[0]["loss"]
+    for line, other in zip(ours, theirs):
+        assert other["loss"] == pytest.approx(line["loss"], abs=1e-4)
+        assert other["accuracy"] == line["accuracy"]
+    ours, theirs = (
+        torch.load(folder / run / "last.pt", weights_only=True)["network"] for folder in fine_tunings
+    )
+    for key in ours:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=0, atol=1e-6)
+
+
 # -- segmentation --------------------------------------------------------------------------------------------
 
 

@@ -69,6 +69,23 @@ class OutOfMemory(TinyClassifierWithoutDropout):
         return super().forward(images)
 
 
+class PreciseLinear(nn.Linear):
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features.double())
+
+
+class PreciseClassifier(TinyClassifierWithoutDropout):
+    """What BYOL is not built around: byol-pytorch's constructor sends float32 through it."""
+
+    def __init__(self, num_classes: int):
+        super().__init__(num_classes)
+        self.fc = PreciseLinear(16, num_classes)
+        self.double()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.double())
+
+
 class TinySegmenterWithoutDropout(TinySegmenter):
     def __init__(self, num_classes: int):
         super().__init__(num_classes)
@@ -80,12 +97,13 @@ class TinySegmenterWithoutDropout(TinySegmenter):
 
 
 def train_precisely(script: str, argv: list[str]) -> None:
-    builders.CLASSIFIERS["tiny_classifier"] = builders.Network(
-        builders.with_stem(TinyClassifierWithoutDropout), arguments=builders.STEM_3X3
-    )
     builders.CLASSIFIERS["out_of_memory"] = builders.Network(OutOfMemory)
     distributed.synchronise_batch_norm = gather_batch_norm
     module = importlib.import_module(Path(script).stem)
+    classifier = TinyClassifierWithoutDropout if hasattr(module, "BYOL") else PreciseClassifier
+    builders.CLASSIFIERS["tiny_classifier"] = builders.Network(
+        builders.with_stem(classifier), arguments=builders.STEM_3X3
+    )
     builders.SEGMENTERS["tiny_segmenter"] = builders.Network(TinySegmenterWithoutDropout)
     if hasattr(module, "BYOL"):
         build_byol = module.BYOL
