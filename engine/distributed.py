@@ -87,7 +87,7 @@ def wrap(network: nn.Module, device: torch.device) -> nn.Module:
 
     `network` itself keeps its weights and names, for checkpoints; only its batch norms are exchanged.
     """
-    if world_size() == 1:
+    if not is_joined():
         return network
     synchronise_batch_norm(network)
     own = [device.index] if device.type == "cuda" else None
