@@ -163,8 +163,8 @@ from engine.optimizer import Stepper, build_optimizer, parameter_groups
 from engine.run import Run, Stopper
 from engine.run_folder import ARCHITECTURE, MODEL, PREDICTIONS, PREDICTIONS_LAST, best_and_last
 from models.backbone import (
-    HeadInputs,
     backbone_sha256,
+    head_inputs,
     head_name,
     head_of,
     prove_unchanged,
@@ -339,7 +339,7 @@ def trained_part(
         return network, crops, data.validation
     if not args.is_frozen:
         return network, data.as_inference_sees, data.validation
-    return head_of(network), *head_inputs(network, data, args.backbone_sha256, normal, device)
+    return head_of(network), *head_inputs(network, data, args.backbone_sha256, *normal, device)
 
 
 def prepared(
@@ -378,19 +378,6 @@ def loss_of(
     if own == 1:
         return {"loss": share * criterion(labels)}
     return {"loss": share * (own * criterion(labels) + (1 - own) * criterion(others))}
-
-
-def head_inputs(
-    network: nn.Module, data: TrainingData, backbone: str, normal: Normalisation, device: torch.device
-) -> list[HeadInputs]:
-    """What the head is given for the images to train and to validate on: the same in every epoch and for
-    every seed, so computed once for each `backbone` (by its sha256)."""
-    if backbone not in data.computed:
-        data.computed[backbone] = [
-            HeadInputs(images, network, *normal, device)
-            for images in (data.as_inference_sees, data.validation)
-        ]
-    return data.computed[backbone]
 
 
 def keep_predictions(path: Path, data: TrainingData, predicted: Tensor) -> None:

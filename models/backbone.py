@@ -173,3 +173,22 @@ class HeadInputs(torch.utils.data.Dataset):
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield from zip(self.values.split(size), self.labels.split(size))
+
+
+def head_inputs(
+    network: nn.Module,
+    data,
+    backbone: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device,
+) -> list[HeadInputs]:
+    """What the head is given for `data.as_inference_sees` and `data.validation`: the same in every epoch and
+    for every seed, so `data.computed` keeps it for each `backbone` (by its sha256).
+    """
+    if backbone not in data.computed:
+        data.computed[backbone] = [
+            HeadInputs(images, network, mean, std, device)
+            for images in (data.as_inference_sees, data.validation)
+        ]
+    return data.computed[backbone]

@@ -270,7 +270,7 @@ def test_a_finished_run_on_features_computes_none(finetune, backbone, tmp_path, 
     flags = ("--settings", "DE", "--sl-backbone", tmp_path / "backbone.pt", "--ssl-backbone")
     assert finetune(*flags, tmp_path / "backbone.pt") == 0
     said = capsys.readouterr().out
-    monkeypatch.setattr(p1_finetune, "HeadInputs", None)  # calling it would be an error
+    monkeypatch.setattr(p1_finetune, "head_inputs", None)  # calling it would be an error
     assert finetune(*flags, tmp_path / "backbone.pt") == 0
     assert capsys.readouterr().out == said
 
