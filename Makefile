@@ -100,7 +100,7 @@ P1_FLAGS ?=
 SSL_FLAGS ?=
 SL_FLAGS ?= --epochs 100
 FINETUNE_FLAGS ?= --seeds 0 1 2
-# Of every script, such as --device cpu or --cache DIR:
+# Of every training and of t-SNE, such as --device cpu or --cache DIR:
 MACHINE_FLAGS ?=
 
 # For settings B and D: the course's file; without it one is trained on mini/train_labels.csv, or both are left out.
@@ -209,10 +209,11 @@ p2: p2-starts
 
 SAM_OUT ?= $(RUNS)/sam
 SAM_TILES ?= 0013 0062 0104
+SAM_FLAGS ?=
 
 sam: p2-data $(INSTALLED)
 	@python3 p2_sam.py --images $(foreach tile,$(SAM_TILES),"$$DATA/p2_data/validation/$(tile)_sat.jpg") --output "$(SAM_OUT)" \
-		$(if $(call is_there,$(P2_OUT)/model_b/model.pt),--vote "$(P2_OUT)/model_b/model.pt") $(MACHINE_FLAGS) || [ $$? -eq 1 ]
+		$(if $(call is_there,$(P2_OUT)/model_b/model.pt),--vote "$(P2_OUT)/model_b/model.pt") $(SAM_FLAGS) || [ $$? -eq 1 ]
 
 # -- all of it in some hours ---------------------------------------------------------------------------------------------
 

@@ -138,7 +138,7 @@ def _what_it_gets(training: Training, minutes: dict[str, float]) -> str:
     of_it = minutes[training.name]
     if training.name == "settings":
         seeds, epochs = settings_within(of_it, training.seconds_an_epoch)
-        return f"{clock(60 * of_it)}: {epochs} epochs, {seeds} seed(s)"
+        return f"{clock(60 * of_it)}: {epochs} epoch(s), {seeds} seed(s)"
     steps = int(60 * of_it / max(1e-9, training.seconds))
     few = f", fewer than {FEWEST_STEPS}: hardly a training" if steps < FEWEST_STEPS else ""
     return f"{clock(60 * of_it)}: {steps} steps{few}"

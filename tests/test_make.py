@@ -220,6 +220,21 @@ def test_all_and_a_laptops_all_are_left_to_the_plan(tmp_path):
     assert done.returncode == 0 and calls[1:] == [f"-m engine.plan all {out} --hours 4"]
 
 
+def test_segment_anything_sees_the_reports_tiles_and_votes_by_model_b(tmp_path):
+    out = tmp_path / "out"
+    words = ("sam", f"RUNS={out}", "MACHINE_FLAGS=--cache c", "SAM_FLAGS=--device cpu")
+    done, calls = make_with_pretended_python(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    tiles = " ".join(
+        f"{tmp_path}/data/p2_data/validation/{tile}_sat.jpg" for tile in ("0013", "0062", "0104")
+    )
+    assert calls == [f"p2_sam.py --images {tiles} --output {out}/sam --device cpu"]
+    (out / "problem2" / "model_b").mkdir(parents=True)
+    (out / "problem2" / "model_b" / "model.pt").touch()
+    calls = make_with_pretended_python(tmp_path, *words)[1]
+    assert f"--vote {out}/problem2/model_b/model.pt" in calls[-1]
+
+
 def test_problem_2_leaves_model_a_out_where_nobody_has_time_for_it(tmp_path):
     done, calls = make_with_pretended_python(tmp_path, "p2", f"P2_OUT={tmp_path / 'out'}", "P2_A_FLAGS=")
     assert done.returncode == 0, done.stderr
