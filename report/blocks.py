@@ -148,7 +148,7 @@ def network(
     called = f"{model[0].upper()}{model[1:]}"
     text = (
         f"{called if letter else 'The network'} is {drawing.network} ({label_of(run)}): "
-        f"{drawing.parameters / 1e6:.1f} million parameters, {drawing.multiply_adds / 1e9:.1f} GFLOPs for an "
+        f"{drawing.parameters / 1e6:.1f} million parameters, {drawing.multiply_adds / 1e9:.2f} GFLOPs for an "
         f"image seen at {drawing.size} x {drawing.size} px (multiply-adds of convolutions, linear layers and "
         "attention)."
     )

@@ -82,7 +82,8 @@ def draw_stages(
     rows: Sequence[tuple[str, np.ndarray, np.ndarray, list[np.ndarray]]], stages: Sequence[str]
 ) -> Figure:
     """Rows of (name, tile, truth, masks at each stage), all (H, W, 3) uint8."""
-    headings = ["image", "truth", *stages, f"{stages[-1]} over the image"]
+    last = stages[-1].partition(" (")[0]
+    headings = ["image", "truth", *stages, f"{last} over the image"]
     with styled():
         figure = Figure(figsize=(STAGE_CELL * len(headings), STAGE_CELL * len(rows) + 0.7))
         axes = figure.subplots(len(rows), len(headings), squeeze=False)
