@@ -12,11 +12,12 @@ import hashlib
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from engine.base import UserError, write_json
+from engine.base import UserError, open_regular, read_regular, write_json
 
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
 PROBLEMS = ("p1", "p1_50", "p2", "sam")  # p1_50: problem 1 of the editions with 50 classes
@@ -46,14 +47,11 @@ def read() -> list[dict[str, Any]]:
     """
     path = FOLDER / "manifest.json"
     try:
-        with open(path, "rb") as file:
-            text = file.read(_LARGEST_MANIFEST + 1)
+        text = read_regular(path, _LARGEST_MANIFEST)
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    if len(text) > _LARGEST_MANIFEST:
-        raise UserError(f"{path}: too large to be a manifest; take the one of the repository")
+        raise UserError(f"{path}: {error.strerror}; take the one of the repository (git checkout)") from None
     try:
         value = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError):
@@ -119,7 +117,7 @@ def what_is_wrong(entry: dict[str, Any]) -> str:
 def sha256_of(path: str | Path) -> str:
     """The sha256 of a file, in hex."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path, sys.maxsize) as file:
             return digest_of(file)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None

@@ -13,6 +13,7 @@ import pytest
 
 from datasets.images import read_rgb
 from datasets.tables import read_class_names, read_labels, read_predictions, read_table
+from engine import manifest
 from engine.base import LARGEST_TEXT, UserError, open_regular, read_regular
 from engine.run_folder import read_json, read_run
 from report.answers import _read as read_answers
@@ -60,8 +61,19 @@ def test_what_has_to_be_read_is_refused_by_its_name(what, strange):
         REFUSING[what](strange)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_manifest_is_a_file_and_so_are_weights(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest, "FOLDER", tmp_path)
+    path = make_strange(tmp_path / "manifest.json", kind)
+    with pytest.raises(UserError, match="manifest.json"):
+        manifest.read()
+    if kind != "huge":  # a large file has a sha256
+        with pytest.raises(UserError, match="manifest.json"):
+            manifest.sha256_of(path)
+
+
 def test_what_may_be_missing_is_as_good_as_missing(strange, tmp_path):
-    assert isinstance(read_class_names(strange), dict)
+    assert isinstance(read_class_names(strange, ["0"]), dict)
     run = tmp_path / "run"
     run.mkdir()
     for name in ("config.json", "metrics.jsonl", "architecture.json"):
