@@ -30,7 +30,8 @@ CLASSES = (
 RECIPE = (
     *("--weights", "none", "--batch-size", 4, "--scale", 1),
     *("--augment", "none", "--no-balanced", "--soft-iou", 0, "--ema-decay", 0),
-    *("--optimizer", "adam", "--schedule", "constant"),
+    # Adam adds its decay to the gradient, and what starts at random has small ones.
+    *("--optimizer", "adam", "--schedule", "constant", "--weight-decay", 0),
 )
 EPOCHS_AND_RATE = {  # others than the usual
     "lite_fpn": (3, 2e-3),  # its own recipe's
