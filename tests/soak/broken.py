@@ -13,6 +13,7 @@ import os
 import random
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Callable
 
@@ -136,6 +137,7 @@ def is_whole(path: Path) -> bool:
         elif path.suffix == ".json":
             json.loads(path.read_text(encoding="utf-8"))
         elif path.suffix == ".csv":
+            csv.field_size_limit(sys.maxsize)  # a name of 200 kB is written as the table has it
             with open(path, newline="", encoding="utf-8") as file:
                 return len({len(row) for row in csv.reader(file)}) == 1
         elif path.suffix == ".pdf":
