@@ -163,7 +163,7 @@ def _features(
         images = shlex.quote(value_of(wanted, "val_images")) if wanted else "hw1_data_2022/p1_data/val_50"
         command = PROJECT.format(run=run, images=images, method=method, output=f"runs/fifty/{method}")
         return [Gap(f"There is no {called} of the features.", command)]
-    blocks = projection(shown, method, figures, method)
+    blocks = projection(shown, method, figures, f"features_{method}")  # 2023 has setting C's beside it
     panels = sorted(shown.glob(f"{method}_classes_*.png"), key=lambda path: natural_key(path.name))
     for panel in panels if method == "tsne" and any(isinstance(block, Picture) for block in blocks) else ():
         classes = panel.stem.rpartition("_")[2].replace("-", " to ")

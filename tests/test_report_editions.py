@@ -112,6 +112,11 @@ def test_each_years_report_has_no_gap_and_its_own_name(runs, quick_figures, tmp_
         "SAM": year == "2024",
     }
     assert said == expected
+    drawn = {path.stem for path in (tmp_path / "figures").glob("*.png")}
+    assert ("features_tsne" in drawn, "tsne" in drawn) == (year <= "2023", year >= "2023")
+    pictures = re.findall('src="data:image/png;base64,', page)
+    shown = {path for path in drawn if not path.startswith("confusion_")} | {"confusion_C"} & drawn
+    assert len(pictures) == len(shown)  # none of them twice, none lost to another of its name
     for always in (
         "Shares of the classes in the true masks",
         "The networks trained here",
