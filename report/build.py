@@ -41,8 +41,9 @@ from report.document import Block, Gap, Problem, Report, problems_of
 from report.text import one_line
 
 OURS = re.compile(
-    r"(pretraining|settings_curves|confusion_[A-E]|(features_)?(tsne|pca)(_\d+)?(_classes_\d+-\d+)?|model_[ab]"
-    r"|ious|classifier(_[ab])?|accuracy|learning_curves|land_confusion|worst_tiles|stages_[ab]|sam(_\d+)?)"
+    r"(pretraining|settings_curves|confusion_[A-E]|(features_)?(tsne|pca)(_\d+)?(_classes_\d+-\d+)?"
+    r"|model_[ab]|ious|classifier(_[ab])?|accuracy|learning_curves|land_confusion|worst_tiles|stages_[ab]"
+    r"|sam(_\d+)?)"
     r"\.(png|pdf)"
 )
 LATEST = 4e9  # seconds since 1970: the year 2096; a run that says later is wrong
