@@ -50,7 +50,7 @@ def test_what_is_installed_here_is_for_every_python_that_gets_it():
             continue  # what make test-notebook and make test-installs alone use
         if found["Version"].partition("+")[0] != version:
             continue
-        least = re.search(r">=\s*([0-9.]+)", found["Requires-Python"] or "")
+        least = re.search(r">=\s*([0-9.]+)", found.get("Requires-Python", ""))
         first = next(python for python in PYTHONS if is_for(python, *marker))
         assert not least or packages._numbers(least[1])[:2] <= first, f"{name}=={version}"
         checked += 1

@@ -63,6 +63,8 @@ def test_the_home_made_for_a_user_is_nobody_elses(nameless, tmp_path):
 
 
 def test_without_a_name_every_mask_is_written(nameless, p2_model, tmp_path):
+    if subprocess.run([*nameless, "bash", "-c", 'test -x "$0"', sys.executable]).returncode:
+        pytest.skip("this Python lies in a folder that only its owner may enter: bash takes another one")
     save(random_image(0, 64, 64), tmp_path / "tiles" / "0000_sat.jpg")
     flags = (tmp_path / "tiles", tmp_path / "masks")
     done = run_without(
