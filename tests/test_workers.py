@@ -205,3 +205,30 @@ def test_ctrl_c_whose_reader_died_first_stops_the_training_after_a_save(training
 
 if __name__ == "__main__":
     assert batches_of(Numbers(side=512), 8) == batches_of(Numbers(), 0)
+
+
+HELD = """
+import signal, sys
+from datasets.sampling import EpochLoader
+from tests.test_workers import Numbers
+loader = EpochLoader(Numbers(), 0, 4, 2)
+held = loader(epoch=0, first_batch=0)
+next(held)
+print("a batch", flush=True)
+{end}
+"""
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["", "raise SystemExit(0)", "iterator = loader._loader._iterator; sys.last_value = [held, iterator]"],
+)
+def test_workers_that_something_still_holds_end_with_the_program(end):
+    ended = subprocess.run(
+        [sys.executable, "-c", HELD.format(end=end)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "a batch\n", "")
