@@ -373,10 +373,11 @@ def test_two_processes_cut_their_shares_as_one_cuts_the_batch(images, tmp_path):
 
 def test_out_of_memory_one_process_ends_all_with_one_line(images, tmp_path):
     done = pretrain(images, tmp_path / "run", 2, "--model", "out_of_memory")
-    errors = [line for line in done.stderr.splitlines() if "error: " in line]
     assert done.returncode != 0 and "exitcode  : 2" in done.stderr
-    assert [line.partition("error: ")[2] for line in errors] == [
+    # Not by lines: what the other process says may come before the end of this one's.
+    (said,) = done.stderr.split("error: ")[1:]
+    assert said.startswith(
         "process 1: the memory is short; give a --micro-batch, half as large each time, or a smaller "
         "--batch-size"
-    ]
+    )
     assert "engine/optimizer.py" not in done.stderr  # as in a traceback
