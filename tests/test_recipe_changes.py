@@ -13,6 +13,8 @@ from datasets.images import evaluation_image
 from datasets.palette import COLOURS, IGNORED, UNCLAIMED, UNKNOWN, classes_of_colours
 from datasets.tile_pairs import TileCrops
 from engine.base import UserError
+from tests.test_small_images import Images as LabelledOnes
+from tests.test_small_images import noise
 
 # A name and an amount that does something for certain.
 MOVES = {
@@ -27,17 +29,8 @@ MOVES = {
 COLOURINGS = {"blur": [1, 1.0, 2.0], "jitter": [0.4, 0.4, 0.4, 0.2, 1], "grey": 1}
 
 
-class Images:
+class Images(LabelledOnes):
     """What datasets need of LabelledImages, and of TilePairs."""
-
-    def __init__(self, *images: np.ndarray):
-        self.images, self.labels = images, np.arange(len(images))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def image(self, index: int) -> np.ndarray:
-        return self.images[index]
 
     def tile(self, index: int) -> np.ndarray:
         return COLOURS[np.minimum(self.images[index], UNKNOWN)]
@@ -50,10 +43,6 @@ def land(seed: int = 0) -> np.ndarray:
     """(64, 64) classes 0 to 5 in fields of 16 pixels."""
     coarse = np.random.default_rng(seed).integers(0, 6, (4, 4), dtype=np.uint8)
     return coarse.repeat(16, 0).repeat(16, 1)
-
-
-def noise(height: int = 32, width: int = 32) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def test_every_change_there_is_has_its_place_here():
