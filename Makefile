@@ -353,7 +353,7 @@ endif
 test: $(INSTALLED_FOR_TESTS)
 	@python3 -m ruff check .
 	@python3 -m ruff format --check .
-	@python3 -m pytest
+	@python3 -m pytest -n 2 --dist loadfile
 
 test-real: p1-data p2-data $(INSTALLED_FOR_TESTS)
 	@python3 -m pytest tests/real

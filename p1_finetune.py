@@ -156,7 +156,7 @@ from datasets.sampling import EpochLoader
 from datasets.score import accuracy
 from datasets.tables import write_predictions
 from engine import distributed
-from engine.base import run_script
+from engine.base import run_script, say
 from engine.device import choose_workers, seed_everything, tune_allocator
 from engine.loop import Loop
 from engine.optimizer import Stepper, build_optimizer, parameter_groups
@@ -188,6 +188,8 @@ def main(args: argparse.Namespace) -> int:
     if args.weights != "none":
         start_from(network, args.model, args.weights, None, False)
     device = distributed.join(args.device)
+    if args.epochs and args.epochs <= 10 and args.augment != "none" and args.recipe not in ("short", "small"):
+        say("ten epochs are too few for random crops and colours: --recipe short learns more in them")
     train, validation = (args.train_images, args.train_csv), (args.val_images, args.val_csv)
     with distributed.main_first():
         data = load_training_data(train, validation, args.image_size, args.cache, args.padded)

@@ -131,7 +131,10 @@ def table(trainings: Sequence[Training], runs: Path, hours: float | None) -> str
         rows.append(row + ((_what_it_gets(training, minutes_of(trainings, hours)),) if hours else ()))
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    return "\n".join([*lines, "", packages_here(), disk(trainings, runs)])
+    lines += ["", packages_here(), disk(trainings, runs)]
+    if any("hardly a training" in row[-1] and "cpu" in row[4] for row in rows):
+        lines.append("`make laptop` trains smaller networks, which on a CPU learn more in the same hours")
+    return "\n".join(lines)
 
 
 def _what_it_gets(training: Training, minutes: dict[str, float]) -> str:

@@ -302,6 +302,20 @@ def test_a_dry_run_writes_no_run(finetune, tmp_path, capsys):
 # -- settings and seeds --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "flags, is_advised",
+    [
+        (["--epochs", 10], True),
+        (["--epochs", 11], False),
+        (["--epochs", 10, "--augment", "none"], False),
+        (["--recipe", "short"], False),
+    ],
+)
+def test_in_few_epochs_the_short_recipe_is_advised(finetune, capsys, flags, is_advised):
+    assert finetune("--dry-run", *flags) == 0
+    assert ("--recipe short" in capsys.readouterr().err) == is_advised
+
+
 @pytest.fixture
 def backbone(tmp_path):
     """A backbone as the course's: a bare state_dict, with a head of other classes."""

@@ -54,6 +54,7 @@ def test_the_table_shows_what_hours_would_come_to(tmp_path):
     text = plan.table(slow, tmp_path / "runs", hours=1)
     assert "60.00 s of 32" in text and "fewer than 100" in text and "epoch(s), 1 seed(s)" in text
     assert "packages: " in text and "GB are free" in text
+    assert "make laptop" in text and "make laptop" not in plan.table(ALL, tmp_path / "runs", hours=9)
     assert "gets" not in plan.table(slow, tmp_path / "runs", hours=None)
 
 
