@@ -35,7 +35,7 @@ RECIPES = {
     },
 }
 
-# For ten epochs or fewer: in so few, crops and colours cost more than they give, .520 against .631 (RESULTS.md).
+# For ten epochs or fewer: in so few, crops and colours cost more than they give, .520 against .631.
 RECIPES["short"] = {**RECIPES["default"], "epochs": 10, "augment": "none"}
 
 # For images of some 32 pixels, the editions with 50 classes: taken when none is named
