@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from matplotlib.figure import Figure
 
@@ -16,11 +16,14 @@ from engine.run_folder import ARCHITECTURE, CONFIG, RunRecord, best, is_number, 
 from engine.schedule import steps_of_warmup
 from report.collect import read_architecture
 from report.document import Block, Gap, Listing, Picture, Table, Text
+from report.paired_tests import compare_runs, in_words
+from report.run_figures import draw_learning
 from report.style import save_figure
 from report.text import one_line
 
 # What goes wrong with files from outside; anything else is a mistake of ours.
 OUTSIDE = (UserError, OSError)
+MOST_CURVES = 7  # of runs in one figure
 
 
 def drawn(figures: Path, name: str, make: Callable[[], Figure], caption: str, alt: str) -> Picture | Gap:
@@ -44,6 +47,17 @@ def taken(figures: Path, name: str, source: Path, caption: str, alt: str) -> Pic
             (figures / f"{name}.{suffix}").unlink(missing_ok=True)
         return Gap(f"The figure {name} could not be taken over: {one_line(error, 300)}.")
     return Picture(name, caption, alt)
+
+
+def learning_curves(
+    figures: Path, name: str, score: str, title: str, lines: Sequence[tuple[str, RunRecord]], alt: str
+) -> Picture | Gap:
+    """The first of the (label, run) overlaid, as many as can be told apart."""
+    caption = f"{title} and training loss of the runs; losses of different kinds do not compare."
+    return drawn(figures, name, lambda: draw_learning(lines[:MOST_CURVES], score, title), caption, alt)
+
+
+# -- a run in words ------------------------------------------------------------------------------------------
 
 
 def label_of(run: RunRecord) -> str:
@@ -79,25 +93,31 @@ def count(number: int, name: str) -> str:
     return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
-def minutes_of(run: RunRecord) -> str:
-    """How long its training steps took."""
-    seconds = seconds_of(run)
-    return "–" if seconds is None else f"{seconds / 60:.1f}"
-
-
-def machine_of(run: RunRecord) -> str:
-    """What it was trained on."""
-    machine = run.config.get("machine")
+def known_of(run: RunRecord) -> dict[str, str]:
+    """What is told of runs of every kind, by the names that the tables call it."""
+    given, machine, decay = run.arguments, run.config.get("machine"), run.arguments.get("ema_decay")
     machine = machine if isinstance(machine, dict) else {}
-    if machine.get("gpu"):
-        return one_line(machine["gpu"], 60)
-    return f"CPU, {words(machine['cores'])} cores" if is_number(machine.get("cores")) else "–"
+    cores = f"CPU, {words(machine['cores'])} cores" if is_number(machine.get("cores")) else "–"
+    return {
+        "network": value_of(run, "model"),
+        "starts from": "random weights"
+        if given.get("weights") in (None, "none")
+        else words(given["weights"]),
+        "averaged weights": f"decay {words(decay)}" if is_number(decay) and decay > 0 else "none",
+        "optimiser": _optimizer(run),
+        "batch size": value_of(run, "batch_size"),
+        "images": value_of(run, "training_images"),
+        "image size": f"{value_of(run, 'image_size')} px",
+        "training": _how_long(run),
+        "recipe, seed": f"{value_of(run, 'recipe')}, {value_of(run, 'seed')}",
+        "trained on": one_line(machine["gpu"], 60) if machine.get("gpu") else cores,
+    }
 
 
-def optimizer_words(run: RunRecord) -> str:
+def _optimizer(run: RunRecord) -> str:
     """Optimiser, learning rate, weight decay, schedule and warm-up in one phrase."""
     given = run.arguments
-    parts = [words(given.get("optimizer")), f"learning rate {value_of(run, 'lr')}"]
+    parts = [value_of(run, "optimizer"), f"learning rate {value_of(run, 'lr')}"]
     if is_number(given.get("backbone_lr")) and given.get("weights") not in (None, "none"):
         parts.append(f"{value_of(run, 'backbone_lr')} for the backbone")
     parts += [f"weight decay {value_of(run, 'weight_decay')}", f"{value_of(run, 'schedule')} schedule"]
@@ -108,23 +128,33 @@ def optimizer_words(run: RunRecord) -> str:
     return ", ".join(parts)
 
 
-def how_long(run: RunRecord) -> str:
+def _how_long(run: RunRecord) -> str:
     """Epochs, steps and minutes that are done, and what is not."""
     if not run.metrics:
         return "nothing yet"
-    last = run.metrics[-1]
-    done = f"{count(last['epoch'], 'epoch')}, {count(last['step'], 'step')}, {minutes_of(run)} minutes"
+    last, seconds = run.metrics[-1], seconds_of(run)
+    minutes = "–" if seconds is None else f"{seconds / 60:.1f}"
+    done = f"{count(last['epoch'], 'epoch')}, {count(last['step'], 'step')}, {minutes} minutes"
     return done + (f" ({one_line(run.gap, 80)})" if run.gap else "")
 
 
-def facts(rows: Sequence[tuple[str, str]], caption: str) -> Table:
+def facts(rows: Mapping[str, str], caption: str) -> Table:
     """Names and values, a line each."""
-    return Table(("", "value"), tuple(rows), caption, numbers_from=2)
+    return Table(("", "value"), tuple(rows.items()), caption, numbers_from=2)
 
 
-def unfinished(run: RunRecord) -> Gap:
-    """That a run has not ended, and the command that resumes it."""
-    return Gap(f"{label_of(run)}: {one_line(run.gap, 200)}.", command_of(run))
+def unfinished(run: RunRecord) -> list[Block]:
+    """Where a run has not ended: that, and the command that resumes it."""
+    return [Gap(f"{label_of(run)}: {one_line(run.gap, 200)}.", command_of(run))] if run.gap else []
+
+
+def paired(a: RunRecord, b: RunRecord, score: str, which: str) -> str:
+    """How far the choice of images bears what parts two runs at their "best" or their "last" epochs."""
+    try:
+        said = in_words(compare_runs(b, a, score, is_last=which == "last"))
+    except UserError as error:
+        said = f"no paired test, {one_line(error, 300)}"
+    return f"B against A at their {which} epochs: {said}."
 
 
 # -- networks ------------------------------------------------------------------------------------------------
@@ -164,23 +194,17 @@ def network(
         shown = taken(figures, name, run.folder / ARCHITECTURE, caption, f"The blocks of the {model}, drawn")
         if isinstance(shown, Gap):
             shown = Gap(shown.text, describe)
-    return [Text(text), shown, *([unfinished(run)] if run.gap else [])]
+    return [Text(text), shown, *unfinished(run)]
 
 
 def differences(a: RunRecord, b: RunRecord, about: Callable[[RunRecord], dict[str, str]]) -> list[Block]:
     """What two runs are `about`, as far as they differ, and what is the same."""
-    columns = [about(run) for run in (a, b)]
-    rows = [(name, columns[0][name], columns[1][name]) for name in columns[0]]
-    same = [name for name, one, other in rows if one == other]
-    blocks: list[Block] = [
-        Table(
-            ("", f"A: {value_of(a, 'model')}", f"B: {value_of(b, 'model')}"),
-            tuple(row for row in rows if row[0] not in same),
-            f"How the two differ, read from their {CONFIG} and {ARCHITECTURE}.json.",
-            numbers_from=3,
-        )
-    ]
-    alike = "; ".join(f"{name} ({columns[0][name]})" for name in same if columns[0][name] != "–")
+    one, other = about(a), about(b)
+    rows = tuple((name, one[name], other[name]) for name in one if one[name] != other[name])
+    columns = ("", f"A: {value_of(a, 'model')}", f"B: {value_of(b, 'model')}")
+    caption = f"How the two differ, read from their {CONFIG} and {ARCHITECTURE}.json."
+    blocks: list[Block] = [Table(columns, rows, caption, numbers_from=3)]
+    alike = "; ".join(f"{name} ({said})" for name, said in one.items() if said == other[name] != "–")
     return [*blocks, Text(f"The same in both: {alike}.")] if alike else blocks
 
 

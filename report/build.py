@@ -25,19 +25,18 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Sequence
 
-from datasets.editions import Edition, edition
+from datasets.editions import edition
 from datasets.images import natural_key
-from engine.base import UserError, run_script, say
+from engine.base import plain_errors, run_script, say
 from engine.lock import sole_writer
 from engine.run_folder import is_number
-from report import ANSWERS, OUTPUT
+from report import ANSWERS, OUTPUT, parser_of
 from report.collect import Found, fifty_runs, find, runs_of_settings, settings_folder
-from report.document import Block, Gap, Problem, Report, problems_of
+from report.document import Gap, Report, problems_of
 from report.text import one_line
 
 OURS = re.compile(
@@ -50,11 +49,7 @@ LATEST = 4e9  # seconds since 1970: the year 2096; a run that says later is wron
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m report.build",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("build", __doc__)
     add = parser.add_argument
     add("--p1", nargs="*", default=[], metavar="RUNS", help="folders of problem 1's runs and results")
     add("--p2", nargs="*", default=[], metavar="RUNS", help="folders of problem 2's runs and results")
@@ -63,8 +58,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--student-id", required=True, help="such as r12345678; the PDF is named after it")
     add("--name", required=True, help="of the student")
     add("--output", type=Path, default=OUTPUT, help="where to write (default: the repository's report/out)")
-    text = "the student's words (default: the repository's report/answers.md)"
-    add("--answers", type=Path, default=ANSWERS, help=text)
+    add(
+        "--answers",
+        type=Path,
+        default=ANSWERS,
+        help="your words (default: the repository's report/answers.md)",
+    )
     args = parser.parse_args(argv)
     if not re.fullmatch(r"[A-Za-z0-9]{1,20}", args.student_id):
         parser.error("--student-id wants letters and digits alone, such as r12345678")
@@ -78,10 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from report.page import write_page, write_pdf  # matplotlib, for which --help does not wait
 
-    student, runs = (args.student_id, args.name), [*args.p1, *args.p2]
-    year = edition(args.edition)
     with sole_writer(args.output), sole_writer(args.output / "figures"):
-        report, remarks = draw_report(year, runs, args.sam, *student, args.answers, args.output)
+        report, remarks = draw_report(args)
         page, pdf = write_page(report, args.output), write_pdf(report, args.output)
     gaps = [*remarks, *gaps_of(report)]
     for gap in gaps:
@@ -90,58 +87,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if gaps else 0
 
 
-def draw_report(
-    year: Edition,
-    runs: Sequence[str],
-    sam: Path | None,
-    student_id: str,
-    name: str,
-    answers: Path,
-    output: Path,
-) -> tuple[Report, list[str]]:
+def draw_report(args: argparse.Namespace) -> tuple[Report, list[str]]:
     """Everything that page and PDF say, its figures drawn into OUTPUT/figures; and remarks on the runs."""
     from report.answers import read_answers
     from report.fifty import fifty_answers
     from report.problem1 import problem_1
     from report.problem2 import problem_2
 
-    figures = made(output / "figures")
+    year, figures = edition(args.edition), args.output / "figures"
     problems = problems_of(year)
     asked = [question for problem in problems for question in problem.questions]
-    words = read_answers(answers, asked)  # what is wrong with them ends it before anything is touched
-    clear(figures)
-    found = find(runs)
-    answer = {**fifty_answers(found, figures), **problem_1(found, figures), **problem_2(found, sam, figures)}
-    problems = tuple(answered(problem, answer) for problem in problems)
-    title = f"Deep Learning for Computer Vision, homework {year.homework[2:]}"
-    name, sources = one_line(name, 60), sources_of(found, sam)
-    report = Report(title, student_id, name, date_of(found), problems, words, sources, year.homework)
-    return report, found.remarks
-
-
-def answered(problem: Problem, answer: dict[str, Callable[[], list[Block]]]) -> Problem:
-    questions = (replace(question, blocks=tuple(answer[question.name]())) for question in problem.questions)
-    return replace(problem, questions=tuple(questions))
-
-
-def made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = f"cannot be made ({error.strerror})"
-        raise UserError(f"{folder}: {reason}; give --output another folder") from None
-    return folder
-
-
-def clear(figures: Path) -> None:
-    """Figures of ours that an earlier report drew, and this one may not, must not stay."""
-    try:
+    with plain_errors(figures):
+        figures.mkdir(parents=True, exist_ok=True)
+        # What is wrong with the words ends it before anything is touched.
+        words = read_answers(args.answers, asked)
         for path in figures.iterdir():
-            if OURS.fullmatch(path.name):
+            if OURS.fullmatch(path.name):  # an earlier report's, and this one may not draw it
                 path.unlink(missing_ok=True)
-    except OSError as error:
-        reason = f"cannot be written ({error.strerror})"
-        raise UserError(f"{figures}: {reason}; give --output another folder") from None
+    found = find([*args.p1, *args.p2])
+    answer = {**fifty_answers(found, figures), **problem_1(found, figures)}
+    answer.update(problem_2(found, args.sam, figures))
+    for question in asked:
+        question.blocks = answer[question.name]()
+    title = f"Deep Learning for Computer Vision, homework {year.homework[2:]}"
+    name, sources = one_line(args.name, 60), sources_of(found, args.sam)
+    report = Report(title, args.student_id, name, date_of(found), problems, words, sources, year.homework)
+    return report, found.remarks
 
 
 def date_of(found: Found) -> str:

@@ -37,7 +37,6 @@ from report.text import one_line
 
 DEEPEST = 4  # folders below the one given
 MOST_FOLDERS = 2000  # looked into; a folder of data given by mistake must not take minutes
-INSIDE_A_RUN = (SNAPSHOTS, TENSORBOARD)
 STARTS = {"A": "random", "B": "labels", "C": "own SSL", "D": "labels", "E": "own SSL"}
 A_SETTING = re.compile(r"([A-E])-seed(0|[1-9][0-9]{0,8})")  # the name of a run's folder
 MOST_CLASSES = 150  # of a confusion matrix; more can't be read on any page
@@ -137,25 +136,19 @@ def _folders(root: Path, seen: set[str], again: list[Path]) -> Iterator[tuple[Pa
 
     Left out are those `seen` too, which go into `again`.
     """
-    waiting = [(root, 0)]
-    while waiting and len(seen) < MOST_FOLDERS:
-        folder, depth = waiting.pop()
-        place = os.path.realpath(folder)
+    for folder, below, files in os.walk(root, followlinks=True):
+        if len(seen) >= MOST_FOLDERS:
+            return
+        place, children = os.path.realpath(folder), sorted(below, key=natural_key)
+        below.clear()
         if place in seen:
-            again.append(folder)
+            again.append(Path(folder))
             continue
         seen.add(place)
-        try:
-            with os.scandir(folder) as entries:
-                below = {entry.name: entry.is_dir() for entry in entries}
-        except OSError:
-            continue
-        names = sorted(below, key=natural_key)
-        yield folder, names
-        if depth < DEEPEST:
-            inside = INSIDE_A_RUN if CONFIG in below else ()
-            children = [name for name in names if below[name] and name not in inside and name[0] != "."]
-            waiting += [(folder / name, depth + 1) for name in reversed(children)]
+        yield Path(folder), sorted([*children, *files], key=natural_key)
+        if len(Path(folder).relative_to(root).parts) < DEEPEST:
+            inside = (SNAPSHOTS, TENSORBOARD) if CONFIG in files else ()
+            below += [name for name in children if name not in inside and name[0] != "."]
 
 
 def _look_into(folder: Path, names: Sequence[str], found: Found) -> None:
@@ -255,6 +248,11 @@ class Row:
         """The best of those that have predictions: the confusion matrix is its."""
         candidates = [scored for scored in self.shown if scored.predictions]
         return max(candidates, key=lambda scored: scored.best, default=None)
+
+    @property
+    def class_names(self) -> dict[str, str]:
+        """Label → name of the classes that are pictured, as far as they have names."""
+        return class_names_of(self.pictured.run, self.pictured.labels) if self.pictured else {}
 
 
 def class_names_of(run: RunRecord, labels: Sequence[str]) -> dict[str, str]:

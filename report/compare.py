@@ -15,7 +15,6 @@ on stderr says so.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -44,6 +43,7 @@ from engine.run_folder import (
     scores,
     series,
 )
+from report import parser_of
 from report.paired_tests import TESTED, compare_runs, in_short
 from report.text import one_line
 
@@ -57,11 +57,7 @@ OF_NO_INTEREST = ("backbone_sha256",)  # its file differs then too, and 64 digit
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m report.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("compare", __doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run folder, or a folder of them")
     args = parser.parse_args(argv)
     runs = [read_run(folder) for folder in find_runs(args.runs)]

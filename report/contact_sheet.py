@@ -9,7 +9,6 @@ the reason is one line on stderr.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -21,6 +20,7 @@ from datasets.palette import CLASS_NAMES, COLOURS, classes_of_colours
 from datasets.tables import read_class_names, read_labels
 from datasets.tiles import satellite_masks
 from engine.base import UserError, run_script, say, write_atomically
+from report import parser_of
 
 WIDTH, MARGIN, GAP = 1280, 24, 12
 INK, PAPER, GREY = (25, 25, 25), (255, 255, 255), (110, 110, 110)
@@ -30,11 +30,7 @@ TILE_COLUMNS, TILE_ROWS = 2, 3  # each of an image, its truth and its prediction
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m report.contact_sheet",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("contact_sheet", __doc__)
     add = parser.add_argument
     add("--data", required=True, type=Path, help="hw1_data, the course's or a made-up one")
     add("--labels", required=True, type=Path, help="the CSV that hw1_1.sh wrote for office/val.csv")

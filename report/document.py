@@ -9,7 +9,7 @@ import io
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, Sequence, Union
 
 from PIL import Image
 
@@ -64,7 +64,7 @@ class Listing:
 Block = Union[Text, Table, Picture, Gap, Listing]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Question:
     """A question of the assignment with what the runs say to it; the student's words are Report.words."""
 
@@ -72,7 +72,7 @@ class Question:
     title: str
     points: int  # per cent of the homework
     asks: str  # the assignment's words, in short
-    blocks: tuple[Block, ...] = ()
+    blocks: Sequence[Block] = ()
     name: str = ""  # of QUESTIONS
 
 
@@ -168,16 +168,14 @@ def problems_of(year: Edition) -> tuple[Problem, ...]:
         questions = []
         for place, (name, points) in enumerate(asked, start=1):
             heading, asks = QUESTIONS[name]
-            questions.append(
-                Question(f"{number}.{place}", heading, points, asks.format(tiles=tiles), name=name)
-            )
+            asks = asks.format(tiles=tiles)
+            questions.append(Question(f"{number}.{place}", heading, points, asks, name=name))
         problems.append(Problem(f"Problem {number}: {title}", tuple(questions)))
     return tuple(problems)
 
 
 # -- the same as plain data ----------------------------------------------------------------------------------
 
-KINDS = {Text: "text", Table: "table", Picture: "picture", Gap: "gap", Listing: "listing"}
 COLOUR = re.compile("#[0-9a-fA-F]{6}")
 DOTS_AN_INCH = 150  # of every PNG that report.style saves
 
@@ -219,7 +217,9 @@ def line(text: object) -> str:
 
 
 def _block(block: Block, folder: Path) -> dict[str, Any]:
-    kind = KINDS[type(block)]
+    kind = type(block).__name__.lower()
+    if isinstance(block, Picture):
+        return _picture(block, folder)
     if isinstance(block, Table):
         width = len(block.columns)
         swatches = [mark if mark and COLOUR.fullmatch(mark) else None for mark in block.swatches]
@@ -231,13 +231,9 @@ def _block(block: Block, folder: Path) -> dict[str, Any]:
             "numbers_from": block.numbers_from,
             "swatches": (swatches + [None] * width)[:width],
         }
-    if isinstance(block, Picture):
-        return _picture(block, folder)
-    if isinstance(block, Gap):
-        return {"kind": kind, "text": line(block.text), "command": _lines(block.command)}
-    if isinstance(block, Listing):
-        return {"kind": kind, "text": _lines(block.text), "caption": line(block.caption)}
-    return {"kind": kind, "text": line(block.text)}
+    has_lines = {"gap": "command", "listing": "text"}.get(kind)
+    texts = {name: (_lines if name == has_lines else line)(text) for name, text in vars(block).items()}
+    return {"kind": kind, **texts}
 
 
 def _lines(text: str) -> str:
@@ -246,22 +242,15 @@ def _lines(text: str) -> str:
 
 def _picture(picture: Picture, folder: Path) -> dict[str, Any]:
     """With its PNG and its size in inches, as drawn; a gap where there is no picture to be read."""
-    path = folder / "figures" / f"{picture.name}.png"
+    texts = {name: line(text) for name, text in vars(picture).items()}
     try:
-        data = read_regular(path)
+        data = read_regular(folder / "figures" / f"{picture.name}.png")
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             image.load()
             width, height = image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         why = "is not there" if isinstance(error, FileNotFoundError) else "cannot be read"
-        caption = f" ({line(picture.caption)})" if picture.caption else ""
-        return {"kind": "gap", "text": f"figures/{line(picture.name)}.png{caption} {why}.", "command": ""}
-    return {
-        "kind": "picture",
-        "name": picture.name,
-        "caption": line(picture.caption),
-        "alt": line(picture.alt),
-        "width": width / DOTS_AN_INCH,
-        "height": height / DOTS_AN_INCH,
-        "data": data,
-    }
+        caption = f" ({texts['caption']})" if picture.caption else ""
+        return {"kind": "gap", "text": f"figures/{texts['name']}.png{caption} {why}.", "command": ""}
+    size = {"width": width / DOTS_AN_INCH, "height": height / DOTS_AN_INCH}
+    return {"kind": "picture", **texts, "name": picture.name, **size, "data": data}

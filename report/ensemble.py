@@ -17,7 +17,6 @@ Exit status: 0 written; 2 nothing is, one line on stderr says why.
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 from typing import Sequence
@@ -29,6 +28,7 @@ from datasets.tables import Logits, read_logits
 from engine.base import UserError, cannot_write, check_writable, refuse_replacing, run_script, write_json
 from engine.checkpoint_choice import MOST_MEMBERS
 from engine.manifest import sha256_of
+from report import parser_of
 from report.paired_tests import SEED, PairedTest, compare_accuracy, in_words
 
 ROUNDS = 50
@@ -36,11 +36,7 @@ GREEDY, MEAN, HALVES = "greedy selection, logits", "all, probabilities", "greedy
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m report.ensemble",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("ensemble", __doc__)
     add = parser.add_argument
     add(
         "logits", metavar="FILE.npz", nargs="+", help="what p1_inference.py --save-logits wrote, one a member"

@@ -7,34 +7,27 @@ from pathlib import Path
 from typing import Callable, Sequence
 
 from datasets.images import natural_key
-from engine.base import UserError
-from engine.run_folder import RunRecord, best, is_number
+from engine.run_folder import RunRecord, best
 from report.blocks import (
     command_of,
     differences,
-    drawn,
     facts,
-    how_long,
+    known_of,
     label_of,
-    machine_of,
+    learning_curves,
     network,
     networks_table,
-    optimizer_words,
+    paired,
     taken,
     unfinished,
     value_of,
-    words,
 )
 from report.collect import Found, fifty_runs
 from report.document import Block, Gap, Picture, Text
-from report.paired_tests import compare_runs, in_words
 from report.problem1 import projection, shows
-from report.run_figures import draw_learning
-from report.text import one_line
 
 TRAIN = "make p1-50 DATA=hw1_data_2022"
 PROJECT = "python3 p1_tsne.py --run {run} --images {images} --snapshots 3 --method {method} --output {output}"
-MOST_CURVES = 7  # of runs in one figure
 
 
 def fifty_answers(found: Found, figures: Path) -> dict[str, Callable[[], list[Block]]]:
@@ -51,7 +44,7 @@ def fifty_answers(found: Found, figures: Path) -> dict[str, Callable[[], list[Bl
         "accuracy": lambda: _accuracy([("", one)], runs, found, figures),
         "classifiers_accuracy": lambda: _accuracy([("A", a), ("B", b)], runs, found, figures),
         "classifier_a": lambda: _details(a),
-        "classifier_b": lambda: _compared(a, b, figures),
+        "classifier_b": lambda: _compared(a, b),
         "validation_tsne": lambda: _features(found, "tsne", one, runs, figures),
         "features_pca": lambda: _features(found, "pca", a, runs, figures),
         "features_tsne": lambda: _features(found, "tsne", a, runs, figures),
@@ -86,26 +79,14 @@ def _accuracy(
     named = {run.folder: letter for letter, run in models if run}
     blocks += networks_table(runs, named, "accuracy", "Accuracy on the validation images.")
     if len(named) == 2:
-        blocks.append(Text(_paired(*(run for _, run in models))))
+        blocks.append(Text(paired(*(run for _, run in models), "accuracy", "best")))
     for score in found.votes:
         blocks.append(Text(f"Several networks together, by the mean of their probabilities: {score}."))
-    lines = [
-        (f"{named.get(run.folder) or number}: {label_of(run)}", run) for number, run in enumerate(runs, 1)
-    ]
+    lines = [(f"{named.get(run.folder) or n}: {label_of(run)}", run) for n, run in enumerate(runs, 1)]
     if lines:
-        title = "Accuracy on validation"
-        caption = f"{title} and training loss of the runs; losses of different kinds do not compare."
-        make = lambda: draw_learning(lines[:MOST_CURVES], "accuracy", title)  # noqa: E731
-        blocks.append(drawn(figures, "accuracy", make, caption, "Learning curves of the classifiers"))
+        title, alt = "Accuracy on validation", "Learning curves of the classifiers"
+        blocks.append(learning_curves(figures, "accuracy", "accuracy", title, lines, alt))
     return blocks
-
-
-def _paired(a: RunRecord, b: RunRecord) -> str:
-    try:
-        said = in_words(compare_runs(b, a, "accuracy", is_last=False))
-    except UserError as error:
-        said = f"no paired test, {one_line(error, 300)}"
-    return f"B against A at their best epochs: {said}."
 
 
 # -- the two models ------------------------------------------------------------------------------------------
@@ -114,36 +95,28 @@ def _paired(a: RunRecord, b: RunRecord) -> str:
 def _details(run: RunRecord | None) -> list[Block]:
     if run is None:
         return [Gap("There is no run of a model A.", TRAIN)]
-    about = {**_about(run), "recipe, seed": f"{value_of(run, 'recipe')}, {value_of(run, 'seed')}"}
-    blocks: list[Block] = [facts(list(about.items()), f"Settings of model A ({label_of(run)}).")]
-    return [*blocks, unfinished(run)] if run.gap else blocks
+    about = {**_about(run), "recipe, seed": known_of(run)["recipe, seed"]}
+    return [facts(about, f"Settings of model A ({label_of(run)})."), *unfinished(run)]
 
 
-def _compared(a: RunRecord | None, b: RunRecord | None, figures: Path) -> list[Block]:
+def _compared(a: RunRecord | None, b: RunRecord | None) -> list[Block]:
     if a is None or b is None:
         return [Gap("There is no second network to compare.", TRAIN)]
     return differences(a, b, _about)
 
 
 def _about(run: RunRecord) -> dict[str, str]:
-    given = run.arguments
-    decay, mix = given.get("ema_decay"), given.get("mix")
-    crops = f"moved by {words(given.get('shift'))} px" if given.get("shift") else "random crops"
+    given, known = run.arguments, known_of(run)
+    crops = f"moved by {value_of(run, 'shift')} px" if given.get("shift") else "random crops"
+    last = ("averaged weights", "optimiser", "batch size", "images", "training", "trained on")
     return {
-        "network": f"{words(given.get('model'))}, stem {words(given.get('stem'))}",
-        "starts from": "random weights"
-        if given.get("weights") in (None, "none")
-        else words(given["weights"]),
-        "images seen at": f"{value_of(run, 'image_size')} px",
+        "network": f"{known['network']}, stem {value_of(run, 'stem')}",
+        "starts from": known["starts from"],
+        "images seen at": known["image size"],
         "augmentation": crops if given.get("is_augmented") else "none",
-        "two images in one": words(mix) if mix else "–",
-        "label smoothing": words(given.get("label_smoothing")),
-        "averaged weights": f"decay {words(decay)}" if is_number(decay) and decay > 0 else "none",
-        "optimiser": optimizer_words(run),
-        "batch size": words(given.get("batch_size")),
-        "images": words(given.get("training_images")),
-        "training": how_long(run),
-        "trained on": machine_of(run),
+        "two images in one": value_of(run, "mix") if given.get("mix") else "–",
+        "label smoothing": value_of(run, "label_smoothing"),
+        **{name: known[name] for name in last},
     }
 
 

@@ -1,12 +1,9 @@
 """The report as a page and as a PDF: report/page.html filled, and report/page.typ filled and drawn by Typst.
 
-The page is one HTML file that needs nothing beside it: pictures and Chinese's font are inside it; its own
-Content-Security-Policy forbids scripts and the network.
-
-What draws the PDF: the package typst (the Typst compiler, Apache License 2.0), with the fonts inside it
-(Libertinus Serif under the SIL Open Font License 1.1, DejaVu Sans Mono under its free licence) and Noto Serif
-TC and Noto Sans TC out of the package pylopdf-fonts-zh-tw (SIL Open Font License 1.1). None of these binds
-the document: it is the student's.
+The page is one HTML file with pictures and Chinese's font inside it; its Content-Security-Policy forbids
+scripts and the network. What draws the PDF: the package typst (Apache License 2.0), with the fonts inside it
+(Libertinus Serif, SIL Open Font License 1.1; DejaVu Sans Mono under its free licence) and Noto Serif TC and
+Noto Sans TC out of pylopdf-fonts-zh-tw (SIL Open Font License 1.1). None of these binds the document.
 
 No font of the machine is used, but on Python 3.9, which has no package for Chinese; the only dates are the
 report's. So the same report gives the same bytes.
@@ -77,8 +74,7 @@ def _data_uri(kind: str, data: bytes) -> str:
 def write_pdf(report: Report, folder: Path) -> Path:
     """Write `folder`/hw1_<student id>.pdf, or hw2_, with the pictures of `folder`/figures.
 
-    UserError where it can't be.
-    A line on stderr names the first character that no font of the PDF has, such as an emoji.
+    UserError where it can't be. A line on stderr names the first character that no font has (an emoji).
     """
     if not STUDENT_ID.fullmatch(report.student_id):
         advice = "give letters and digits, such as r12345678"
@@ -104,9 +100,9 @@ def write_pdf(report: Report, folder: Path) -> Path:
     return path
 
 
-def first_page(report: Report, folder: Path, dots_per_inch: float) -> bytes:
-    """The PDF's first page as a PNG, with the pictures of `folder`/figures."""
-    return _draw(content_of(report, folder), folder, "png", _fonts(), "png", dots_per_inch)[0]
+def first_page(report: Report, folder: Path) -> bytes:
+    """The PDF's first page as a PNG of 100 dots an inch, with the pictures of `folder`/figures."""
+    return _draw(content_of(report, folder), folder, "png", _fonts(), "png")[0]
 
 
 def _fonts() -> typst.Fonts:
@@ -114,16 +110,8 @@ def _fonts() -> typst.Fonts:
     return typst.Fonts(include_system_fonts=chinese is None, font_paths=[str(chinese)] if chinese else [])
 
 
-def _draw(
-    content: dict[str, Any],
-    folder: Path,
-    suffix: str,
-    fonts: typst.Fonts,
-    form: str = "pdf",
-    dots_per_inch: float | None = None,
-) -> Any:
-    """The PDF's bytes, or of the `form` "png" a list of its pages'; with pictures of the kind `suffix`, where
-    they are there."""
+def _draw(content: dict[str, Any], folder: Path, suffix: str, fonts: typst.Fonts, form: str = "pdf") -> Any:
+    """The PDF's bytes, or of the `form` "png" a list of its pages'; pictures of the kind `suffix` first."""
     content = copy.deepcopy(content)
     for picture in pictures_in(content):
         _place(picture, folder, suffix)
@@ -132,8 +120,7 @@ def _draw(
     template, inputs = TEMPLATE.read_bytes(), {"report": json.dumps(content)}
     compiler = typst.Compiler(template, root=str(folder.resolve()), font_paths=fonts, sys_inputs=inputs)
     made = datetime(*(content["day"] or (1970, 1, 1)), tzinfo=timezone.utc)
-    data, _ = compiler.compile_with_warnings(format=form, ppi=dots_per_inch, timestamp=made)
-    return data
+    return compiler.compile_with_warnings(format=form, ppi=100, timestamp=made)[0]
 
 
 def _place(picture: dict[str, Any], folder: Path, suffix: str) -> None:
@@ -144,12 +131,11 @@ def _place(picture: dict[str, Any], folder: Path, suffix: str) -> None:
         suffix = "png"
     own_width, own_height = picture["width"], picture["height"]
     upright, across = (min(1, width / own_width, height / own_height) for width, height in (UPRIGHT, ACROSS))
-    is_landscape = upright < SMALLEST and across > 1.25 * upright
     picture["path"] = f"/figures/{name}.{suffix}"
-    picture["is_landscape"] = is_landscape
+    picture["is_landscape"] = upright < SMALLEST and across > 1.25 * upright
     if upright > READABLE:
-        upright = min(upright, max(HALF_A_PAGE / picture["height"], READABLE))
-    picture["width"] *= across if is_landscape else upright
+        upright = min(upright, max(HALF_A_PAGE / own_height, READABLE))
+    picture["width"] *= across if picture["is_landscape"] else upright
 
 
 def _without_font(content: dict[str, Any], fonts: typst.Fonts) -> str:

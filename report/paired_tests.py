@@ -13,6 +13,7 @@ give the same figures. UserError where there is no test, in words that tell why.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable, Sequence
@@ -151,10 +152,7 @@ def mcnemar(first_only: int, second_only: int) -> float:
     p = min(1, 2 P(X <= min(first_only, second_only))) with X binomial of n and 1/2.
     """
     n = first_only + second_only
-    ways, tail = 1, 0  # of choosing k of n, and of choosing at most k
-    for k in range(min(first_only, second_only) + 1):
-        tail += ways
-        ways = ways * (n - k) // (k + 1)
+    tail = sum(math.comb(n, k) for k in range(min(first_only, second_only) + 1))
     return min(1.0, 2 * tail / 2**n)  # whole numbers so far: nothing overflows, nothing is rounded
 
 

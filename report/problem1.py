@@ -10,33 +10,11 @@ from typing import Any, Callable, Sequence
 
 from engine.base import UserError
 from engine.run_folder import CONFIG, RunRecord, is_number, read_json, scores
-from report.blocks import (
-    OUTSIDE,
-    drawn,
-    facts,
-    how_long,
-    label_of,
-    machine_of,
-    optimizer_words,
-    taken,
-    unfinished,
-    value_of,
-    words,
-)
-from report.collect import (
-    MOST_CLASSES,
-    Found,
-    Row,
-    class_names_of,
-    fifty_runs,
-    pretraining_of,
-    read_rows,
-    settings_folder,
-)
+from report.blocks import OUTSIDE, drawn, facts, known_of, label_of, taken, unfinished, value_of, words
+from report.collect import MOST_CLASSES, Found, Row, fifty_runs, pretraining_of, read_rows, settings_folder
 from report.document import Block, Gap, Picture, Table, Text
 from report.paired_tests import Answers, compare_accuracy, in_words
-from report.run_figures import draw_pretraining
-from report.settings_figures import confusion_figure, curves_figure
+from report.run_figures import draw_pretraining, draw_setting_confusion, draw_settings
 from report.settings_table import ABOUT_P, answers_by_setting, cells_of, remarks_on, with_first_reason
 from report.text import one_line
 
@@ -77,35 +55,29 @@ def problem_1(found: Found, figures: Path) -> dict[str, Callable[[], list[Block]
 def _pretraining(run: RunRecord | None, found: Found, figures: Path) -> list[Block]:
     if run is None:
         return [Gap("There is no run of the pre-training.", PRETRAIN)]
-    given = run.arguments
-    views = VIEWS.get(words(given.get("views")), words(given.get("views")))
-    blocks: list[Block] = [
-        Text(
-            f"The backbone, a {value_of(run, 'model')} from {_weights(given)}, was pre-trained without "
-            f"labels by BYOL (Grill et al., 2020; byol-pytorch) on {value_of(run, 'training_images')} images "
-            f"of {value_of(run, 'image_size')} px: batches of {value_of(run, 'batch_size')}, "
-            f"{optimizer_words(run)}; {how_long(run)}."
-        ),
-        facts(
-            [
-                ("method", "BYOL: an online network predicts what a slowly following target network sees"),
-                ("network", value_of(run, "model")),
-                ("augmentation", views),
-                ("smallest crop", f"{words(given.get('min_area'))} of an image's area"),
-                ("optimiser", optimizer_words(run)),
-                ("batch size", value_of(run, "batch_size")),
-                ("target's decay", f"{words(given.get('target_decay'))}, {value_of(run, 'target_schedule')}"),
-                ("image size", f"{value_of(run, 'image_size')} px"),
-                ("images", value_of(run, "training_images")),
-                ("done", how_long(run)),
-                ("recipe, seed", f"{value_of(run, 'recipe')}, {value_of(run, 'seed')}"),
-                ("trained on", machine_of(run)),
-            ],
-            f"Settings of the pre-training ({label_of(run)}), read from its {CONFIG}.",
-        ),
-    ]
-    if run.gap:
-        blocks.append(unfinished(run))
+    known, views = known_of(run), value_of(run, "views")
+    start = "" if known["starts from"] == "random weights" else "the weights "
+    about = {
+        "method": "BYOL: an online network predicts what a slowly following target network sees",
+        "network": known["network"],
+        "augmentation": VIEWS.get(views, views),
+        "smallest crop": f"{value_of(run, 'min_area')} of an image's area",
+        "optimiser": known["optimiser"],
+        "batch size": known["batch size"],
+        "target's decay": f"{value_of(run, 'target_decay')}, {value_of(run, 'target_schedule')}",
+        "image size": known["image size"],
+        "images": known["images"],
+        "done": known["training"],
+        "recipe, seed": known["recipe, seed"],
+        "trained on": known["trained on"],
+    }
+    text = (
+        f"The backbone, a {known['network']} from {start}{known['starts from']}, was pre-trained without "
+        f"labels by BYOL (Grill et al., 2020; byol-pytorch) on {known['images']} images of "
+        f"{known['image size']}: batches of {known['batch size']}, {known['optimiser']}; {known['training']}."
+    )
+    caption = f"Settings of the pre-training ({label_of(run)}), read from its {CONFIG}."
+    blocks: list[Block] = [Text(text), facts(about, caption), *unfinished(run)]
     others = [other for other in found.pretraining if other is not run]
     caption = "Loss, kNN accuracy on labelled images, and standard deviation of the embeddings "
     caption += "(1 is well spread, near 0 has collapsed)."
@@ -118,11 +90,6 @@ def _pretraining(run: RunRecord | None, found: Found, figures: Path) -> list[Blo
         at_first = f"{first:.1%} of the labelled images after epoch {first_epoch}"
         blocks.append(Text(f"kNN classified {at_first} and {last:.1%} after epoch {last_epoch}."))
     return blocks
-
-
-def _weights(given: dict[str, Any]) -> str:
-    weights = given.get("weights")
-    return "random weights" if weights in (None, "none") else f"the weights {words(weights)}"
 
 
 # -- settings A to E -----------------------------------------------------------------------------------------
@@ -154,20 +121,15 @@ def _settings(folder: Path | None, others: Sequence[str], figures: Path) -> list
     if others:
         more = ", …" if len(others) > 5 else ""
         blocks.append(Text(f"Found too, and not shown: {', '.join(others[:5])}{more}."))
-    names = {
-        row.setting: class_names_of(row.pictured.run, row.pictured.labels) if row.pictured else {}
-        for row in rows
-    }
     alt = "Learning curves of the settings"
     caption = "Accuracy on validation and training loss; the band lies between the seeds' lowest and highest."
-    blocks.append(drawn(figures, "settings_curves", lambda: curves_figure(rows), caption, alt))
+    blocks.append(drawn(figures, "settings_curves", lambda: draw_settings(rows), caption, alt))
     pictured = [row for row in rows if row.pictured and len(row.pictured.labels) <= MOST_CLASSES]
     shown = next((row for letter in "CBAED" for row in pictured if row.setting == letter), None)
     more = " Those of the other settings are in figures/." if len(pictured) > 1 else ""
     for row in pictured:  # every setting's as a file, one of them on the page
         name, alt = f"confusion_{row.setting}", f"Confusion matrix of setting {row.setting}"
-        make = partial(confusion_figure, row, names[row.setting])
-        block = drawn(figures, name, make, f"{alt}.{more}", alt)
+        block = drawn(figures, name, partial(draw_setting_confusion, row), f"{alt}.{more}", alt)
         if row is shown or isinstance(block, Gap):
             blocks.append(block)
     return blocks

@@ -16,12 +16,12 @@ from report.blocks import (
     count,
     differences,
     drawn,
-    how_long,
+    known_of,
     label_of,
-    machine_of,
+    learning_curves,
     network,
     networks_table,
-    optimizer_words,
+    paired,
     taken,
     unfinished,
     value_of,
@@ -29,8 +29,7 @@ from report.blocks import (
 )
 from report.collect import Found, model_a_and_b, read_architecture
 from report.document import Block, Gap, Picture, Table, Text
-from report.paired_tests import compare_runs, in_words
-from report.run_figures import draw_ious, draw_learning
+from report.run_figures import draw_ious
 from report.sam import sam_blocks
 from report.text import one_line
 from report.tile_figures import (
@@ -47,7 +46,6 @@ TRAIN_B = f"{TRAIN} deeplabv3_resnet101 --weights coco --output runs/problem2/mo
 MASKS = "P2_CHECKPOINT={model} bash hw1_2.sh {tiles} {masks}"
 SCORED = CLASS_NAMES[:SCORED_CLASSES]
 SWATCHES = tuple("#{:02x}{:02x}{:02x}".format(*colour) for colour in COLOURS[:SCORED_CLASSES].tolist())
-MOST_CURVES = 7  # of runs in one figure
 WORST = 4  # tiles shown
 
 
@@ -82,32 +80,28 @@ def problem_2(found: Found, sam: Path | None, figures: Path) -> dict[str, Callab
 
 
 def _about(run: RunRecord) -> dict[str, str]:
-    given, drawing = run.arguments, read_architecture(run.folder)
-    gamma = given.get("gamma")
+    given, known, drawing = run.arguments, known_of(run), read_architecture(run.folder)
+    gamma, soft_iou = given.get("gamma"), given.get("soft_iou")
     loss = f"focal, gamma {words(gamma)}" if is_number(gamma) and gamma > 0 else "cross-entropy"
     if given.get("alpha") not in (None, [1.0]):
         loss += f", weights {words(given['alpha'])}"
-    if is_number(given.get("soft_iou")) and given["soft_iou"] > 0:
-        loss += f" + {words(given['soft_iou'])} soft IoU"
+    if is_number(soft_iou) and soft_iou > 0:
+        loss += f" + {words(soft_iou)} soft IoU"
     if given.get("learns_unknown") is True:
         loss += ", over seven classes"
-    augment = given.get("augment")
-    decay = given.get("ema_decay")
+    augment = "changes" if given.get("augment") == "recipe" else "augment"
+    last = ("averaged weights", "optimiser", "batch size", "training", "trained on")
     return {
         "parameters": f"{drawing.parameters / 1e6:.1f} million" if drawing else "–",
         "GFLOPs": f"{drawing.multiply_adds / 1e9:.1f} at {drawing.size} px" if drawing else "–",
         "scores of pixels come from": drawing.scored_at if drawing else "–",
         "maps are merged at": drawing.merged_at if drawing else "–",
-        "starts from": words(given.get("weights")),
-        "tiles seen at": f"{words(given.get('scale'))} of their size",
+        "starts from": value_of(run, "weights"),
+        "tiles seen at": f"{value_of(run, 'scale')} of their size",
         "loss": loss,
-        "augmentation": words(given.get("changes") if augment == "recipe" else augment),
-        "rare classes drawn more often": words(given.get("balanced")),
-        "averaged weights": f"decay {words(decay)}" if is_number(decay) and decay > 0 else "none",
-        "optimiser": optimizer_words(run),
-        "batch size": words(given.get("batch_size")),
-        "training": how_long(run),
-        "trained on": machine_of(run),
+        "augmentation": value_of(run, augment),
+        "rare classes drawn more often": value_of(run, "balanced"),
+        **{name: known[name] for name in last},
     }
 
 
@@ -141,12 +135,16 @@ def _scores(models: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord], 
             swatches=(None,) * 4 + SWATCHES,
         )
         caption = "IoU of each class and their mean; the squares are the classes' colours in the masks."
-        blocks[:0] = [table, drawn(figures, "ious", lambda: draw_ious(bars), caption, "Bars of IoU by class")]
+        blocks[:0] = [
+            table,
+            drawn(figures, "ious", lambda: draw_ious(bars), caption, "Bars of IoU by class"),
+        ]
     named = {run.folder: letter for letter, run in models}
     blocks += networks_table(runs, named, "mean_iou", "The networks trained here.") if rows else []
     if len(rows) == 2:
         blocks.append(Text(_verdict(*(ious for _, ious in bars))))
-        blocks.append(Text(_paired(*(run for _, run in models))))
+        tests = [paired(*(run for _, run in models), "mean_iou", which) for which in ("best", "last")]
+        blocks.append(Text(" ".join(tests)))
     if len(runs) > len(models):
         chosen = f"the best of {count(len(runs), 'run')} here, chosen on the tiles that they are scored on"
         blocks.append(Text(f"{' and '.join(name for name, _ in models)}: {chosen}."))
@@ -170,29 +168,14 @@ def _verdict(a: dict[str, float], b: dict[str, float]) -> str:
     return " ".join([*sentences, "How far another seed would move either is not known from these two runs."])
 
 
-def _paired(a: RunRecord, b: RunRecord) -> str:
-    """How far the choice of tiles bears what parts the two."""
-    sentences = []
-    for epochs, is_last in (("best", False), ("last", True)):
-        try:
-            said = in_words(compare_runs(b, a, "mean_iou", is_last))
-        except UserError as error:
-            said = f"no paired test, {one_line(error, 300)}"
-        sentences.append(f"B against A at their {epochs} epochs: {said}.")
-    return " ".join(sentences)
-
-
 def _curves(models: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord], figures: Path) -> list[Block]:
     """A and B first, then the best of the others, by numbers."""
     others = [run for run in runs if run.metrics and all(run is not model for _, model in models)]
     others.sort(key=lambda run: -(best(run, "mean_iou") or (0, -1.0))[1])
-    named = [*models, *((str(number), run) for number, run in enumerate(others, start=1))][:MOST_CURVES]
-    if not named:
-        return []
+    named = [*models, *((str(number), run) for number, run in enumerate(others, start=1))]
     lines = [(f"{name}: {value_of(run, 'model')} ({label_of(run)})", run) for name, run in named]
     title, alt = "Mean IoU on validation", "Learning curves of the segmentation runs"
-    caption = f"{title} and training loss of the runs; losses of different kinds do not compare."
-    return [drawn(figures, "learning_curves", lambda: draw_learning(lines, "mean_iou", title), caption, alt)]
+    return [learning_curves(figures, "learning_curves", "mean_iou", title, lines, alt)] if lines else []
 
 
 def _tiles(folders: Sequence[Path], run: RunRecord | None, figures: Path) -> list[Block]:
@@ -264,6 +247,5 @@ def _stages(models: Sequence[tuple[str, RunRecord]], figures: Path) -> list[Bloc
                 blocks.append(taken(figures, name, run.folder / STAGES, caption, alt))
             else:
                 blocks.append(Gap(f"No picture of model {letter}'s stages: {one_line(error, 300)}."))
-        if run.gap:
-            blocks.append(unfinished(run))
+        blocks += unfinished(run)
     return blocks or [Gap("There is no run whose stages could be shown.", TRAIN_B)]

@@ -139,7 +139,7 @@ def sam_blocks(folder: Path | None, figures: Path) -> list[Block]:
     if not images:
         return [Gap(f"{folder}: no result of p2_sam.py in it.", COMMAND)]
     made_by = images[0]["made_by"]
-    settings = [(label, words(made_by.get(name))) for name, label in SETTINGS.items()]
+    settings = {label: words(made_by.get(name)) for name, label in SETTINGS.items()}
     table = facts(settings, "Settings of the mask generator.")
     blocks: list[Block] = [Text(_method(made_by)), table, *_others(images)]
     sheets = sorted(folder.glob("sheet*.png"), key=lambda path: natural_key(path.name))

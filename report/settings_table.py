@@ -13,9 +13,7 @@ be used (named on stderr); 2 nothing written, the reason is one line on stderr.
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -23,10 +21,11 @@ from typing import Any, Sequence
 
 from datasets.images import natural_key
 from datasets.tables import write_table
-from engine.base import UserError, run_script, write_atomically, write_json
+from engine.base import UserError, run_script, say, write_atomically, write_json
 from engine.lock import sole_writer
 from engine.run_folder import MAY_DIFFER, PREDICTIONS
-from report.collect import MOST_CLASSES, STARTS, Row, Scored, class_names_of, read_rows
+from report import parser_of
+from report.collect import MOST_CLASSES, STARTS, Row, Scored, read_rows
 from report.paired_tests import Answers, answers_of, compare_accuracy, in_short
 from report.text import markdown, one_line
 
@@ -54,18 +53,13 @@ Pair = "tuple[str, str, int, int]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m report.settings_table",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("settings_table", __doc__)
     parser.add_argument("runs", metavar="RUNS", type=Path, help="the --output of p1_finetune.py")
-    args = parser.parse_args(argv)
-    rows = read_rows(args.runs)
-    print(_write(args.runs, rows), end="")
-    left_out = [scored for row in rows for scored in row.unfinished]
+    folder = parser.parse_args(argv).runs
+    print(write_settings_table(folder), end="")
+    left_out = [scored for row in read_rows(folder) for scored in row.unfinished]
     for scored in left_out:
-        print(f"not averaged: {args.runs / scored.name}: {scored.gap}", file=sys.stderr)
+        say(f"not averaged: {folder / scored.name}: {scored.gap}")
     return 1 if left_out else 0
 
 
@@ -75,20 +69,13 @@ def write_settings_table(folder: str | Path) -> str:
     Returns the table and its notes as Markdown; the most confused pairs of classes are in table.md alone.
     UserError when there is no run with a scored epoch, or the disk refuses.
     """
-    return _write(Path(folder), read_rows(Path(folder)))
-
-
-def _write(folder: Path, rows: list[Row]) -> str:
-    names = {
-        row.setting: class_names_of(row.pictured.run, row.pictured.labels) if row.pictured else {}
-        for row in rows
-    }
-    confused = {row.setting: most_confused(row.pictured, names[row.setting]) for row in rows if row.pictured}
+    folder = Path(folder)
+    rows = read_rows(folder)
+    confused = {row.setting: most_confused(row) for row in rows if row.pictured}
     notes = notes_on(rows)
     columns, lines = cells_of(rows)
-    cells = [columns, *([markdown(cell, 200) for cell in line] for line in lines)]
-    bars = [f"| {' | '.join(line)} |" for line in cells]
-    bars.insert(1, "|---" * len(columns) + "|")
+    bars = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    bars += [f"| {' | '.join(markdown(cell, 200) for cell in line)} |" for line in lines]
     table = "\n".join([*bars, "", *(f"- {markdown(note, 100_000)}" for note in notes)]) + "\n"
     try:
         with sole_writer(folder):
@@ -98,14 +85,33 @@ def _write(folder: Path, rows: list[Row]) -> str:
                 write_table(temporary, COLUMNS, map(_csv_row, rows))
             write_json(folder / "table.json", {"settings": [_json_row(row) for row in rows], "notes": notes})
             for letter in STARTS:
-                _write_confused(folder / f"confused_{letter}.csv", confused.get(letter))
-            from report.settings_figures import draw_all  # matplotlib takes a second to import
-
-            draw_all(folder, rows, names)
+                path = folder / f"confused_{letter}.csv"
+                if letter not in confused:
+                    path.unlink(missing_ok=True)  # an earlier table's
+                    continue
+                cells = [[one_line(cell, 200) for cell in pair] for pair in confused[letter]]
+                with write_atomically(path) as temporary:
+                    write_table(temporary, ("truth", "predicted", "count", "of"), cells)
+            draw_all(folder, rows)
     except OSError as error:
         reason = f"the table cannot be written ({error.strerror})"
         raise UserError(f"{folder}: {reason}; make room, or free it") from None
     return table
+
+
+def draw_all(folder: Path, rows: Sequence[Row]) -> None:
+    """Write curves and confusion_A to _E, PNG and PDF, into `folder`; remove those of runs that are gone."""
+    from report.run_figures import draw_setting_confusion, draw_settings  # matplotlib takes a second
+    from report.style import save_figure
+
+    save_figure(draw_settings(rows), folder / "curves")
+    for row in rows:
+        path = folder / f"confusion_{row.setting}"
+        if row.pictured is None or len(row.pictured.labels) > MOST_CLASSES:
+            for suffix in ("png", "pdf"):
+                Path(f"{path}.{suffix}").unlink(missing_ok=True)
+            continue
+        save_figure(draw_setting_confusion(row), path)
 
 
 # -- the table -----------------------------------------------------------------------------------------------
@@ -161,11 +167,10 @@ def _figure(value: tuple[float, float | None] | None) -> str:
 
 
 def _csv_row(row: Row) -> list[object]:
-    (best, best_std), (last, last_std) = row.best or (None, None), row.last or (None, None)
     epochs = " ".join(str(scored.best_epoch) for scored in row.finished)
-    counts = (len(row.finished), len(row.unfinished))
-    figures = (best, best_std, last, last_std, epochs, row.minutes, row.validation_images, row.standard_error)
-    cells = (row.setting, STARTS[row.setting], row.trained, *counts, *figures)
+    cells = [row.setting, STARTS[row.setting], row.trained, len(row.finished), len(row.unfinished)]
+    cells += [*(row.best or (None, None)), *(row.last or (None, None)), epochs]
+    cells += [row.minutes, row.validation_images, row.standard_error]
     return ["" if cell is None else round(cell, 6) if isinstance(cell, float) else cell for cell in cells]
 
 
@@ -196,8 +201,9 @@ def _json_run(scored: Scored) -> dict[str, Any]:
 # -- the most confused pairs ---------------------------------------------------------------------------------
 
 
-def most_confused(scored: Scored, names: dict[str, str]) -> list[Pair]:
+def most_confused(row: Row) -> list[Pair]:
     """At most PAIRS pairs (truth, predicted, count, of), the most frequent first, then the larger share."""
+    scored, names = row.pictured, row.class_names
     of = Counter(true for true, _ in scored.predictions)
     wrong = Counter((true, said) for true, said in scored.predictions if true != said)
     order = sorted(wrong, key=lambda pair: (-wrong[pair], of[pair[0]], *map(natural_key, pair)))[:PAIRS]
@@ -218,43 +224,28 @@ def _confused_text(rows: Sequence[Row], confused: dict[str, list[Pair]]) -> str:
     return "\n".join(lines) + "\n" if lines else ""
 
 
-def _write_confused(path: Path, pairs: list[Pair] | None) -> None:
-    if pairs is None:
-        path.unlink(missing_ok=True)  # an earlier table's
-        return
-    with write_atomically(path) as temporary:
-        cells = [(one_line(true, 200), one_line(said, 200), count, of) for true, said, count, of in pairs]
-        write_table(temporary, ("truth", "predicted", "count", "of"), cells)
-
-
 # -- what the figures support, in sentences ------------------------------------------------------------------
 
 
 def notes_on(rows: Sequence[Row]) -> list[str]:
     """Sentences of plain text, one a line."""
-    return [
+    notes = [
         "Accuracies are the mean ± standard deviation (n - 1) over the seeds. The best epoch was chosen on "
-        "the validation images that it is measured on, so it flatters; the last epoch was chosen by nothing.",
-        *_on_standard_error(rows),
-        *_on_paired_tests(rows),
-        *remarks_on(rows),
+        "the validation images that it is measured on, so it flatters; the last epoch was chosen by nothing."
     ]
+    counts = sorted({row.validation_images for row in rows if row.standard_error is not None})
+    if counts:
+        notes.append(
+            "One standard error of the validation set is sqrt(p (1 - p) / n) with n = "
+            f"{' or '.join(map(str, counts))} images and p the best accuracy's mean."
+        )
+    return [*notes, *_on_paired_tests(rows), *remarks_on(rows)]
 
 
 def remarks_on(rows: Sequence[Row]) -> list[str]:
     """What is missing, and in what the runs differ, so that their figures may not compare."""
     scored = [scored for row in rows for scored in row.runs if scored.best is not None]
     return [*_on_gaps(rows), *_on_differences(scored), *_on_augmentation(scored), *_on_predictions(rows)]
-
-
-def _on_standard_error(rows: Sequence[Row]) -> list[str]:
-    counts = sorted({row.validation_images for row in rows if row.standard_error is not None})
-    if not counts:
-        return []
-    return [
-        "One standard error of the validation set is sqrt(p (1 - p) / n) with n = "
-        f"{' or '.join(map(str, counts))} images and p the best accuracy's mean."
-    ]
 
 
 def _on_paired_tests(rows: Sequence[Row]) -> list[str]:

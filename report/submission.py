@@ -15,7 +15,6 @@ one line on stderr.
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
 import tempfile
@@ -30,7 +29,7 @@ from engine.checkpoint import KINDS, read_model
 from engine.checkpoint_choice import refuse_other_classes
 from engine.packages import install_command
 from engine.run_folder import MODEL
-from report import ANSWERS, OUTPUT
+from report import ANSWERS, OUTPUT, parser_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = (
@@ -58,11 +57,7 @@ LARGEST_IN_GIT = 50 * 10**6  # bytes; the course's limit for a file in git
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m report.submission",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("submission", __doc__)
     parser.add_argument("--edition", help="the course's year (default: that of EDITION, else 2024)")
     add = parser.add_argument
     add("--output", type=Path, help="the folder to make (default: the repository's submission/YEAR)")

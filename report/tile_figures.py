@@ -28,7 +28,7 @@ from datasets.tile_pairs import find_pairs, read_mask
 from datasets.tiles import satellite_masks
 from engine.base import UserError, available_cores
 from engine.run_folder import BEST_MASKS, SNAPSHOTS, STAGES, best, read_run, snapshot_epochs, snapshot_masks
-from report.settings_figures import draw_confusion
+from report.run_figures import draw_confusion
 from report.style import GREY, VERMILION, class_patches, save_figure, styled, without_axes
 from report.text import one_line
 

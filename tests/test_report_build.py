@@ -286,7 +286,7 @@ def test_an_output_that_is_a_file_is_one_line_and_status_2(whole, tmp_path):
     words = ["--p1", whole / "p1", "--student-id", "r1", "--name", "x", "--output", tmp_path / "out"]
     command = [sys.executable, "-m", "report.build", *map(str, words)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "another folder" in done.stderr
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "another --output" in done.stderr
 
 
 # -- where runs lie ------------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ from PIL import Image
 import p1_finetune
 from engine.base import UserError
 from engine.run_folder import read_run
-from report import settings_figures, settings_table
+from report import settings_table
 from report.collect import STARTS, class_names_of
-from report.settings_figures import spread
+from report.run_figures import spread
 from report.settings_table import write_settings_table
 from report.text import columns, markdown, one_line
 
@@ -27,7 +27,7 @@ HOSTILE = ["a | b\\|c", "<html>&\"'", "龍門_水餃", "x" * 200, "$\\frac{1}$",
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(settings_figures, "draw_all", lambda folder, rows, names: None)
+    monkeypatch.setattr(settings_table, "draw_all", lambda folder, rows: None)
 
 
 def make_run(
