@@ -1,8 +1,5 @@
 """The student's own words: answers.md, a heading for each question, made once and then the student's alone.
 
-words = read_answers(Path("report/answers.md"), report.questions)
-words["1.1"]                # the Markdown under "## 1.1 ..."; questions without words are not in it
-
 Headings are found by their number. HTML comments are no words, but in code they are. What is under no
 question's heading is left out of the report, and a line on stderr says so.
 """
@@ -18,7 +15,6 @@ from engine.base import UserError, cannot_write, read_regular, say
 from report.document import Question, line
 from report.text import cleaned, parser
 
-TITLE = "Answers"
 # Of a question's heading; lower ones are the student's, unless they begin with a question's number.
 OUR_LEVEL = "##"
 NUMBER = re.compile(r"\d+(?:\.\d+)+")
@@ -27,14 +23,14 @@ COMMENT = re.compile(r"<!--(?:(?!<!--).)*?-->", re.DOTALL)
 
 
 def read_answers(path: Path, questions: Sequence[Question]) -> dict[str, str]:
-    """The words of each question, key → Markdown. A missing file is made; one that is there never changes.
+    """The words under each question's heading, key → Markdown; questions without words are not in it.
 
-    UserError when the file can neither be read nor made, or isn't UTF-8.
+    A missing file is made; one that is there never changes. UserError when it can neither be read nor made,
+    or isn't UTF-8.
     """
     with suppress(FileExistsError):
         return _make(path, questions)
     words: dict[str, list[str]] = {}
-    lost: list[str] = []
     seen = set()
     keys = {line(question.key) for question in questions}
     for heading, text in _sections(_read(path), keys):
@@ -44,9 +40,8 @@ def read_answers(path: Path, questions: Sequence[Question]) -> dict[str, str]:
         if text and key:
             words.setdefault(key, []).append(text)
         elif text:
-            lost.append(f'under "{heading}"' if heading else "above the first heading")
-    for place in lost:
-        say(f"note: {path}: what is {place} belongs to no question and is left out of the report")
+            place = f'under "{heading}"' if heading else "above the first heading"
+            say(f"note: {path}: what is {place} belongs to no question and is left out of the report")
     for question in questions:
         if line(question.key) not in seen:
             say(f'note: {path}: has no heading "{_heading(question)}"; put one where its words shall be')
@@ -59,14 +54,13 @@ def _heading(question: Question) -> str:
 
 def _make(path: Path, questions: Sequence[Question]) -> dict[str, str]:
     """Write a new file with no words in it; FileExistsError when there is anything, even something broken."""
-    parts = [f"# {TITLE}\n"]
+    parts = ["# Answers\n"]
     for question in questions:
         comment = line(question.asks).replace("--", "-").replace(">", "")
         parts.append(f"{_heading(question)}\n\n<!-- {comment}; write below -->\n")
-    text = "\n".join(parts)
     try:
         with open(path, "x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+            file.write("\n".join(parts))
     except FileExistsError:
         raise
     except OSError as error:

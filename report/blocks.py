@@ -14,7 +14,7 @@ from datasets.images import read_rgb
 from engine.base import UserError, write_atomically
 from engine.run_folder import ARCHITECTURE, CONFIG, RunRecord, best, is_number, seconds_of
 from engine.schedule import steps_of_warmup
-from report.collect import read_architecture
+from report.collect import best_first, read_architecture
 from report.document import Block, Gap, Listing, Picture, Table, Text
 from report.paired_tests import compare_runs, in_words
 from report.run_figures import draw_learning
@@ -212,9 +212,8 @@ def networks_table(
     runs: Sequence[RunRecord], letters: dict[Path, str], score: str, title: str
 ) -> list[Block]:
     """Every run that has a score, the best first, with the size of its network; `letters` of run folders."""
-    scored = sorted((run for run in runs if best(run, score)), key=lambda run: -best(run, score)[1])
     rows = []
-    for run in scored:
+    for run in (run for run in best_first(runs, score) if best(run, score)):
         epoch, value = best(run, score)
         drawing = read_architecture(run.folder)
         cells = (f"{drawing.parameters / 1e6:.1f}", f"{drawing.multiply_adds / 1e9:.2f}") if drawing else "––"

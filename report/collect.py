@@ -1,6 +1,5 @@
-"""What the report is made of: which runs and results lie below some folders, nothing taken twice.
-
-And the runs of settings A to E, averaged, and what a training left about its network.
+"""What the report is made of: the runs and results that lie below some folders, nothing taken twice; the runs
+of settings A to E, averaged; and what a training left about its network.
 """
 
 from __future__ import annotations
@@ -64,13 +63,13 @@ def find(roots: Sequence[str | Path]) -> Found:
         if not root.is_dir():
             found.remarks.append(f"{root}: there is no such folder")
             continue
-        before, again = _count(found), []
         if A_SETTING.fullmatch(root.resolve().name) and (root / CONFIG).is_file():
             # A table is of them all.
             root = root.resolve().parent if root.name in ("", ".", "..") else root.parent
+        before, again = sum(map(len, vars(found).values())), []
         for folder, names in _folders(root, seen, again):
             _look_into(folder, names, found)
-        if _count(found) == before and not again:
+        if sum(map(len, vars(found).values())) == before and not again:
             found.remarks.append(f"{root}: no run folder and no result in it")
         if len(seen) >= MOST_FOLDERS:
             found.remarks.append(f"{root}: more than {MOST_FOLDERS} folders, the others were not looked into")
@@ -79,10 +78,15 @@ def find(roots: Sequence[str | Path]) -> Found:
 
 def model_a_and_b(runs: Sequence[RunRecord]) -> tuple[RunRecord | None, RunRecord | None]:
     """The best run of a VGG16-FCN32s (model A), and the best of any other network (model B)."""
-    scored = sorted(runs, key=lambda run: (best(run, "mean_iou") or (0, -1.0))[1], reverse=True)
-    is_a = [str(run.arguments.get("model", "")).startswith("fcn32s") for run in scored]
-    a = next((run for run, flag in zip(scored, is_a) if flag), None)
-    return a, next((run for run, flag in zip(scored, is_a) if not flag), None)
+    models: dict[bool, RunRecord] = {}  # by whether they are of model A's kind, the best first
+    for run in best_first(runs, "mean_iou"):
+        models.setdefault(str(run.arguments.get("model", "")).startswith("fcn32s"), run)
+    return models.get(True), models.get(False)
+
+
+def best_first(runs: Sequence[RunRecord], score: str) -> list[RunRecord]:
+    """By their best epochs; last those without a score."""
+    return sorted(runs, key=lambda run: (best(run, score) or (0, -1.0))[1], reverse=True)
 
 
 def names_of_settings(folder: Path) -> list[str]:
@@ -109,21 +113,17 @@ def fifty_runs(found: Found) -> list[RunRecord]:
 def settings_folder(folders: Sequence[Path]) -> Path | None:
     """That with the most of the settings A to E, of equal ones with the most runs."""
 
-    def richness(folder: Path) -> tuple[int, int]:
-        letters = [name[0] for name in names_of_settings(folder)]
-        return len(set(letters)), len(letters)
-
-    return max(folders, key=richness, default=None)
+    letters = {folder: [name[0] for name in names_of_settings(folder)] for folder in folders}
+    return max(folders, key=lambda folder: (len(set(letters[folder])), len(letters[folder])), default=None)
 
 
 def pretraining_of(settings: Path | None, runs: Sequence[RunRecord]) -> RunRecord | None:
     """The run whose backbone settings C and E start from; else the one that trained longest."""
     named = set()
-    if settings is not None:
-        for run in runs_of_settings(settings):
-            backbone = run.arguments.get("backbone")
-            if run.name[0] in "CE" and isinstance(backbone, str) and backbone:
-                named.add(os.path.realpath(os.path.dirname(backbone)))
+    for run in runs_of_settings(settings) if settings else []:
+        backbone = run.arguments.get("backbone")
+        if run.name[0] in "CE" and isinstance(backbone, str) and backbone:
+            named.add(os.path.realpath(os.path.dirname(backbone)))
     seen = [run for run in runs if os.path.realpath(run.folder) in named]
     return max(seen or runs, key=lambda run: run.metrics[-1]["step"] if run.metrics else -1, default=None)
 
@@ -173,10 +173,6 @@ def _look_into(folder: Path, names: Sequence[str], found: Found) -> None:
     has_masks, has_tiles = (any(name.endswith(end) for name in names) for end in ("_mask.png", "_sat.jpg"))
     if has_masks and not has_tiles and folder.name != "vote":  # truths lie beside their tiles
         found.masks.append(folder)
-
-
-def _count(found: Found) -> int:
-    return sum(map(len, vars(found).values()))
 
 
 # -- settings A to E -----------------------------------------------------------------------------------------
@@ -285,8 +281,7 @@ def _read_scored(folder: Path, setting: str, seed: int) -> Scored:
     scored = scores(run, "accuracy")
     best_epoch, highest = best(run, "accuracy") or (None, None)
     last = scored[-1][1] if scored and scored[-1][0] == run.metrics[-1]["epoch"] else None
-    gap = run.gap
-    own = (run.arguments.get("setting"), run.arguments.get("seed"))
+    own, gap = (run.arguments.get("setting"), run.arguments.get("seed")), run.gap
     if run.arguments and own != (setting, seed):
         gap = f"its {CONFIG} is of another run: the folder was renamed or copied"
         best_epoch = highest = last = None
@@ -295,25 +290,19 @@ def _read_scored(folder: Path, setting: str, seed: int) -> Scored:
     predictions = []
     if highest is not None:
         with suppress(UserError):  # a note beneath the table names it
-            answers = read_predictions(run.folder / PREDICTIONS)
-            predictions = [(truth, label) for _, truth, label in answers]
+            predictions = [answer[1:] for answer in read_predictions(run.folder / PREDICTIONS)]
     return Scored(setting, seed, run, highest, best_epoch, last, predictions, gap)
 
 
 def _row(setting: str, runs: list[Scored]) -> Row:
     finished = [scored for scored in runs if not scored.gap]
     mean_best = _mean_and_spread([scored.best for scored in finished])
+    mean_last = _mean_and_spread([scored.last for scored in finished if scored.last is not None])
+    minutes = statistics.fmean(scored.seconds for scored in finished) / 60 if finished else None
     counts = {len(scored.predictions) for scored in finished if scored.predictions}
     images = counts.pop() if len(counts) == 1 else None
-    return Row(
-        setting,
-        runs,
-        mean_best,
-        _mean_and_spread([scored.last for scored in finished if scored.last is not None]),
-        statistics.fmean(scored.seconds for scored in finished) / 60 if finished else None,
-        images,
-        math.sqrt(mean_best[0] * (1 - mean_best[0]) / images) if mean_best and images else None,
-    )
+    error = math.sqrt(mean_best[0] * (1 - mean_best[0]) / images) if mean_best and images else None
+    return Row(setting, runs, mean_best, mean_last, minutes, images, error)
 
 
 def _mean_and_spread(values: Sequence[float]) -> tuple[float, float | None] | None:

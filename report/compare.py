@@ -101,14 +101,6 @@ def names_of(folders: Sequence[Path]) -> list[str]:
     return [one_line(Path(*path[-length:]), NAME_WIDTH) for path, length in zip(parts, lengths)]
 
 
-def best_and_last(run: RunRecord, score: str) -> tuple[str, str, str]:
-    """The best score, the first epoch that reached it, and the last score; dashes where there is none."""
-    highest = best(run, score)
-    if highest is None:
-        return "–", "–", "–"
-    return f"{highest[1]:.4f}", str(highest[0]), f"{scores(run, score)[-1][1]:.4f}"
-
-
 def minutes_and_speed(run: RunRecord) -> tuple[str, str]:
     """Minutes of training, and images a second: those logged last, else of all the epochs done."""
     seconds = [(line["step"], line["seconds"]) for line in run.metrics if is_number(line.get("seconds"))]
@@ -169,13 +161,17 @@ def print_tables(runs: Sequence[RunRecord]) -> None:
 
 def results(kind: Kind, named: Sequence[tuple[str, RunRecord]]) -> Table:
     """A row for each run of a kind; where there are several, the best score is bold."""
-    reached = [best_and_last(run, kind.score) for _, run in named]
-    top = max((highest for highest, _, _ in reached if highest != "–"), default="")
+    reached = [best(run, kind.score) for _, run in named]
+    top = max((f"{highest[1]:.4f}" for highest in reached if highest), default="")
     rows = []
-    for (name, run), (highest, at_epoch, last) in zip(named, reached):
+    for (name, run), highest in zip(named, reached):
         done = [str(run.metrics[-1][key]) for key in ("epoch", "step")] if run.metrics else ["–", "–"]
-        highest = (highest, "bold") if highest == top and len(reached) > 1 else highest
-        rows.append((name, *done, highest, at_epoch, last, *minutes_and_speed(run), run.gap or "finished"))
+        cells = ["–", "–", "–"]
+        if highest:
+            value = f"{highest[1]:.4f}"
+            value = (value, "bold") if value == top and len(named) > 1 else value
+            cells = [value, str(highest[0]), f"{scores(run, kind.score)[-1][1]:.4f}"]
+        rows.append((name, *done, *cells, *minutes_and_speed(run), run.gap or "finished"))
     names = ("epochs", "steps", "best", "at\nepoch", "last", "minutes", "images\n/s")
     figures = [Column(name, justify="right", no_wrap=True) for name in names]
     columns = [Column("run"), *figures, Column("state")]

@@ -19,7 +19,7 @@ from datasets.images import ImageError, list_images, read_rgb
 from datasets.palette import CLASS_NAMES, COLOURS, classes_of_colours
 from datasets.tables import read_class_names, read_labels
 from datasets.tiles import satellite_masks
-from engine.base import UserError, run_script, say, write_atomically
+from engine.base import UserError, plain_errors, run_script, say, write_atomically
 from report import parser_of
 
 WIDTH, MARGIN, GAP = 1280, 24, 12
@@ -38,22 +38,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--output", required=True, type=Path, help="the PNG to write")
     args = parser.parse_args(argv)
     unread: list[ImageError] = []
-    sheet = stack(
-        [
-            text_line("Problem 1: what the image shows, and what the network said", 24),
-            draw_labels(args.data / "p1_data" / "office", args.labels, unread),
-            text_line("Problem 2: tile, true mask, predicted mask", 24),
-            draw_legend(),
-            draw_masks(args.data / "p2_data" / "validation", args.masks, unread),
-        ]
-    )
-    try:
+    parts = [
+        text_line("Problem 1: what the image shows, and what the network said", 24),
+        draw_labels(args.data / "p1_data" / "office", args.labels, unread),
+        text_line("Problem 2: tile, true mask, predicted mask", 24),
+        draw_legend(),
+        draw_masks(args.data / "p2_data" / "validation", args.masks, unread),
+    ]
+    with plain_errors(args.output):
         args.output.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(args.output) as temporary:
-            sheet.save(temporary, format="PNG")
-    except OSError as error:
-        reason = f"cannot be written ({error.strerror})"
-        raise UserError(f"{args.output}: {reason}; choose another --output") from None
+            stack(parts).save(temporary, format="PNG")
     for error in unread:
         say(f"left out: {error}")
     print(args.output)
@@ -78,13 +73,12 @@ def draw_labels(office: Path, predictions: Path, unread: list[ImageError]) -> Im
             unread.append(error)
             continue
         true, said = (classes.get(label, label) for label in (truth[name], predicted[name]))
-        colour = RIGHT if true == said else WRONG
+        verdict, colour = ("right", RIGHT) if true == said else (f"said {said}", WRONG)
         cell = Image.new("RGB", (side, side + 40), PAPER)
         cell.paste(ImageOps.pad(image, (side, side), color=GREY))
         pen = ImageDraw.Draw(cell)
         pen.rectangle((0, 0, side - 1, side - 1), outline=colour, width=4)
         pen.text((0, side + 3), shortened(true, 13, side), fill=INK, font=font(13))
-        verdict = "right" if true == said else f"said {said}"
         pen.text((0, side + 20), shortened(verdict, 13, side), fill=colour, font=font(13))
         cells.append(cell)
     if not cells:
@@ -110,18 +104,18 @@ def draw_masks(tiles: Path, masks: Path, unread: list[ImageError]) -> Image.Imag
             unread.append(error)
             continue
         cell = Image.new("RGB", (3 * side + 2 * GAP, side + 24), PAPER)
+        pen = ImageDraw.Draw(cell)
         for column, pixels in enumerate((tile, truth, predicted)):
             resample = Image.Resampling.NEAREST if column else Image.Resampling.LANCZOS
             left = column * (side + GAP)
             cell.paste(Image.fromarray(pixels).resize((side, side), resample), (left, 0))
             # White is a class: without an edge it would be the paper.
-            ImageDraw.Draw(cell).rectangle((left, 0, left + side - 1, side - 1), outline=GREY)
+            pen.rectangle((left, 0, left + side - 1, side - 1), outline=GREY)
         agreeing = "another size"
         if truth.shape == predicted.shape:
             agreement = (classes_of_colours(truth) == classes_of_colours(predicted)).mean()
             agreeing = f"{agreement:.1%} of its pixels agree"
-        text = f"{mask[: -len('_mask.png')]}: {agreeing}"
-        ImageDraw.Draw(cell).text((0, side + 4), text, fill=INK, font=font(13))
+        pen.text((0, side + 4), f"{mask[: -len('_mask.png')]}: {agreeing}", fill=INK, font=font(13))
         cells.append(cell)
     if not cells:
         reason = f"none of the tiles and masks can be read ({unread[-1]})"

@@ -38,9 +38,8 @@ GREEDY, MEAN, HALVES = "greedy selection, logits", "all, probabilities", "greedy
 def main(argv: Sequence[str] | None = None) -> int:
     parser = parser_of("ensemble", __doc__)
     add = parser.add_argument
-    add(
-        "logits", metavar="FILE.npz", nargs="+", help="what p1_inference.py --save-logits wrote, one a member"
-    )
+    about = "what p1_inference.py --save-logits wrote, one a member"
+    add("logits", metavar="FILE.npz", nargs="+", help=about)
     add("--truth", required=True, help="the true labels: a CSV, or a folder of 7_123.png")
     add("--output", required=True, help="the ensemble.json to write; it names its members relative to itself")
     args = parser.parse_args(argv)
@@ -57,8 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logits = np.stack([in_order(member, members[0].names) for member in members])
     votes = greedy(logits, truth)
     answers = {path: each.argmax(axis=1) for path, each in zip(paths, logits)}
-    rights = [int((each == truth).sum()) for each in answers.values()]
-    best = answers[paths[int(np.argmax(rights))]]
+    best = max(answers.values(), key=lambda found: (found == truth).sum())
     answers[GREEDY] = answered(logits, votes)
     answers[HALVES] = by_halves(logits, truth)
     answers[MEAN] = softmax(logits).sum(axis=0).argmax(axis=1)
@@ -66,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     way = MEAN if tests[MEAN].first >= tests[GREEDY].first else GREEDY
     votes = [1] * len(members) if way == MEAN else votes
-    write_ensemble(args.output, way, members, votes, rights, tests)
+    write_ensemble(args.output, way, members, votes, tests)
     print(table_of(tests, dict(zip(paths, votes)), way))
     for name in (GREEDY, HALVES, MEAN):
         print(f"{name}, against the best member: {in_words(tests[name])}")
@@ -84,10 +82,9 @@ def check_members(paths: Sequence[str], members: Sequence[Logits]) -> None:
             raise UserError(f"{path}: knows other classes than {paths[0]}; give those of one training set")
         if sorted(member.names) != sorted(members[0].names):
             raise UserError(f"{path}: is of other images than {paths[0]}; classify the same ones")
-        if not os.path.isfile(member.checkpoint) or sha256_of(member.checkpoint) != member.sha256:
-            raise UserError(
-                f"{path}: is of another {member.checkpoint} than lies there; save its logits again"
-            )
+        file = member.checkpoint
+        if not os.path.isfile(file) or sha256_of(file) != member.sha256:
+            raise UserError(f"{path}: is of another {file} than lies there; save its logits again")
 
 
 def truths_of(path: str, member: Logits) -> np.ndarray:
@@ -96,10 +93,8 @@ def truths_of(path: str, member: Logits) -> np.ndarray:
     alone = sorted(set(labels) ^ set(member.names))
     if alone or not all(labels.values()):
         unknown = alone or [name for name, label in labels.items() if not label]
-        raise UserError(
-            f"{path}: {len(unknown)} images lack a true label or logits, {unknown[0]} first; "
-            "give the labels of the very images that were classified"
-        )
+        reason = f"{len(unknown)} images lack a true label or logits, {unknown[0]} first"
+        raise UserError(f"{path}: {reason}; give the labels of the very images that were classified")
     strange = sorted(set(labels.values()) - set(member.classes))
     if strange:
         raise UserError(f"{path}: the members know no class {strange[0]!r:.50}; give their training's labels")
@@ -152,9 +147,8 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def paired(found: np.ndarray, other: np.ndarray, truth: np.ndarray) -> PairedTest:
     """Of two answers for the same images."""
-    one, two = (
-        [(str(i), str(t), str(a)) for i, (t, a) in enumerate(zip(truth, side))] for side in (found, other)
-    )
+    names = range(len(truth))
+    one, two = (list(zip(names, truth.tolist(), side.tolist())) for side in (found, other))
     return compare_accuracy([one], [two])
 
 
@@ -162,32 +156,35 @@ def paired(found: np.ndarray, other: np.ndarray, truth: np.ndarray) -> PairedTes
 
 
 def write_ensemble(
-    path: str,
-    way: str,
-    members: Sequence[Logits],
-    votes: Sequence[int],
-    rights: Sequence[int],
-    tests: dict[str, PairedTest],
+    path: str, way: str, members: Sequence[Logits], votes: Sequence[int], tests: dict[str, PairedTest]
 ) -> None:
-    """What p1_inference.py --checkpoint reads, and beside it what was reached."""
-    folder, count = os.path.dirname(os.path.realpath(path)), tests[way].count
-    scores = {name: {"accuracy": tests[name].first, "p": tests[name].p} for name in (GREEDY, HALVES, MEAN)}
+    """What p1_inference.py --checkpoint reads, and what was reached; `tests` begin with the members'."""
+    folder = os.path.dirname(os.path.realpath(path))
+    reached = [test.first for test in list(tests.values())[: len(members)]]
     listed = [
         {
             "checkpoint": Path(os.path.relpath(member.checkpoint, folder)).as_posix(),
             "sha256": member.sha256,
             "votes": times,
             "tta": member.tta,
-            "accuracy": right / count,
+            "accuracy": accuracy,
         }
-        for member, times, right in zip(members, votes, rights)
+        for member, times, accuracy in zip(members, votes, reached)
         if times
     ]
-    mean_of = "probabilities" if way == MEAN else "logits"
-    said = {"mean_of": mean_of, "members": listed, "accuracy": tests[way].first, "images": count}
+    said = {
+        "mean_of": "probabilities" if way == MEAN else "logits",
+        "members": listed,
+        "accuracy": tests[way].first,
+        "images": tests[way].count,
+        "best_member": max(reached),
+        "against_the_best_member": {
+            name: {"accuracy": tests[name].first, "p": tests[name].p} for name in (GREEDY, HALVES, MEAN)
+        },
+    }
     try:
         os.makedirs(folder, exist_ok=True)
-        write_json(path, {**said, "best_member": max(rights) / count, "against_the_best_member": scores})
+        write_json(path, said)
     except OSError as error:
         raise cannot_write(path, error) from None
 

@@ -22,7 +22,7 @@ from report.blocks import (
     unfinished,
     value_of,
 )
-from report.collect import Found, fifty_runs
+from report.collect import Found, best_first, fifty_runs
 from report.document import Block, Gap, Picture, Text
 from report.problem1 import projection, shows
 
@@ -56,11 +56,10 @@ def a_and_b(runs: Sequence[RunRecord]) -> tuple[RunRecord | None, RunRecord | No
 
     Where all began at random, B is the best of them, and A the best of the others.
     """
-    order = sorted(runs, key=lambda run: (best(run, "accuracy") or (0, -1.0))[1], reverse=True)
+    order = best_first(runs, "accuracy")
     pretrained = [run for run in order if run.arguments.get("weights") not in (None, "none")]
-    from_nothing = [run for run in order if run not in pretrained]
-    b = next(iter(pretrained or from_nothing[:1]), None)
-    a = next((run for run in from_nothing if run is not b), None)
+    b = next(iter(pretrained or order), None)
+    a = next((run for run in order if run is not b and run not in pretrained), None)
     return a, b
 
 

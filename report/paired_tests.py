@@ -1,14 +1,9 @@
 """Paired tests of two settings, networks or runs that answered for the same images, or the same tiles.
 
-Accuracies are compared by sign flips over the images, mean IoUs by a bootstrap over the tiles:
-
-    test = compare_runs(read_run("runs/b"), read_run("runs/a"), "mean_iou", is_last=False)
-    test = compare_accuracy([answers_of_c_seed0, answers_of_c_seed1], [answers_of_a_seed0, ...])
-    in_words(test)  # '0.5550 lies 0.0500 above 0.5050 on the same 100 images (p = 0.063), so ...'
-
-Both ask how far the choice of validation images moves a difference. Neither knows how far another seed or
-another pre-training would: the runs are taken as they are. The draws have a fixed seed, so the same files
-give the same figures. UserError where there is no test, in words that tell why.
+Accuracies are compared by sign flips over the images, mean IoUs by a bootstrap over the tiles. Both ask how
+far the choice of validation images moves a difference. Neither knows how far another seed or another
+pre-training would: the runs are taken as they are. The draws have a fixed seed, so the same files give the
+same figures. UserError where there is no test, in words that tell why.
 """
 
 from __future__ import annotations
@@ -33,6 +28,7 @@ FEWEST_TILES = 10  # of fewer, the draws are nearly all alike, and any differenc
 A_HINT, CLEAR = 0.05, 0.01  # below these p a difference is called a hint, and more than chance
 EXACT = 2**53  # pixels; above, float64 skips whole numbers
 ROUNDING = 1e-6  # between a score in metrics.jsonl and the same one from counts
+AGAIN = "train the run again in a new folder"
 TESTED = ("accuracy", "mean_iou")  # the scores of runs that leave what a test needs
 
 Answers = Sequence["tuple[str, str, str]"]  # (filename, true label, predicted label) of each image
@@ -70,8 +66,8 @@ class Confusions:
 def compare_runs(one: RunRecord, other: RunRecord, score: str, is_last: bool) -> PairedTest:
     """The test of two finished runs by what they wrote of their best, or their last, epochs.
 
-    `score` is "accuracy" or "mean_iou". UserError where a file is missing or of another epoch than the
-    score, or the images or tiles are others.
+    `score` is one of TESTED. UserError where a file is missing or of another epoch than the score, or the
+    images or tiles are others.
     """
     for run in (one, other):
         if run.gap:
@@ -112,10 +108,8 @@ def _check_epoch(file: Path, reached: float, expected: float | None) -> None:
     if expected is None:
         raise UserError(f"{file}: its epoch was not scored; train the run to its end")
     if abs(reached - expected) > ROUNDING:
-        raise UserError(
-            f"{file}: is of another epoch, of {reached:.4f} where the run's score is {expected:.4f}; "
-            "train the run again in a new folder"
-        )
+        wrong = f"is of another epoch, of {reached:.4f} where the run's score is {expected:.4f}"
+        raise UserError(f"{file}: {wrong}; {AGAIN}")
 
 
 # -- accuracy ------------------------------------------------------------------------------------------------
@@ -174,7 +168,7 @@ def _common_truths(sides: Sequence[Answers]) -> dict[str, str]:
     """The true label of each image, which must be the same in all the answers."""
     truths = {name: truth for name, truth, _ in sides[0]}
     if not truths:
-        raise UserError("no image was answered for; train the run again in a new folder")
+        raise UserError(f"no image was answered for; {AGAIN}")
     for answers in sides:
         own = {name: truth for name, truth, _ in answers}
         if len(own) < len(answers):
@@ -247,24 +241,17 @@ def read_confusions(path: str | Path) -> Confusions:
     try:
         names, best, last = read_arrays(path, ("names", "best", "last"))
     except ValueError as error:
-        reason = f"no confusion matrices to read ({error})"
-        raise UserError(f"{path}: {reason}; train the run again in a new folder") from None
-    _check_confusions(path, names, best, last)
-    return Confusions(tuple(names.tolist()), best.astype(np.int64), last.astype(np.int64))
-
-
-def _check_confusions(path: Path, names: np.ndarray, best: np.ndarray, last: np.ndarray) -> None:
-    shape = (len(names) if names.ndim == 1 else 0, NUM_CLASSES, NUM_CLASSES)
+        raise UserError(f"{path}: no confusion matrices to read ({error}); {AGAIN}") from None
     if names.dtype.kind != "U" or names.ndim != 1 or len(set(names.tolist())) != len(names):
-        raise UserError(f"{path}: its names are no list of tiles; train the run again in a new folder")
+        raise UserError(f"{path}: its names are no list of tiles; {AGAIN}")
+    shape = (len(names), NUM_CLASSES, NUM_CLASSES)
     for name, pixels in (("best", best), ("last", last)):
         if pixels.dtype.kind not in "iu" or pixels.shape != shape:
-            raise UserError(
-                f"{path}: {name} is {pixels.dtype} of {pixels.shape}, not whole numbers of {shape}; "
-                "train the run again in a new folder"
-            )
+            wrong = f"{name} is {pixels.dtype} of {pixels.shape}, not whole numbers of {shape}"
+            raise UserError(f"{path}: {wrong}; {AGAIN}")
         if pixels.size and (pixels.min() < 0 or pixels.sum(dtype=np.float64) > EXACT):
-            raise UserError(f"{path}: {name} counts what no tile has; train the run again in a new folder")
+            raise UserError(f"{path}: {name} counts what no tile has; {AGAIN}")
+    return Confusions(tuple(names.tolist()), best.astype(np.int64), last.astype(np.int64))
 
 
 # -- in words ------------------------------------------------------------------------------------------------
@@ -283,22 +270,16 @@ def in_words(test: PairedTest) -> str:
         return f"both are {test.first:.4f} {basis}"
     side = "above" if test.difference > 0 else "below"
     distance = f"{test.first:.4f} lies {abs(test.difference):.4f} {side} {test.second:.4f}"
-    return f"{distance} {basis}, {verdict(test)}"
+    verdict = f"more than the choice of {test.unit} explains"
+    if test.p >= CLEAR:
+        verdict = "so these runs do not tell them apart" if test.p >= A_HINT else "a hint and no proof"
+    return f"{distance} {basis}, {verdict}"
 
 
 def in_short(test: PairedTest) -> str:
     """'+0.0500, p = 0.063', with the interval where there is one: for tables."""
     between = " ({:+.4f} to {:+.4f})".format(*test.interval) if test.interval else ""
     return f"{test.difference:+.4f}{between}, {p_in_words(test.p)}"
-
-
-def verdict(test: PairedTest) -> str:
-    """What its p allows to say."""
-    if test.p >= A_HINT:
-        return "so these runs do not tell them apart"
-    if test.p >= CLEAR:
-        return "a hint and no proof"
-    return f"more than the choice of {test.unit} explains"
 
 
 def p_in_words(p: float) -> str:

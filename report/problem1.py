@@ -10,10 +10,21 @@ from typing import Any, Callable, Sequence
 
 from engine.base import UserError
 from engine.run_folder import CONFIG, RunRecord, is_number, read_json, scores
-from report.blocks import OUTSIDE, drawn, facts, known_of, label_of, taken, unfinished, value_of, words
+from report.blocks import (
+    MOST_CURVES,
+    OUTSIDE,
+    drawn,
+    facts,
+    known_of,
+    label_of,
+    taken,
+    unfinished,
+    value_of,
+    words,
+)
 from report.collect import MOST_CLASSES, Found, Row, fifty_runs, pretraining_of, read_rows, settings_folder
 from report.document import Block, Gap, Picture, Table, Text
-from report.paired_tests import Answers, compare_accuracy, in_words
+from report.paired_tests import compare_accuracy, in_words
 from report.run_figures import draw_pretraining, draw_setting_confusion, draw_settings
 from report.settings_table import ABOUT_P, answers_by_setting, cells_of, remarks_on, with_first_reason
 from report.text import one_line
@@ -78,11 +89,10 @@ def _pretraining(run: RunRecord | None, found: Found, figures: Path) -> list[Blo
     )
     caption = f"Settings of the pre-training ({label_of(run)}), read from its {CONFIG}."
     blocks: list[Block] = [Text(text), facts(about, caption), *unfinished(run)]
-    others = [other for other in found.pretraining if other is not run]
     caption = "Loss, kNN accuracy on labelled images, and standard deviation of the embeddings "
     caption += "(1 is well spread, near 0 has collapsed)."
     alt = "Three curves over the epochs of the pre-training"
-    shown = [run, *others][:7]
+    shown = [run, *(other for other in found.pretraining if other is not run)][:MOST_CURVES]
     blocks.append(drawn(figures, "pretraining", lambda: draw_pretraining(shown), caption, alt))
     probes = scores(run, "knn_accuracy")
     if probes:
@@ -103,16 +113,11 @@ def _settings(folder: Path | None, others: Sequence[str], figures: Path) -> list
     except OUTSIDE as error:
         return [Gap(f"{one_line(error, 300)}.", FINETUNE)]
     columns, cells = cells_of(rows)
-    blocks: list[Block] = [
-        Table(
-            columns,
-            tuple(cells),
-            f"Accuracy on {_validation(rows)}, mean ± standard deviation over the seeds "
-            f"({one_line(folder, 80)}). The best epoch was chosen on the images that it is measured on; the "
-            "last one was chosen by nothing.",
-            numbers_from=3,
-        )
-    ]
+    caption = (
+        f"Accuracy on {_validation(rows)}, mean ± standard deviation over the seeds ({one_line(folder, 80)})."
+        " The best epoch was chosen on the images that it is measured on; the last one was chosen by nothing."
+    )
+    blocks: list[Block] = [Table(columns, tuple(cells), caption, numbers_from=3)]
     missing = [row.setting for row in rows if not row.runs]
     if missing:
         blocks.append(Gap(f"There is no run of setting {', '.join(missing)}.", FINETUNE))
@@ -173,29 +178,24 @@ def analyse(rows: Sequence[Row], chance: float | None) -> list[str]:
     # Best epochs flatter, each by as much as it was scored often; last ones were chosen by nothing.
     is_last = all(row.last for row in finished)
     answers, reasons = answers_by_setting(finished, is_last)
-    sentences = [
-        f"{one} against {other} ({what}): {_tested(answers[one], answers[other])}."
-        for one, other, what in COMPARED
-        if one in answers and other in answers
-    ]
+    sentences = []
+    for one, other, what in COMPARED:
+        if one in answers and other in answers:
+            try:
+                said = in_words(compare_accuracy(answers[one], answers[other]))
+            except UserError as error:
+                said = f"no paired test, {error}"
+            sentences.append(f"{one} against {other} ({what}): {said}.")
     if sentences:
-        which = "last" if is_last else "best"
-        sentences.insert(
-            0,
-            f"The sentences below compare the accuracies of the {which} epochs, means over the seeds, by a "
-            "sign-flip test over the images: with one seed a side it is McNemar's exact test. It gives "
-            f"{ABOUT_P}",
+        begin = (
+            f"The sentences below compare the accuracies of the {'last' if is_last else 'best'} epochs, "
+            "means over the seeds, by a sign-flip test over the images: with one seed a side it is McNemar's "
+            f"exact test. It gives {ABOUT_P}"
         )
+        sentences.insert(0, begin)
     if reasons:
         sentences.append(f"Not compared: {with_first_reason(reasons)}.")
     return [*sentences, *_near_chance(finished, chance, is_last)]
-
-
-def _tested(one: Sequence[Answers], other: Sequence[Answers]) -> str:
-    try:
-        return in_words(compare_accuracy(one, other))
-    except UserError as error:
-        return f"no paired test, {error}"
 
 
 def _near_chance(rows: Sequence[Row], chance: float | None, is_last: bool) -> list[str]:

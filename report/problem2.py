@@ -27,7 +27,7 @@ from report.blocks import (
     value_of,
     words,
 )
-from report.collect import Found, model_a_and_b, read_architecture
+from report.collect import Found, best_first, model_a_and_b, read_architecture
 from report.document import Block, Gap, Picture, Table, Text
 from report.run_figures import draw_ious
 from report.sam import sam_blocks
@@ -52,7 +52,7 @@ WORST = 4  # tiles shown
 def problem_2(found: Found, sam: Path | None, figures: Path) -> dict[str, Callable[[], list[Block]]]:
     """What answers each question, from what was found; figures go into `figures`."""
     a, b = model_a_and_b(found.segmentation)
-    models = [(letter, run) for letter, run in (("A", a), ("B", b)) if run]
+    models = {letter: run for letter, run in (("A", a), ("B", b)) if run}
 
     def scored() -> list[Block]:
         runs = found.segmentation
@@ -69,9 +69,9 @@ def problem_2(found: Found, sam: Path | None, figures: Path) -> dict[str, Callab
         "model_b_printed": lambda: network("B", b, TRAIN_B, figures, "model_b", is_printed=True),
         "both_ious": scored,
         "iou": scored,
-        "stages": lambda: _stages(models, figures),
-        "stages_of_a": lambda: _stages([model for model in models if model[0] == "A"], figures),
-        "stages_of_b": lambda: _stages([model for model in models if model[0] == "B"], figures),
+        "stages": lambda: _stages(models, "BA", figures),  # B first: it is the one that is asked for
+        "stages_of_a": lambda: _stages(models, "A", figures),
+        "stages_of_b": lambda: _stages(models, "B", figures),
         "sam": lambda: sam_blocks(sam, figures),
     }
 
@@ -108,10 +108,10 @@ def _about(run: RunRecord) -> dict[str, str]:
 # -- 2.3: scores ---------------------------------------------------------------------------------------------
 
 
-def _scores(models: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord], figures: Path) -> list[Block]:
+def _scores(models: dict[str, RunRecord], runs: Sequence[RunRecord], figures: Path) -> list[Block]:
     blocks: list[Block] = []
     rows, bars = [], []
-    for letter, run in models:
+    for letter, run in models.items():
         scored = best(run, "mean_iou")
         if scored is None:
             blocks.append(Gap(f"Model {letter}, {label_of(run)}, has no scored epoch.", command_of(run)))
@@ -123,7 +123,7 @@ def _scores(models: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord], 
         cells = (f"{ious[name]:.4f}" if name in ious else "–" for name in SCORED)
         rows.append((letter, value_of(run, "model"), f"{iou:.4f}", str(epoch), *cells))
     for letter, command in (("A", TRAIN_A), ("B", TRAIN_B)):
-        if letter not in [name for name, _ in models]:
+        if letter not in models:
             blocks.append(Gap(f"There is no run of a model {letter}.", command))
     if rows:
         table = Table(
@@ -135,19 +135,16 @@ def _scores(models: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord], 
             swatches=(None,) * 4 + SWATCHES,
         )
         caption = "IoU of each class and their mean; the squares are the classes' colours in the masks."
-        blocks[:0] = [
-            table,
-            drawn(figures, "ious", lambda: draw_ious(bars), caption, "Bars of IoU by class"),
-        ]
-    named = {run.folder: letter for letter, run in models}
+        blocks[:0] = [table, drawn(figures, "ious", lambda: draw_ious(bars), caption, "Bars of IoU by class")]
+    named = {run.folder: letter for letter, run in models.items()}
     blocks += networks_table(runs, named, "mean_iou", "The networks trained here.") if rows else []
     if len(rows) == 2:
         blocks.append(Text(_verdict(*(ious for _, ious in bars))))
-        tests = [paired(*(run for _, run in models), "mean_iou", which) for which in ("best", "last")]
+        tests = [paired(models["A"], models["B"], "mean_iou", which) for which in ("best", "last")]
         blocks.append(Text(" ".join(tests)))
     if len(runs) > len(models):
         chosen = f"the best of {count(len(runs), 'run')} here, chosen on the tiles that they are scored on"
-        blocks.append(Text(f"{' and '.join(name for name, _ in models)}: {chosen}."))
+        blocks.append(Text(f"{' and '.join(models)}: {chosen}."))
     return blocks
 
 
@@ -168,12 +165,12 @@ def _verdict(a: dict[str, float], b: dict[str, float]) -> str:
     return " ".join([*sentences, "How far another seed would move either is not known from these two runs."])
 
 
-def _curves(models: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord], figures: Path) -> list[Block]:
+def _curves(models: dict[str, RunRecord], runs: Sequence[RunRecord], figures: Path) -> list[Block]:
     """A and B first, then the best of the others, by numbers."""
-    others = [run for run in runs if run.metrics and all(run is not model for _, model in models)]
-    others.sort(key=lambda run: -(best(run, "mean_iou") or (0, -1.0))[1])
-    named = [*models, *((str(number), run) for number, run in enumerate(others, start=1))]
-    lines = [(f"{name}: {value_of(run, 'model')} ({label_of(run)})", run) for name, run in named]
+    others = [run for run in runs if run.metrics and all(run is not model for model in models.values())]
+    numbered = {str(number): run for number, run in enumerate(best_first(others, "mean_iou"), start=1)}
+    named = {**models, **numbered}
+    lines = [(f"{name}: {value_of(run, 'model')} ({label_of(run)})", run) for name, run in named.items()]
     title, alt = "Mean IoU on validation", "Learning curves of the segmentation runs"
     return [learning_curves(figures, "learning_curves", "mean_iou", title, lines, alt)] if lines else []
 
@@ -191,25 +188,20 @@ def _tiles(folders: Sequence[Path], run: RunRecord | None, figures: Path) -> lis
         return [*blocks, Gap("There are no masks to look for the worst-predicted tiles in.", command)]
     folder = folders[0]
     try:
-        comparison = compare_masks(folder, tiles)
+        found = compare_masks(folder, tiles)
     except OUTSIDE as error:
-        return [
-            *blocks,
-            Gap(f"The masks in {folder} could not be compared with the truth: {one_line(error, 300)}."),
-        ]
-    tiles, place = len(comparison.tiles), one_line(folder, 80)
-    called = f"What each class's pixels were called, over {count(tiles, 'tile')} (the masks in {place})."
-    worst = f"The {count(min(WORST, tiles), 'tile')} with the least pixels of their true class."
+        reason = f"could not be compared with the truth: {one_line(error, 300)}"
+        return [*blocks, Gap(f"The masks in {folder} {reason}.")]
+    tiles, gaps, place = len(found.tiles), found.gaps, one_line(folder, 80)
+    caption = f"What each class's pixels were called, over {count(tiles, 'tile')} (the masks in {place})."
     alt = "Confusion matrix of the land-cover classes"
-    alt_of_worst = "Image, truth, prediction and disagreement of the worst-predicted tiles"
-    blocks += [
-        drawn(figures, "land_confusion", lambda: draw_land_cover_confusion(comparison), called, alt),
-        drawn(figures, "worst_tiles", lambda: draw_worst(comparison, WORST), worst, alt_of_worst),
-    ]
-    if comparison.gaps:
-        all_tiles = len(comparison.gaps) + len(comparison.tiles)
-        left_out = f"{len(comparison.gaps)} of {all_tiles} tiles were left out"
-        blocks.append(Gap(f"{left_out}, the first: {one_line(comparison.gaps[0], 200)}"))
+    blocks.append(drawn(figures, "land_confusion", lambda: draw_land_cover_confusion(found), caption, alt))
+    caption = f"The {count(min(WORST, tiles), 'tile')} with the least pixels of their true class."
+    alt = "Image, truth, prediction and disagreement of the worst-predicted tiles"
+    blocks.append(drawn(figures, "worst_tiles", lambda: draw_worst(found, WORST), caption, alt))
+    if gaps:
+        left_out = f"{len(gaps)} of {len(gaps) + tiles} tiles were left out"
+        blocks.append(Gap(f"{left_out}, the first: {one_line(gaps[0], 200)}"))
     return blocks
 
 
@@ -229,21 +221,20 @@ def _shares(data: Path) -> list[Block]:
 # -- stages --------------------------------------------------------------------------------------------------
 
 
-def _stages(models: Sequence[tuple[str, RunRecord]], figures: Path) -> list[Block]:
+def _stages(models: dict[str, RunRecord], letters: str, figures: Path) -> list[Block]:
     blocks: list[Block] = []
-    for letter, run in reversed(models):  # B first: it is the one that is asked for
-        name, network = f"stages_{letter.lower()}", value_of(run, "model")
+    for letter in (letter for letter in letters if letter in models):
+        run, name = models[letter], f"stages_{letter.lower()}"
         alt = f"Tiles with model {letter}'s masks at its stages"
+        caption = f"Model {letter} ({value_of(run, 'model')}): image, truth, masks"
         tiles = (place_of(run, "data") or run.folder) / "validation"
         try:
-            stages = write_stages(run.folder, tiles, figures / name)
-            after = ", ".join(stages)
-            caption = f"Model {letter} ({network}): image, truth, masks after {after}, the last one over it."
-            blocks.append(Picture(name, caption, alt))
+            after = ", ".join(write_stages(run.folder, tiles, figures / name))
+            blocks.append(Picture(name, f"{caption} after {after}, the last one over it.", alt))
         except OUTSIDE as error:
             # The tiles may be elsewhere now: the training drew it already.
             if (run.folder / f"{STAGES}.png").is_file():
-                caption = f"Model {letter} ({network}): image, truth, masks at its stages, the last over it."
+                caption = f"{caption} at its stages, the last over it."
                 blocks.append(taken(figures, name, run.folder / STAGES, caption, alt))
             else:
                 blocks.append(Gap(f"No picture of model {letter}'s stages: {one_line(error, 300)}."))

@@ -31,6 +31,7 @@ COLOUR_OF_START = {"random": BLACK, "labels": BLUE, "own SSL": VERMILION}
 LABEL_WIDTH, END_WIDTH = 34, 14  # columns of a run's name in a legend, and at its line's end
 CLASS_WIDTH = 22  # columns of a class's name beside the matrix
 MANY_EPOCHS = 40  # from here on a marker an epoch is clutter, and so are losses of single steps
+Point = "tuple[float, float]"
 WIDE = 8.0  # inches; a page of paper has 6.7, so letters shrink by a sixth
 
 
@@ -50,7 +51,7 @@ def draw_pretraining(runs: Sequence[RunRecord]) -> Figure:
             look = _look(place)
             _plot_losses(loss, run, look)
             _plot(accuracy, [(x, y) for x, y in _points(run, "knn_accuracy") if 0 <= y <= 1], look)
-            _plot(spread, _thinned(_points(run, "embedding_std")), look, marker="")
+            _plot(spread, _thinned(_points(run, "embedding_std")), look, is_marked=False)
         loss.set_title("BYOL's loss")
         accuracy.set_title("kNN accuracy")
         accuracy.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
@@ -98,22 +99,24 @@ def _finish(axes: Axes) -> None:
     axes.set_xlabel("epoch", fontsize=9)
     axes.tick_params(labelsize=8.5)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-    if not any(len(line.get_xdata()) for line in axes.lines):
+    if any(len(line.get_xdata()) for line in axes.lines):
+        axes.set_xlim(left=0)
+    else:
         axes.set(xticks=[], yticks=[])
-        axes.text(0.5, 0.5, "nothing to show yet", transform=axes.transAxes, ha="center", color=GREY)
-        return
-    axes.set_xlim(left=0)
+        _say_nothing(axes)
 
 
-def _plot(
-    axes: Axes, points: Sequence[tuple[float, float]], look: dict[str, Any], marker: str = "o", **more
-) -> None:
-    marked = (marker and len(points) < MANY_EPOCHS) or len(points) == 1  # a single point is no line
+def _say_nothing(axes: Axes) -> None:
+    axes.text(0.5, 0.5, "nothing to show yet", transform=axes.transAxes, ha="center", color=GREY)
+
+
+def _plot(axes: Axes, points: Sequence[Point], look: dict[str, Any], is_marked: bool = True, **more) -> None:
+    marked = (is_marked and len(points) < MANY_EPOCHS) or len(points) == 1  # a single point is no line
     if points:
         axes.plot(*zip(*points), marker="o" if marked else None, markersize=3.5, **look, **more)
 
 
-def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+def _thinned(points: Sequence[Point]) -> Sequence[Point]:
     """Of a long run the mean of each epoch, in its middle: a thousand measurements are a smear."""
     if not points or points[-1][0] < MANY_EPOCHS:
         return points
@@ -129,7 +132,7 @@ def _ends(run: RunRecord) -> list[dict[str, Any]]:
     return [line for line in ends if _is_drawable(line.get("loss"))]
 
 
-def _points(run: RunRecord, name: str) -> list[tuple[float, float]]:
+def _points(run: RunRecord, name: str) -> list[Point]:
     """(epochs done, value), where an epoch of which a part was trained counts as that part."""
     length = steps_per_epoch(run)
     return [(line["step"] / length, line[name]) for line in run.metrics if _is_drawable(line.get(name))]
@@ -240,7 +243,7 @@ def _draw_curve(axes: Axes, curve: Curve) -> Line2D:
 def _label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
     """Each curve's label in the right margin at the height of its end, apart from its neighbours."""
     if not curves:
-        axes.text(0.5, 0.5, "nothing to show yet", transform=axes.transAxes, ha="center", color=GREY)
+        _say_nothing(axes)
         return
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
@@ -343,11 +346,10 @@ def draw_ious(rows: Sequence[tuple[str, dict[str, float]]]) -> Figure:
         for place, (_, ious) in enumerate(rows):
             for group, name in enumerate(names):
                 value = ious.get(name)
-                if not (is_number(value) and 0 <= value <= 1):
-                    continue
-                x = group - 0.42 + (place + 0.5) * width
-                axes.bar(x, value, width * 0.92, color=COLOURS[place % len(COLOURS)])
-                _write_value(axes, x, value, width)
+                if is_number(value) and 0 <= value <= 1:
+                    x = group - 0.42 + (place + 0.5) * width
+                    axes.bar(x, value, width * 0.92, color=COLOURS[place % len(COLOURS)])
+                    _write_value(axes, x, value, width)
         axes.set_xticks(range(len(names)), ["mean", *CLASS_NAMES[:SCORED_CLASSES]], fontsize=9.5)
         axes.get_xticklabels()[0].set_fontweight("bold")
         axes.tick_params(axis="x", length=0, pad=17)
@@ -356,8 +358,12 @@ def draw_ious(rows: Sequence[tuple[str, dict[str, float]]]) -> Figure:
         axes.set(ylim=(0, 1.1), xlim=(-0.55, len(names) - 0.45), ylabel="IoU")
         axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
         if not axes.patches:
-            axes.text(0.5, 0.5, "nothing to show yet", transform=axes.transAxes, ha="center", color=GREY)
-        _draw_class_colours(axes)
+            _say_nothing(axes)
+        # A patch between each class's group and its name; an edge keeps white apart from the paper.
+        style = {"transform": axes.get_xaxis_transform(), "edgecolor": GREY, "linewidth": 0.8}
+        for group, colour in enumerate(CLASS_COLOURS[:SCORED_CLASSES] / 255, start=1):
+            corner, colour = (group - 0.16, -0.075), tuple(colour)
+            axes.add_patch(Rectangle(corner, 0.32, 0.05, facecolor=colour, clip_on=False, **style))
         handles = [
             Patch(facecolor=COLOURS[place % len(COLOURS)], label=one_line(label, LABEL_WIDTH))
             for place, (label, _) in enumerate(rows)
@@ -375,10 +381,3 @@ def _write_value(axes: Axes, x: float, value: float, width: float) -> None:
     upright = width < 0.26
     text = f"{value:.2f}" if width >= 0.26 else f".{round(100 * value):02d}" if value < 0.995 else "1.0"
     axes.text(x, value + 0.012, text, ha="center", va="bottom", fontsize=8, rotation=90 if upright else 0)
-
-
-def _draw_class_colours(axes: Axes) -> None:
-    """A patch between each class's group and its name; an edge keeps white apart from the paper."""
-    style = {"transform": axes.get_xaxis_transform(), "edgecolor": GREY, "linewidth": 0.8, "clip_on": False}
-    for group, colour in enumerate(CLASS_COLOURS[:SCORED_CLASSES], start=1):
-        axes.add_patch(Rectangle((group - 0.16, -0.075), 0.32, 0.05, facecolor=colour / 255, **style))

@@ -56,26 +56,16 @@ def draw_masks(image: np.ndarray, annotations: Sequence[dict[str, Any]]) -> np.n
         mask = mask_of_runs(annotation["segmentation"])
         colour = np.array(colorsys.hsv_to_rgb(number * GOLDEN % 1, 0.85, 1.0)) * 255
         picture[mask] = (1 - OPACITY) * image[mask] + OPACITY * colour
-        outline = mask & ~_inside(mask)
-        picture[outline] = colour
+        # Inside are those whose four neighbours are in the mask too; beyond the image all is.
+        padded = np.pad(mask, 1, constant_values=True)
+        inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        picture[mask & ~inside] = colour
     return picture.round().astype(np.uint8)
-
-
-def _inside(mask: np.ndarray) -> np.ndarray:
-    """The pixels whose four neighbours are in the mask too; beyond the image all is."""
-    padded = np.pad(mask, 1, constant_values=True)
-    return mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
 
 
 def classes_picture(classes: np.ndarray) -> np.ndarray:
     """(H, W) classes → (H, W, 3) in the course's colours; red, which no class claims, as unknown."""
     return np.asarray(mask_image(np.minimum(classes, UNKNOWN)))
-
-
-def _smaller(picture: np.ndarray) -> np.ndarray:
-    image = Image.fromarray(picture)
-    image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-    return np.asarray(image)
 
 
 class Sheet:
@@ -84,11 +74,14 @@ class Sheet:
     def __init__(self, path: str | Path, columns: Sequence[str]):
         self.path, self.columns = path, columns
         self.written: list[str] = []
-        self._rows: list[tuple[str, dict[str, np.ndarray]]] = []
+        self._rows: list[tuple[str, dict[str, Image.Image]]] = []
 
     def add(self, label: str, pictures: dict[str, np.ndarray]) -> None:
         """One row: (H, W, 3) uint8 pictures by the name of their column."""
-        self._rows.append((label, {column: _smaller(picture) for column, picture in pictures.items()}))
+        images = {column: Image.fromarray(picture) for column, picture in pictures.items()}
+        for image in images.values():
+            image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+        self._rows.append((label, images))
         if len(self._rows) == ROWS:
             self.write()
 
@@ -113,11 +106,11 @@ class Sheet:
             for place, column in zip(across, self.columns):
                 without_axes(place)
                 if column in pictures:
-                    place.imshow(pictures[column])
-                else:
-                    middle = {"ha": "center", "va": "center", "transform": place.transAxes}
-                    place.text(0.5, 0.5, "none", color=GREY, **middle)
-                    place.set_box_aspect(1)
+                    place.imshow(np.asarray(pictures[column]))
+                    continue
+                middle = {"ha": "center", "va": "center", "transform": place.transAxes}
+                place.text(0.5, 0.5, "none", color=GREY, **middle)
+                place.set_box_aspect(1)
             across[0].set_ylabel(label)
         for place, column in zip(axes[0], self.columns):
             place.set_title(column)
@@ -141,7 +134,11 @@ def sam_blocks(folder: Path | None, figures: Path) -> list[Block]:
     made_by = images[0]["made_by"]
     settings = {label: words(made_by.get(name)) for name, label in SETTINGS.items()}
     table = facts(settings, "Settings of the mask generator.")
-    blocks: list[Block] = [Text(_method(made_by)), table, *_others(images)]
+    blocks: list[Block] = [Text(_method(made_by)), table]
+    others = [image["name"] for image in images if image["made_by"] != made_by]
+    if others:
+        said = f"These are the settings of {images[0]['name']}; made with others"
+        blocks.append(Text(f"{said}: {one_line(', '.join(others), 200)}."))
     sheets = sorted(folder.glob("sheet*.png"), key=lambda path: natural_key(path.name))
     for number, sheet in enumerate(sheets):
         caption = "Image, truth, model B and the masks of SAM, each in a colour of its own with its outline."
@@ -159,55 +156,41 @@ def _method(made_by: dict[str, Any]) -> str:
     points, network = words(made_by.get("points_per_side")), words(made_by.get("network"))
     if network == "vit_t":
         network = "vit_t, the image encoder of MobileSAM (Zhang et al., 2023)"
-    text = (
+    alike = made_by.get("box_nms_thresh")
+    is_sifted = is_number(alike) and alike < 1
+    sifted = ", and of masks with nearly the same box the best one" if is_sifted else ""
+    return (
         f"Segment Anything (Kirillov et al., 2023; {network}, weights "
         f"{words(made_by.get('weights'))}) was asked for the object at each point of a grid of {points} by "
         f"{points} points. Of the masks that it gave, those were kept that it expects to be right and that "
-        "stay the same when cut a little higher or lower"
+        f"stay the same when cut a little higher or lower{sifted}."
     )
-    alike = made_by.get("box_nms_thresh")
-    is_sifted = is_number(alike) and alike < 1
-    return text + (", and of masks with nearly the same box the best one." if is_sifted else ".")
-
-
-def _others(images: Sequence[dict[str, Any]]) -> list[Block]:
-    """A remark where not all the images were made like the first."""
-    first, *rest = images
-    names = [image["name"] for image in rest if image["made_by"] != first["made_by"]]
-    if not names:
-        return []
-    others = one_line(", ".join(names), 200)
-    return [Text(f"These are the settings of {first['name']}; made with others: {others}.")]
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     """{"name", "made_by", "shares"} of an image; None where the file is not one of ours.
 
-    That is how it was made, and of each mask the share of the image that it covers, the smallest first.
+    That is how it was made, and of each mask the share of the image that it covers.
     """
     try:
         said = read_json(path)
-        image, areas = said["image"], [mask["area"] for mask in said["annotations"]]
-        sides = [image["height"], image["width"]]
-        if not (isinstance(said["made_by"], dict) and all(is_number(side) and side > 0 for side in sides)):
-            return None
-        pixels = sides[0] * sides[1]
-        if not all(is_number(area) and 0 <= area <= pixels for area in areas):
+        made_by, areas = said["made_by"], [mask["area"] for mask in said["annotations"]]
+        sides = [said["image"]["height"], said["image"]["width"]]
+        is_ours = isinstance(made_by, dict) and all(is_number(side) and side > 0 for side in sides)
+        if not (is_ours and all(map(is_number, areas))):
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return {
-        "name": one_line(path.name[: -len("_sam.json")], 60),
-        "made_by": said["made_by"],
-        "shares": sorted(area / pixels for area in areas),
-    }
+    shares = [area / (sides[0] * sides[1]) for area in areas]
+    name = one_line(path.name[: -len("_sam.json")], 60)
+    return {"name": name, "made_by": made_by, "shares": shares} if all(map(_is_share, shares)) else None
 
 
 def _row(image: dict[str, Any]) -> tuple[str, ...]:
     shares = image["shares"]
     if not shares:
         return image["name"], "0", "–", "–"
-    return image["name"], f"{len(shares)}", f"{shares[-1]:.1%}", f"{statistics.median(shares):.2%}"
+    return image["name"], f"{len(shares)}", f"{max(shares):.1%}", f"{statistics.median(shares):.2%}"
 
 
 def _vote(path: Path) -> list[Block]:

@@ -80,7 +80,7 @@ def styled() -> Iterator[None]:
 def _chinese_font() -> list[str]:
     """The name of a font that matplotlib knows; none where the machine has none."""
     fonts, folder = font_manager.fontManager, font_folder()
-    if folder is not None:
+    if folder:
         fonts.addfont(folder / "NotoSansTC-Regular.otf")
         fonts.ttflist.append(replace(fonts.ttflist[-1], weight=700))  # its one weight stands for bold too
     installed = {font.name for font in fonts.ttflist}

@@ -33,12 +33,8 @@ from report import ANSWERS, OUTPUT, parser_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = (
-    "p[12]_*.py",
-    "mean_iou_evaluate.py",
-    "get_checkpoints.sh",
-    "requirements.txt",
-    "README.md",
-    "LICENSE",
+    *("p[12]_*.py", "mean_iou_evaluate.py", "get_checkpoints.sh"),
+    *("requirements.txt", "README.md", "LICENSE"),
 )
 ROOMS = ("models", "datasets", "engine", "recipes", "report")
 # Of the report: what is made, the student's words, and the pictures and results of ours alone.
@@ -58,21 +54,12 @@ LARGEST_IN_GIT = 50 * 10**6  # bytes; the course's limit for a file in git
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = parser_of("submission", __doc__)
-    parser.add_argument("--edition", help="the course's year (default: that of EDITION, else 2024)")
     add = parser.add_argument
+    add("--edition", help="the course's year (default: that of EDITION, else 2024)")
     add("--output", type=Path, help="the folder to make (default: the repository's submission/YEAR)")
-    add(
-        "--report",
-        type=Path,
-        default=OUTPUT,
-        help="the folder that report.build wrote (default: the repository's report/out)",
-    )
-    add(
-        "--answers",
-        type=Path,
-        default=ANSWERS,
-        help="your words in that report (default: the repository's report/answers.md)",
-    )
+    default = "(default: the repository's report/%s)"
+    add("--report", type=Path, default=OUTPUT, help=f"the folder that report.build wrote {default % 'out'}")
+    add("--answers", type=Path, default=ANSWERS, help=f"your words in that report {default % 'answers.md'}")
     args = parser.parse_args(argv)
     year = edition(args.edition)
     output = args.output or REPOSITORY / "submission" / year.name
@@ -96,11 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def collect(year: Edition, folder: Path, report: Path, answers: Path) -> list[str]:
-    """Fill the empty `folder`; the PDF is looked for in the folder `report`, what it was made with in the
-    file `answers`.
-
-    Returns what a complete submission would have besides, as lines for the user.
-    """
+    """Fill the empty `folder`; returns lines on what a complete submission would have besides."""
     for pattern in SCRIPTS:
         for path in sorted(REPOSITORY.glob(pattern)):
             copy_text(path, folder / path.name)
@@ -136,9 +119,7 @@ EDITION={year} exec python3 "${{0%{wrapper.name}}}{wrapper.script}" {wrapper.opt
 
 
 def copy_checkpoints(year: Edition, folder: Path) -> list[str]:
-    """The manifest of the checkpoints in use, their model card, and their weights where those are small
-    enough; lines about what is missing.
-    """
+    """The manifest of those in use, their model card, and small weights; lines about what is missing."""
     folder.mkdir()
     if (manifest.FOLDER / "README.md").is_file():
         copy_text(manifest.FOLDER / "README.md", folder / "README.md")
@@ -161,12 +142,11 @@ def copy_checkpoints(year: Edition, folder: Path) -> list[str]:
 
 def copy_weights(entry: dict[str, Any], folder: Path) -> list[str]:
     """The entry's file, where git takes it; a line where it is neither here nor to be fetched."""
-    is_small, is_here = entry["bytes"] <= LARGEST_IN_GIT, manifest.entry_path(entry).is_file()
-    if is_here and not manifest.is_intact(entry):
-        path = manifest.entry_path(entry)
+    path, is_small = manifest.entry_path(entry), entry["bytes"] <= LARGEST_IN_GIT
+    if path.is_file() and not manifest.is_intact(entry):
         raise UserError(f"{path}: not the published file; bash get_checkpoints.sh mends it")
-    if is_small and is_here:
-        shutil.copy2(manifest.entry_path(entry), folder)
+    if is_small and path.is_file():
+        shutil.copy2(path, folder)
     elif not entry["urls"]:
         why = "is not there" if is_small else "is too large for git"
         return [f"checkpoint {entry['name']} {why} and has no URL: publish it again with --url"]
@@ -175,36 +155,28 @@ def copy_weights(entry: dict[str, Any], folder: Path) -> list[str]:
 
 def wrong_classes(wrapper: Wrapper, entry: dict[str, Any]) -> list[str]:
     """A line unless the entry's file is here and knows as many classes as the wrapper is asked for."""
-    problem, path = problem_of(wrapper), manifest.entry_path(entry)
+    problem, path, name = problem_of(wrapper), manifest.entry_path(entry), entry["name"]
     if not path.is_file():
-        return [
-            f"{entry['name']}, with which {wrapper.name} answers, is not here, so its classes are not known: "
-            "bash get_checkpoints.sh, then collect again"
-        ]
+        unknown = f"{name}, with which {wrapper.name} answers, is not here, so its classes are not known"
+        return [f"{unknown}: bash get_checkpoints.sh, then collect again"]
     try:
         model = read_model(path)
-    except UserError as error:
-        return [f"{wrapper.name} cannot answer with {entry['name']}: {error}"]
-    except ImportError:
-        return [f"the classes of {entry['name']} are not known without torch: {install_command()}"]
-    if model["problem"] == KINDS[problem] and len(model["classes"]) == CLASSES[problem]:
-        try:
+        count = len(model["classes"])
+        if model["problem"] == KINDS[problem] and count == CLASSES[problem]:
             refuse_other_classes(problem, path, model["classes"])
             return []
-        except UserError as error:
-            return [f"{wrapper.name} cannot answer with {entry['name']}: {error}"]
-    return [
-        f"{wrapper.name} would answer with {entry['name']}, which knows {len(model['classes'])} classes, not "
-        f"the {CLASSES[problem]} asked for: {how_to_train(problem)}"
-    ]
+    except UserError as error:
+        return [f"{wrapper.name} cannot answer with {name}: {error}"]
+    except ImportError:
+        return [f"the classes of {name} are not known without torch: {install_command()}"]
+    wrong = f"which knows {count} classes, not the {CLASSES[problem]} asked for"
+    return [f"{wrapper.name} would answer with {name}, {wrong}: {how_to_train(problem)}"]
 
 
 def how_to_train(problem: str) -> str:
     target, model = TRAINED[problem]
-    return (
-        f"train one with {target}, then "
-        f"python3 -m engine.publish {model} --name NAME --problem {problem} --default"
-    )
+    publish = f"python3 -m engine.publish {model} --name NAME --problem {problem} --default"
+    return f"train one with {target}, then {publish}"
 
 
 def problem_of(wrapper: Wrapper) -> str:
@@ -215,21 +187,18 @@ def problem_of(wrapper: Wrapper) -> str:
 
 
 def copy_report(year: Edition, folder: Path, report: Path, answers: Path) -> list[str]:
-    """The report hwN_<studentID>.pdf of the repository or of the folder `report`, when there is one and no
-    other; lines for the user about what is wrong with it.
-    """
+    """The only hwN_<studentID>.pdf of the repository or of the folder `report`; lines on what is wrong."""
     homework = year.homework
     found = [path for place in (REPOSITORY, report) for path in sorted(place.glob(f"{homework}_*.pdf"))]
     if not found:
+        put = f"put {homework}_<studentID>.pdf beside README.md"
         return [
-            f"no report in {report}: make it with make report STUDENT_ID=..., or put "
-            f"{homework}_<studentID>.pdf beside README.md, and collect again"
+            f"no report in {report}: make it with make report STUDENT_ID=..., or {put}, and collect again"
         ]
-    contents = {(path.name, path.read_bytes()) for path in found}
-    if len(contents) > 1:
+    if len({(path.name, path.read_bytes()) for path in found}) > 1:
         return [f"more than one report ({', '.join(map(str, found))}): keep the one that is yours"]
-    missing = []
     shutil.copy2(found[0], folder)
+    missing = []
     if found[0].stem == f"{homework}_{PLACEHOLDER}":
         missing.append(f"{found[0]}: {PLACEHOLDER} is no student: make report STUDENT_ID=r12345678")
     if found[0].parent != REPOSITORY:  # another may hold words from anywhere
@@ -256,28 +225,20 @@ def empty_answers(path: Path) -> list[str]:
 
 
 def replace(output: Path, new: Path) -> None:
-    """Put `new` in the place of `output`.
-
-    UserError when something lies there that `new` has not: nothing gets lost.
-    """
-    if output.exists():
-        if not output.is_dir():
-            raise UserError(f"{output}: is a file; choose another --output")
-        lost = [
-            path.relative_to(output)
-            for path in sorted(output.rglob("*"))
-            if "__pycache__" not in path.parts and not (new / path.relative_to(output)).exists()
-        ]
-        if lost:
-            raise UserError(
-                f"{output}: {lost[0]} would be lost; move it, or the folder, away and start again"
-            )
-        old = new.with_name(f"{new.name}.old")
-        output.rename(old)
+    """Put `new` in the place of `output`; UserError when something lies there that `new` has not."""
+    if not output.exists():
         new.rename(output)
-        shutil.rmtree(old)
-    else:
-        new.rename(output)
+        return
+    if not output.is_dir():
+        raise UserError(f"{output}: is a file; choose another --output")
+    for path in sorted(output.rglob("*")):
+        own = path.relative_to(output)
+        if "__pycache__" not in path.parts and not (new / own).exists():
+            raise UserError(f"{output}: {own} would be lost; move it, or the folder, away and start again")
+    old = new.with_name(f"{new.name}.old")
+    output.rename(old)
+    new.rename(output)
+    shutil.rmtree(old)
 
 
 if __name__ == "__main__":

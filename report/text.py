@@ -1,8 +1,5 @@
 """Text from outside made fit to be shown: one line of a name, a cell of a table, the student's Markdown.
 
-read_markdown("Some **bold** words.")  # [{"kind": "paragraph", "runs": [{"text": "Some ", ...},
-                                       #   {"text": "bold", "bold": True, ...}, ...]}]
-
 The Markdown becomes plain data that the page and the PDF both draw, so that neither has to trust it. It is
 CommonMark by markdown-it-py: paragraphs, lists, bold, italic, code, blocks of code, quotes, headings. Links,
 pictures and HTML stay the text that was typed. A block is a dict with "kind" and
@@ -16,6 +13,7 @@ rule                a line across the page
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from typing import TYPE_CHECKING, Any, Iterator
@@ -59,9 +57,7 @@ def columns(text: str) -> int:
 
 def markdown(text: object, width: int = 60) -> str:
     """The text as one cell of a Markdown table: nothing in it is markup or HTML."""
-    line = one_line(text, width)
-    for mark, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
-        line = line.replace(mark, entity)
+    line = html.escape(one_line(text, width), quote=False)
     # Inside a word _ is no markup, and file names read better without the backslash.
     return re.sub(r"[\\`*{}\[\]|~$#!]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line)
 

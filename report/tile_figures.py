@@ -1,10 +1,5 @@
 """Figures of land-cover tiles: tiles at the stages of a training, and predicted masks against the true ones.
 
-write_stages("runs/p2", "hw1_data/p2_data/validation")  # runs/p2/stages.png and .pdf
-comparison = compare_masks("masks", "hw1_data/p2_data/validation")
-save_figure(draw_worst(comparison), "figures/worst_tiles")
-save_figure(draw_land_cover_confusion(comparison), "figures/land_cover_confusion")
-
 Pixels are counted as mean_iou_evaluate.py counts them: red is urban, and unknown is a class like the others.
 """
 
@@ -13,10 +8,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
+from typing import NamedTuple, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -55,14 +49,14 @@ def write_stages(run: str | Path, tiles: str | Path, path: str | Path | None = N
     if not masks:
         advice = "give the run folder of a p2_train.py that has ended an epoch"
         raise UserError(f"{run}: no masks in its {SNAPSHOTS}/; {advice}")
-    tile_of_mask = {mask: name for name, mask in satellite_masks(list_images(tiles))}
-    last = masks[max(masks)]
+    tiles, last = Path(tiles), masks[max(masks)]
+    tile_of_mask = {mask: tiles / name for name, mask in satellite_masks(list_images(tiles))}
     names = sorted(path.name for path in last.glob("*_mask.png") if path.name in tile_of_mask)
     if not names:
         raise UserError(f"{tiles}: none of the tiles pictured in {last} is there; give the run's own data")
     stages = [epoch for epoch in sorted(masks) if all((masks[epoch] / name).is_file() for name in names)]
-    folders = [Path(tiles), *(masks[epoch] for epoch in stages)]
-    rows = [_row(Path(tiles) / tile_of_mask[name], [folder / name for folder in folders]) for name in names]
+    folders = [tiles, *(masks[epoch] for epoch in stages)]
+    rows = [_row(tile_of_mask[name], [folder / name for folder in folders]) for name in names]
     titles = [f"epoch {epoch}" + (" (best)" if epoch == best_epoch else "") for epoch in stages]
     save_figure(draw_stages(rows, titles), path or Path(run) / STAGES)
     return titles
@@ -105,15 +99,14 @@ def draw_stages(
 # -- masks against the truth ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Tile:
+class Tile(NamedTuple):
     """One tile that has both masks."""
 
     name: str
     image: Path
     truth: Path
     predicted: Path
-    agreement: float  # share of its pixels that have the true class
+    agreement: float = 0.0  # share of its pixels that have the true class
 
 
 @dataclass(frozen=True)
@@ -146,16 +139,14 @@ def compare_masks(masks: str | Path, tiles: str | Path) -> MaskComparison:
         elif mask not in there:
             gaps.append(f"{mask} is not among the predictions.")
         else:
-            pairs.append((mask[: -len("_mask.png")], tiles / image, tiles / mask, masks / mask))
-    with ThreadPoolExecutor(min(4, available_cores())) as pool:
-        counted = list(pool.map(lambda pair: _count(*pair[2:]), pairs))
+            pairs.append(Tile(mask[: -len("_mask.png")], tiles / image, tiles / mask, masks / mask))
     compared, confusion = [], np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64)
-    for pair, counts in zip(pairs, counted):
+    for tile, counts in zip(pairs, _count_all([(tile.truth, tile.predicted) for tile in pairs])):
         if isinstance(counts, str):
             gaps.append(counts)
             continue
         confusion += counts
-        compared.append(Tile(*pair, agreement=float(counts.trace() / counts.sum())))
+        compared.append(tile._replace(agreement=float(counts.trace() / counts.sum())))
     if not compared:
         reason = f" ({gaps[-1]})" if pairs else ""
         advice = f"fill it with bash hw1_2.sh {tiles} {masks}"
@@ -164,16 +155,17 @@ def compare_masks(masks: str | Path, tiles: str | Path) -> MaskComparison:
 
 
 def class_pixels(folder: Path) -> tuple[int, np.ndarray]:
-    """How many true masks of a folder of tiles can be read, and the pixels (7,) of each class in them.
-
-    UserError where there is none.
-    """
-    with ThreadPoolExecutor(min(4, available_cores())) as pool:
-        counted = list(pool.map(lambda pair: _count(pair[2], pair[2]), find_pairs(folder)))
+    """How many true masks of a folder can be read (UserError: none), and the pixels (7,) of each class."""
+    counted = _count_all([(mask, mask) for _, _, mask in find_pairs(folder)])
     readable = [counts.diagonal() for counts in counted if not isinstance(counts, str)]
     if not readable:
         raise UserError(f"{folder}: none of its masks can be read; give the course's p2_data")
     return len(readable), np.sum(readable, axis=0)
+
+
+def _count_all(pairs: Sequence[tuple[Path, Path]]) -> list[np.ndarray | str]:
+    with ThreadPoolExecutor(min(4, available_cores())) as pool:
+        return list(pool.map(lambda pair: _count(*pair), pairs))
 
 
 def _count(truth: Path, predicted: Path) -> np.ndarray | str:
@@ -234,12 +226,8 @@ def _draw_tile(line: np.ndarray, tile: Tile) -> None:
     wrong = np.where((true != said)[..., None], to_rgb(VERMILION), 0.45 + 0.55 * grey)
     wrong = Image.fromarray((wrong * 255).astype(np.uint8))
     for axes, picture in zip(line, (image, mask_image(true), mask_image(said), wrong)):
-        _show(axes, picture)
+        picture.thumbnail((MOST_PIXELS, MOST_PIXELS), Image.Resampling.NEAREST)
+        axes.imshow(np.asarray(picture), interpolation="nearest")
+        without_axes(axes)
     line[0].set_ylabel(one_line(tile.name, 18), fontweight="bold", fontsize=9)
     line[-1].set_xlabel(f"{tile.agreement:.1%} of its pixels agree", fontsize=8)
-
-
-def _show(axes: Axes, picture: Image.Image) -> None:
-    picture.thumbnail((MOST_PIXELS, MOST_PIXELS), Image.Resampling.NEAREST)
-    axes.imshow(np.asarray(picture), interpolation="nearest")
-    without_axes(axes)

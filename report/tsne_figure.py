@@ -6,6 +6,7 @@ Panels are (title, points (N, 2)) pairs of the same N images. All have the same 
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any, Mapping, Sequence
 
 import numpy as np
@@ -40,14 +41,6 @@ def tens(present: Sequence[int], num_classes: int) -> list[list[int]]:
     starts = range(0, num_classes, 10)
     groups = [[label for label in range(start, start + 10) if label in set(present)] for start in starts]
     return [group for group in groups if group]
-
-
-def limits(panels: Panels) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Limits of x and of y that hold the points of every panel with a little room."""
-    points = np.concatenate([points for _, points in panels])
-    low, high = points.min(axis=0), points.max(axis=0)
-    room = 0.04 * (high - low).max()
-    return (low[0] - room, high[0] + room), (low[1] - room, high[1] + room)
 
 
 def draw_all_classes(panels: Panels, labels: np.ndarray, entries: Sequence[str], heading: str) -> Figure:
@@ -112,7 +105,10 @@ def middles(points: np.ndarray, labels: np.ndarray, width: float) -> dict[int, n
 
 def _panels(panels: Panels, heading: str, below: float) -> tuple[Figure, list[Axes]]:
     """A figure with empty axes for each panel, side by side, and `below` inches for a legend under them."""
-    across, upwards = limits(panels)
+    together = np.concatenate([points for _, points in panels])
+    low, high = together.min(axis=0), together.max(axis=0)
+    room = 0.04 * (high - low).max()
+    across, upwards = zip(low - room, high + room)
     height = PANEL * (upwards[1] - upwards[0]) / (across[1] - across[0])
     # As wide as two panels, which the legend needs.
     figure = Figure(figsize=(PANEL * max(len(panels), 2), min(max(height, 3), 9) + 0.75 + below))
@@ -170,8 +166,8 @@ def measure(
     scatter = {label: mean_distance(features[labels == label]) for label in np.unique(labels).tolist()}
     spread = mean_distance(features)
     share = class_overlap(vectors, numbers, len(classes), NEIGHBOURS).numpy().astype(np.float64)
-    pairs = zip(*(side.tolist() for side in np.triu_indices(len(classes), 1)))
-    pairs = sorted((pair for pair in pairs if overlap(share, pair)), key=lambda pair: -overlap(share, pair))
+    overlap = {pair: share[pair] + share[pair[::-1]] for pair in combinations(range(len(classes)), 2)}
+    pairs = sorted((pair for pair in overlap if overlap[pair]), key=lambda pair: -overlap[pair])
     return {
         "images": len(features),
         "features": features.shape[1],
@@ -195,18 +191,16 @@ def mean_distance(features: np.ndarray) -> float:
     return float(np.linalg.norm(features - features.mean(axis=0), axis=1).mean())
 
 
-def overlap(share: np.ndarray, pair: tuple[int, int]) -> float:
-    """Of two classes, both directions together."""
-    return share[pair] + share[pair[::-1]]
-
-
 def named(scores: dict[str, Any], entries: Mapping[str, str]) -> dict[str, Any]:
     """The scores with the names of their classes, `entries[label]`, beside the labels."""
-    scattered = [{**row, "name": entries[row["label"]]} for row in scores["most_scattered"]]
-    pairs = [
-        {**row, "names": [entries[label] for label in row["labels"]]} for row in scores["most_overlapping"]
-    ]
-    return {**scores, "most_scattered": scattered, "most_overlapping": pairs}
+    scattered, overlapping = scores["most_scattered"], scores["most_overlapping"]
+    return {
+        **scores,
+        "most_scattered": [{**row, "name": entries[row["label"]]} for row in scattered],
+        "most_overlapping": [
+            {**row, "names": [entries[name] for name in row["labels"]]} for row in overlapping
+        ],
+    }
 
 
 def as_text(scores: Sequence[dict[str, Any]]) -> str:
