@@ -4,18 +4,15 @@
 
 --p1 and --p2 name run folders, or folders with run folders and results somewhere below them: pre-training,
 settings A to E, t-SNE; both networks of problem 2 and the masks of hw1_2.sh; --sam the output of p2_sam.py.
-Model A is the best run of a VGG16-FCN32s, model B the best of any other network. What has no run yet is
-named, with the command that fills it. Figures are in OUTPUT/figures, as PNG and PDF.
-
---edition 2021, or another year of the 50 classes, answers that year's questions. There model A is the best
-run from random weights, model B the best from pretrained ones, or else the best of all.
+Model A is the best run of a VGG16-FCN32s, model B the best of any other network; of the 50 classes (--edition
+2021, say) A is the best run from random weights, B the best from pretrained ones, or else the best of all.
+What has no run yet is named, with the command that fills it. Figures are in OUTPUT/figures, as PNG and PDF.
 
 Your own words stand in report/answers.md, a heading a question; it is made once and never written again. The
 same runs and words give the same bytes: the date is that of the newest run.
 
 Paths that you give are those of the folder you are in. Without --output and --answers the report goes to
-report/out of the repository, where report.submission looks for it, and your words stand beside it, whatever
-folder you are in.
+report/out of the repository, where report.submission looks for it, and your words stand beside it.
 
 Exit status: 0 complete; 1 written, with the gaps named on stderr; 2 nothing written, the reason is one line
 on stderr.
@@ -37,7 +34,7 @@ from engine.run_folder import is_number
 from report import ANSWERS, OUTPUT, parser_of
 from report.collect import Found, fifty_runs, find, runs_of_settings, settings_folder
 from report.document import Gap, Report, problems_of
-from report.text import one_line
+from report.text import one_line, read_answers
 
 OURS = re.compile(
     r"(pretraining|settings_curves|confusion_[A-E]|(features_)?(tsne|pca)(_\d+)?(_classes_\d+-\d+)?"
@@ -89,7 +86,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def draw_report(args: argparse.Namespace) -> tuple[Report, list[str]]:
     """Everything that page and PDF say, its figures drawn into OUTPUT/figures; and remarks on the runs."""
-    from report.answers import read_answers
     from report.fifty import fifty_answers
     from report.problem1 import problem_1
     from report.problem2 import problem_2

@@ -1,6 +1,5 @@
-"""What a report consists of: the assignment's questions with the blocks that answer them.
-
-And the same as plain data, clean and checked, which the page and the PDF are both drawn from.
+"""What a report consists of: the assignment's questions with the blocks that answer them; and the same as plain
+data, clean and checked, which the page and the PDF are both drawn from.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from PIL import Image
 
 from datasets.editions import Edition
 from engine.base import read_regular
-from report.text import cleaned, one_line, read_markdown
+from report.text import cleaned, line, one_line, read_markdown
 
 
 @dataclass(frozen=True)
@@ -210,10 +209,6 @@ def pictures_in(content: dict[str, Any]) -> list[dict[str, Any]]:
     """The pictures among the blocks of `content_of`, in order."""
     questions = [question for problem in content["problems"] for question in problem["questions"]]
     return [block for question in questions for block in question["blocks"] if block["kind"] == "picture"]
-
-
-def line(text: object) -> str:
-    return " ".join(cleaned(text).split())
 
 
 def _block(block: Block, folder: Path) -> dict[str, Any]:

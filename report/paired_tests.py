@@ -121,9 +121,9 @@ def compare_accuracy(one: Sequence[Answers], other: Sequence[Answers]) -> Paired
     An image's difference is the share of one's seeds that are right about it less the share of the other's.
     If the settings were alike, each difference could as well have the other sign (Edgington, Randomization
     Tests, 1980): p is the share of all choices of signs whose sum is at least as far from 0 as the one
-    observed. With one seed a side that is McNemar's exact test (see mcnemar); with more, signs are drawn
-    10,000 times, and the observed sum counts as one more draw (Phipson and Smyth 2010), so that no p is 0.
-    With unlike numbers of seeds a side the signs are even only nearly, and p is too.
+    observed; nearly, with unlike numbers of seeds a side. With one seed a side that is McNemar's exact test;
+    with more, signs are drawn 10,000 times, and the observed sum counts as one more draw (Phipson and Smyth
+    2010), so that no p is 0.
 
     UserError unless all the answers are for the same images with the same truths, in whatever order.
     """
@@ -192,12 +192,11 @@ def _is_right(seeds: Sequence[Answers], names: Iterable[str]) -> np.ndarray:
 def compare_mean_iou(one: Confusions, other: Confusions, is_last: bool) -> PairedTest:
     """Bootstrap of two networks' mean IoUs over the tiles (Efron 1979), at the best or the last epoch.
 
-    As many tiles as there are, are drawn with replacement, 2,000 times, the same ones for both networks.
-    Each draw's matrices are summed up and give two mean IoUs over the first six classes, as
-    engine.metrics counts them; a class that is neither in the truth nor in the prediction of one of the
-    networks is left out of both means. The interval lies between the 50th smallest and the 50th largest
-    difference; p is twice the share of draws on the far side of 0, and the observed one counts as one
-    more, so that p < 0.05 is the same as an interval without 0.
+    As many tiles as there are, are drawn with replacement, 2,000 times, the same ones for both networks. Each
+    draw's matrices are summed up and give two mean IoUs over the first six classes, as engine.metrics counts
+    them; a class that one of the networks lacks is left out of both means. The interval lies between the 50th
+    smallest and the 50th largest difference; p is twice the share of draws on the far side of 0, and the
+    observed one counts as one more, so that p < 0.05 is the same as an interval without 0.
 
     UserError unless both are of the same tiles with the same truth, in whatever order, and at least ten.
     """

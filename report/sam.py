@@ -1,6 +1,5 @@
-"""Segment Anything: the pictures of masks and the sheet that p2_sam.py draws.
-
-And what the report says of its folder: the method, its masks, and whether their vote betters model B.
+"""Segment Anything: the pictures of masks and the sheet that p2_sam.py draws; and what the report says of its
+folder: the method, its masks, and whether their vote betters model B.
 """
 
 from __future__ import annotations

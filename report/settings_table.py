@@ -2,10 +2,9 @@
 
     python3 -m report.settings_table runs/p1
 
-Reads the run folders A-seed0, A-seed1, ... E-seed2 below RUNS and writes beside them table.md, table.csv,
-table.json (every run in detail), curves.png, and for each setting confusion_A.png (its best seed) and
-confused_A.csv (the most confused pairs of classes); each picture as a PDF too. p1_finetune.py does the same
-at its end.
+Reads the run folders A-seed0 ... E-seed2 below RUNS and writes beside them table.md, table.csv, table.json
+(every run in detail), curves.png, and for each setting confusion_A.png (its best seed) and confused_A.csv
+(the most confused pairs of classes); pictures as PDFs too. p1_finetune.py does the same at its end.
 
 Exit status: 0 written; 1 written, but runs are left out of the averages because they are unfinished or cannot
 be used (named on stderr); 2 nothing written, the reason is one line on stderr.

@@ -1,16 +1,9 @@
-"""How figures look and are saved: one style, colours for colour-blind eyes too, the same bytes each time.
+"""How figures look and are saved: one style, colours for colour-blind eyes too, the same bytes each time; and
+Chinese in figures, page and PDF, on any machine.
 
-And Chinese in figures, page and PDF, on any machine.
-
-with styled():
-    figure = Figure(figsize=(6, 4))
-    ...
-save_figure(figure, "out/curves")  # out/curves.png and out/curves.pdf
-
-Figures are made without pyplot, so no window system is needed and nothing global changes.
-
-Noto TC comes out of the package pylopdf-fonts-zh-tw, under the SIL Open Font License 1.1, which allows
-embedding and binds no document made with it. On Python 3.9, for which it is not made, the machine's own do.
+Figures are made without pyplot, so no window system is needed and nothing global changes. Noto TC comes out
+of the package pylopdf-fonts-zh-tw, under the SIL Open Font License 1.1, which allows embedding and binds no
+document made with it. On Python 3.9, for which it is not made, the machine's own fonts do.
 """
 
 from __future__ import annotations

@@ -16,11 +16,11 @@ from datasets.tables import read_class_names, read_labels, read_predictions, rea
 from engine import manifest
 from engine.base import LARGEST_TEXT, UserError, open_regular, read_regular
 from engine.run_folder import read_json, read_run
-from report.answers import _read as read_answers
 from report.blocks import Picture
 from report.collect import read_architecture
 from report.document import _picture
 from report.paired_tests import read_confusions
+from report.text import _read as read_answers
 from tests.strange_files import KINDS, make_strange
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -9,9 +9,8 @@ from contextlib import suppress
 import pytest
 
 from engine.base import UserError
-from report.answers import read_answers
 from report.document import Question
-from report.text import read_markdown
+from report.text import read_answers, read_markdown
 
 QUESTIONS = (
     Question("1.1", "Pre-training", 5, "Describe your method --> here"),
