@@ -1,5 +1,5 @@
-"""What a report consists of: the assignment's questions with the blocks that answer them; and the same as plain
-data, clean and checked, which the page and the PDF are both drawn from.
+"""What a report consists of: the assignment's questions with the blocks that answer them; and the same as
+plain data, clean and checked, which the page and the PDF are both drawn from.
 """
 
 from __future__ import annotations

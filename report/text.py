@@ -2,9 +2,9 @@
 
 answers.md has a heading for each question, is made once, and is then the student's alone. Headings are found
 by their number. HTML comments are no words, but in code they are. What is under no question's heading is left
-out of the report, and a line on stderr says so. Its Markdown (CommonMark by markdown-it-py) becomes plain data
-that page and PDF draw, so that neither has to trust it. Links, pictures and HTML stay the text that was typed.
-A block is a dict with "kind" and
+out of the report, and a line on stderr says so. Its Markdown (CommonMark by markdown-it-py) becomes plain
+data that page and PDF draw, so that neither has to trust it. Links, pictures and HTML stay the text that was
+typed. A block is a dict with "kind" and
 
 paragraph, heading  "runs": text with the marks bold, italic, code; "\\n" in it is a line's end
 code                "text"
