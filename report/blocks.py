@@ -95,14 +95,13 @@ def count(number: int, name: str) -> str:
 
 def known_of(run: RunRecord) -> dict[str, str]:
     """What is told of runs of every kind, by the names that the tables call it."""
-    given, machine, decay = run.arguments, run.config.get("machine"), run.arguments.get("ema_decay")
+    weights, decay = run.arguments.get("weights"), run.arguments.get("ema_decay")
+    machine = run.config.get("machine")
     machine = machine if isinstance(machine, dict) else {}
     cores = f"CPU, {words(machine['cores'])} cores" if is_number(machine.get("cores")) else "–"
     return {
         "network": value_of(run, "model"),
-        "starts from": "random weights"
-        if given.get("weights") in (None, "none")
-        else words(given["weights"]),
+        "starts from": "random weights" if weights in (None, "none") else words(weights),
         "averaged weights": f"decay {words(decay)}" if is_number(decay) and decay > 0 else "none",
         "optimiser": _optimizer(run),
         "batch size": value_of(run, "batch_size"),

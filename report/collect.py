@@ -29,9 +29,9 @@ from engine.run_folder import (
     place_of,
     read_json,
     read_run,
-    scores,
     seconds_of,
 )
+from report.paired_tests import last_score
 from report.text import one_line
 
 DEEPEST = 4  # folders below the one given
@@ -278,9 +278,8 @@ def read_rows(folder: Path) -> list[Row]:
 
 def _read_scored(folder: Path, setting: str, seed: int) -> Scored:
     run = read_run(folder / f"{setting}-seed{seed}")
-    scored = scores(run, "accuracy")
     best_epoch, highest = best(run, "accuracy") or (None, None)
-    last = scored[-1][1] if scored and scored[-1][0] == run.metrics[-1]["epoch"] else None
+    last = last_score(run, "accuracy")
     own, gap = (run.arguments.get("setting"), run.arguments.get("seed")), run.gap
     if run.arguments and own != (setting, seed):
         gap = f"its {CONFIG} is of another run: the folder was renamed or copied"
@@ -338,8 +337,10 @@ def read_architecture(run: Path) -> Architecture | None:
         numbers = [said["input"][1], *counts]
         if not all(is_number(number) and 0 <= number < MOST for number in numbers):
             return None
-        places, printed = (_scored_at(blocks), _merged_at(blocks)), str(said.get("printed", ""))
-        return Architecture(one_line(said["network"], 60), *numbers, *places, printed)
+        strides = [block["stride"] for block in blocks.values() if len(block["inputs"]) > 1]
+        merged = ", ".join(f"stride {stride:g}" for stride in dict.fromkeys(strides) if stride) or "nowhere"
+        printed = str(said.get("printed", ""))
+        return Architecture(one_line(said["network"], 60), *numbers, _scored_at(blocks), merged, printed)
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
         return None
 
@@ -356,8 +357,3 @@ def _scored_at(blocks: dict[str, dict[str, Any]]) -> str:
             return f"stride {before['stride']:g}, then {one_line(block['layers'], 60)}"
         block = before
     return "–"
-
-
-def _merged_at(blocks: dict[str, dict[str, Any]]) -> str:
-    strides = [block["stride"] for block in blocks.values() if len(block["inputs"]) > 1 and block["stride"]]
-    return ", ".join(f"stride {stride:g}" for stride in dict.fromkeys(strides)) or "nowhere"

@@ -46,7 +46,6 @@ BREAK = "\u200b"
 def write_page(report: Report, folder: Path) -> Path:
     """Write `folder`/report.html with the pictures of `folder`/figures. UserError where it can't be."""
     content = content_of(report, folder)
-    path = folder / "report.html"
     for picture in pictures_in(content):
         picture["source"] = _data_uri("image/png", picture["data"])
         picture["least"] = round(picture["width"] * CSS_DOTS_AN_INCH * SMALLEST_ON_A_PHONE)
@@ -56,9 +55,13 @@ def write_page(report: Report, folder: Path) -> Path:
     template = environment.get_template("page.html")
     font = woff_of(template.render(content, font=""))
     page = template.render(content, font=_data_uri("font/woff", font) if font else "")
+    return _written(folder / "report.html", page.encode())
+
+
+def _written(path: Path, data: bytes) -> Path:
     try:
         with write_atomically(path) as temporary:
-            temporary.write_bytes(page.encode())
+            temporary.write_bytes(data)
     except OSError as error:
         raise cannot_write(str(path), error) from None
     return path
@@ -77,11 +80,9 @@ def write_pdf(report: Report, folder: Path) -> Path:
     UserError where it can't be. A line on stderr names the first character that no font has (an emoji).
     """
     if not STUDENT_ID.fullmatch(report.student_id):
-        advice = "give letters and digits, such as r12345678"
-        raise UserError(f"{report.student_id!r}: is no student id; {advice}")
+        raise UserError(f"{report.student_id!r}: is no student id; give letters and digits, as in r12345678")
     path = folder / f"{report.homework}_{report.student_id}.pdf"
-    content = content_of(report, folder)
-    fonts = _fonts()
+    content, fonts = content_of(report, folder), _fonts()
     missing = _without_font(content, fonts)
     if missing:
         say(f"note: {path}: none of its fonts has {missing}; the page report.html may show it")
@@ -90,14 +91,10 @@ def write_pdf(report: Report, folder: Path) -> Path:
             data = _draw(content, folder, "pdf", fonts)
         except typst.TypstError:  # one of the pictures' PDFs is broken: their PNGs have been looked at
             data = _draw(content, folder, "png", fonts)
-        with write_atomically(path) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        raise cannot_write(str(path), error) from None
     except typst.TypstError as error:
         reason = f"Typst cannot draw it ({error})"
         raise UserError(f"{path}: {reason}; the page report.html has the same") from None
-    return path
+    return _written(path, data)
 
 
 def first_page(report: Report, folder: Path) -> bytes:

@@ -82,7 +82,7 @@ def answers_of(run: RunRecord, is_last: bool) -> Answers:
     file = run.folder / (PREDICTIONS_LAST if is_last else PREDICTIONS)
     answers = read_predictions(file)
     right = sum(truth == label for _, truth, label in answers)
-    _check_epoch(file, right / len(answers), _score_of(run, "accuracy", is_last))
+    _check_epoch(file, right / len(answers), run, "accuracy", is_last)
     return answers
 
 
@@ -92,19 +92,19 @@ def confusions_of(run: RunRecord, is_last: bool) -> Confusions:
     confusions = read_confusions(file)
     total = (confusions.last if is_last else confusions.best).sum(axis=0).reshape(1, -1).astype(np.float64)
     reached = _mean_ious(np.concatenate([total, total], axis=1))[0, 0]
-    _check_epoch(file, reached, _score_of(run, "mean_iou", is_last))
+    _check_epoch(file, reached, run, "mean_iou", is_last)
     return confusions
 
 
-def _score_of(run: RunRecord, score: str, is_last: bool) -> float | None:
-    if not is_last:
-        return (best(run, score) or (None, None))[1]
+def last_score(run: RunRecord, score: str) -> float | None:
+    """That of the last epoch; None where it was not scored."""
     scored = scores(run, score)
     return scored[-1][1] if scored and scored[-1][0] == run.metrics[-1]["epoch"] else None
 
 
-def _check_epoch(file: Path, reached: float, expected: float | None) -> None:
+def _check_epoch(file: Path, reached: float, run: RunRecord, score: str, is_last: bool) -> None:
     """Text and test must speak of the same epoch."""
+    expected = last_score(run, score) if is_last else (best(run, score) or (None, None))[1]
     if expected is None:
         raise UserError(f"{file}: its epoch was not scored; train the run to its end")
     if abs(reached - expected) > ROUNDING:

@@ -360,10 +360,10 @@ def draw_ious(rows: Sequence[tuple[str, dict[str, float]]]) -> Figure:
         if not axes.patches:
             _say_nothing(axes)
         # A patch between each class's group and its name; an edge keeps white apart from the paper.
-        style = {"transform": axes.get_xaxis_transform(), "edgecolor": GREY, "linewidth": 0.8}
+        style = {"edgecolor": GREY, "linewidth": 0.8, "clip_on": False}
+        style["transform"] = axes.get_xaxis_transform()
         for group, colour in enumerate(CLASS_COLOURS[:SCORED_CLASSES] / 255, start=1):
-            corner, colour = (group - 0.16, -0.075), tuple(colour)
-            axes.add_patch(Rectangle(corner, 0.32, 0.05, facecolor=colour, clip_on=False, **style))
+            axes.add_patch(Rectangle((group - 0.16, -0.075), 0.32, 0.05, facecolor=colour, **style))
         handles = [
             Patch(facecolor=COLOURS[place % len(COLOURS)], label=one_line(label, LABEL_WIDTH))
             for place, (label, _) in enumerate(rows)
