@@ -90,7 +90,7 @@ def best_first(runs: Sequence[RunRecord], score: str) -> list[RunRecord]:
 
 
 def names_of_settings(folder: Path) -> list[str]:
-    """The names such as A-seed0 in a folder; none where it cannot be read."""
+    """The names such as A-seed0 in a folder, in order of setting and seed; none where it cannot be read."""
     try:
         return sorted((name for name in os.listdir(folder) if A_SETTING.fullmatch(name)), key=natural_key)
     except OSError:
@@ -261,23 +261,18 @@ def class_names_of(run: RunRecord, labels: Sequence[str]) -> dict[str, str]:
 
 def read_rows(folder: Path) -> list[Row]:
     """A row for each of the five settings; UserError when no run has a scored epoch."""
-    try:
-        found = [A_SETTING.fullmatch(path.name) for path in folder.iterdir()]
-    except OSError as error:
-        raise UserError(f"{folder}: {error.strerror}; give the --output of p1_finetune.py") from None
-    runs = [_read_scored(folder, match[1], int(match[2])) for match in found if match]
+    runs = [_scored(run) for run in runs_of_settings(folder)]
     if not runs:
         advice = f"train one with python3 p1_finetune.py --output {folder}"
         raise UserError(f"{folder}: no run folder such as A-seed0 in it; {advice}")
     if all(scored.best is None for scored in runs):
         reason = f"none of its {len(runs)} runs has a scored epoch yet"
         raise UserError(f"{folder}: {reason}; train on and try again")
-    runs.sort(key=lambda scored: scored.seed)
     return [_row(letter, [scored for scored in runs if scored.setting == letter]) for letter in STARTS]
 
 
-def _read_scored(folder: Path, setting: str, seed: int) -> Scored:
-    run = read_run(folder / f"{setting}-seed{seed}")
+def _scored(run: RunRecord) -> Scored:
+    setting, seed = run.name[0], int(run.name[len("A-seed") :])
     best_epoch, highest = best(run, "accuracy") or (None, None)
     last = last_score(run, "accuracy")
     own, gap = (run.arguments.get("setting"), run.arguments.get("seed")), run.gap

@@ -24,7 +24,7 @@ from typing import Any, Sequence
 
 from datasets.editions import Edition, Wrapper, edition
 from engine import manifest
-from engine.base import UserError, read_regular, run_script, say, write_json
+from engine.base import UserError, plain_errors, read_regular, run_script, say, write_json
 from engine.checkpoint import KINDS, read_model
 from engine.checkpoint_choice import refuse_other_classes
 from engine.packages import install_command
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     year = edition(args.edition)
     output = args.output or REPOSITORY / "submission" / year.name
-    try:
+    with plain_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
         try:
@@ -73,8 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             replace(output, temporary)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error}); choose another --output") from None
     for line in missing:
         say(f"missing: {line}")
     state = "collected, but not complete" if missing else "ready to hand in"
