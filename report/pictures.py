@@ -1,9 +1,9 @@
-"""The README's pictures, drawn from the runs of `make demo`: made-up tiles and images, none of the course's.
+"""The README's pictures, taken from the runs of `make demo`: made-up tiles and images, none of the course's.
 
     python3 -m report.pictures demo/sample
 
-Writes stages.png, tsne.png, pipeline.png, report.png and lite_fpn.png into report/pictures, small enough to
-be committed.
+Writes stages.png, tsne.png, report.png and lite_fpn.png into report/pictures, small enough to be committed.
+pipeline.svg, which lies there too, was written by hand.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from report import parser_of
 
 FOLDER = Path(__file__).with_name("pictures")
 COLOURS = 128  # of a committed picture: a third of the bytes, and no eye sees it
-BOX_WIDTH, BOX_HEIGHT = 2.6, 0.6  # inches
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     FOLDER.mkdir(exist_ok=True)
     keep(model_b / f"{STAGES}.png", "stages", 1400)
     keep(tsne, "tsne", 1400)
-    keep(draw_pipeline(), "pipeline", 1200)
     keep(report_page(runs), "report", 600)
     keep(model_b / f"{ARCHITECTURE}.png", "lite_fpn", 1200)
     size = sum(path.stat().st_size for path in FOLDER.glob("*.png"))
@@ -51,52 +49,6 @@ def keep(png: Path | io.BytesIO, name: str, width: int) -> None:
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     with write_atomically(FOLDER / f"{name}.png") as temporary:
         picture.quantize(COLOURS).save(temporary, format="PNG", optimize=True)
-
-
-def draw_pipeline() -> io.BytesIO:
-    """Problem 1 from images to settings A to E: which backbone each starts from, and what it trains."""
-    from matplotlib.figure import Figure  # half a second, for which --help does not wait
-    from matplotlib.patches import FancyBboxPatch
-
-    from report.style import BLUE, GREEN, GREY, ORANGE, VERMILION, styled
-
-    boxes = {
-        "mini": (0, 2.2, "mini-ImageNet,\nno labels", GREY),
-        "labels": (0, -0.2, "images with labels", GREY),
-        "byol": (1, 2.2, "p1_ssl_pretrain.py:\nBYOL", BLUE),
-        "random": (1, 1.0, "random weights", GREY),
-        "supervised": (1, -0.2, "the course's backbone,\nor p1_finetune.py", BLUE),
-        "c": (2, 2.6, "C: all is trained;\nwhat hw1_1.sh answers with", VERMILION),
-        "e": (2, 1.8, "E: the classifier alone", ORANGE),
-        "a": (2, 1.0, "A: all is trained", GREEN),
-        "b": (2, 0.2, "B: all is trained", GREEN),
-        "d": (2, -0.6, "D: the classifier alone", ORANGE),
-    }
-    columns = ("images", "backbone", "p1_finetune.py on Office-Home")
-    arrows = ["mini byol", "labels supervised"]
-    arrows += ["byol c", "byol e", "random a", "supervised b", "supervised d"]
-    style = {"boxstyle": "round,pad=0.05", "facecolor": "white"}
-    file = io.BytesIO()
-    with styled():
-        figure = Figure(figsize=(10, 3.9))
-        axes = figure.subplots()
-        centre = {name: (x * 3.6, y) for name, (x, y, *_) in boxes.items()}
-        for name, (_, _, text, colour) in boxes.items():
-            x, y = centre[name]
-            corner = (x - BOX_WIDTH / 2, y - BOX_HEIGHT / 2)
-            axes.add_patch(FancyBboxPatch(corner, BOX_WIDTH, BOX_HEIGHT, edgecolor=colour, **style))
-            axes.text(x, y, text, ha="center", va="center", fontsize=9)
-        for start, end in (arrow.split() for arrow in arrows):
-            (x, y), (to_x, to_y) = centre[start], centre[end]
-            reach = BOX_WIDTH / 2 + 0.05
-            arrow = {"arrowstyle": "->", "color": GREY}
-            axes.annotate("", (to_x - reach, to_y), (x + reach, y), arrowprops=arrow)
-        for number, heading in enumerate(columns):
-            axes.text(number * 3.6, 3.2, heading, ha="center", fontweight="bold", fontsize=9)
-        axes.set(xlim=(-1.5, 8.7), ylim=(-1.1, 3.5), aspect="equal")
-        axes.axis("off")
-        figure.savefig(file, format="png", dpi=150, bbox_inches="tight", pad_inches=0.08)
-    return file
 
 
 def report_page(runs: Path) -> io.BytesIO:
