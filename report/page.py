@@ -55,13 +55,10 @@ def write_page(report: Report, folder: Path) -> Path:
     template = environment.get_template("page.html")
     font = woff_of(template.render(content, font=""))
     page = template.render(content, font=_data_uri("font/woff", font) if font else "")
-    return _written(folder / "report.html", page.encode())
-
-
-def _written(path: Path, data: bytes) -> Path:
+    path = folder / "report.html"
     try:
         with write_atomically(path) as temporary:
-            temporary.write_bytes(data)
+            temporary.write_bytes(page.encode())
     except OSError as error:
         raise cannot_write(str(path), error) from None
     return path
@@ -91,10 +88,14 @@ def write_pdf(report: Report, folder: Path) -> Path:
             data = _draw(content, folder, "pdf", fonts)
         except typst.TypstError:  # one of the pictures' PDFs is broken: their PNGs have been looked at
             data = _draw(content, folder, "png", fonts)
+        with write_atomically(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        raise cannot_write(str(path), error) from None
     except typst.TypstError as error:
         reason = f"Typst cannot draw it ({error})"
         raise UserError(f"{path}: {reason}; the page report.html has the same") from None
-    return _written(path, data)
+    return path
 
 
 def first_page(report: Report, folder: Path) -> bytes:
