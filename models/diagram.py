@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import io
 import math
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import re
+from collections import defaultdict
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Iterable, Iterator
+from itertools import count
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -45,71 +47,59 @@ ROLES = {
     "other": ("#444444", "#F4F4F4", ""),
 }
 LINES = "#333333"
-NOT_TRACED = "The parts as they are listed: which follows which could not be traced."
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """Whatever the user's matplotlibrc says, and without the random identifiers of SVG."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update({"svg.hashsalt": "architecture", "svg.fonttype": "path"})
-        matplotlib.rcParams.update({"font.family": FAMILY, "pdf.fonttype": 42})
-        yield
 
 
 def draw(description: dict[str, Any], kind: str = "svg") -> bytes:
     """A picture of a description, as the bytes of a svg, png or pdf: without a date, the same each time."""
     metadata = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
     file = io.BytesIO()
-    figure = figure_of(description)
-    with styled():
-        figure.savefig(file, format=kind, dpi=160, metadata=metadata[kind])
+    with matplotlib.rc_context():  # whatever the user's matplotlibrc says
+        matplotlib.rcdefaults()
+        # Without the random identifiers of SVG.
+        matplotlib.rcParams.update({"svg.hashsalt": "architecture", "svg.fonttype": "path"})
+        matplotlib.rcParams.update({"font.family": FAMILY, "pdf.fonttype": 42})
+        figure_of(description).savefig(file, format=kind, dpi=160, metadata=metadata[kind])
     return file.getvalue()
 
 
 def figure_of(description: dict[str, Any]) -> Figure:
     blocks = {block["name"]: block for block in description["blocks"]}
-    layout = lay_out(description["blocks"]) if description["is_traced"] else in_a_column(blocks)
+    if description["is_traced"]:
+        layout = lay_out(description["blocks"])
+    else:  # one below the other, without lines
+        layout = Layout({name: row for row, name in enumerate(blocks)}, {}, [])
     headline, legend = _headline(description), _legend(description)
     boxes = place(blocks, layout, MARGIN + LINE * len(headline) + GAP)
-    lanes = [lane_x(layout, lane) for lane in range(len(layout.lane_has_blocks))]
+    lanes = [layout.lane_x(lane) for lane in layout.lane_of.values()]
     width = max([*(box.right for box in boxes.values()), *lanes]) + MARGIN
     height = max(box.bottom for box in boxes.values()) + GAP + LINE * (1 + len(legend)) + MARGIN
-    with styled():
-        figure = Figure(figsize=(width, height))
-        axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
-        axes.set_axis_off()
-        for number, text in enumerate(headline):
-            size, weight = (SIZE, "normal") if number else (SIZE + 2.5, "bold")
-            y = MARGIN + LINE * (number + 0.7 * bool(number))
-            axes.text(MARGIN, y, text, size=size, weight=weight, va="center")
-        for start, end in layout.edges:
-            _draw_line(axes, route(layout, boxes, start, end))
-        for name, box in boxes.items():
-            _draw_box(axes, box, blocks[name])
-        _draw_legend(axes, blocks, legend, height - MARGIN - LINE * (0.5 + len(legend)))
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    for number, text in enumerate(headline):
+        size, weight = (SIZE, "normal") if number else (SIZE + 2.5, "bold")
+        y = MARGIN + LINE * (number + 0.7 * bool(number))
+        axes.text(MARGIN, y, text, size=size, weight=weight, va="center")
+    for start, end in layout.edges:
+        _draw_line(axes, route(layout, boxes, start, end))
+    for name, box in boxes.items():
+        _draw_box(axes, box, blocks[name]["role"], blocks[name]["is_auxiliary"])
+    _draw_legend(axes, blocks, legend, height - MARGIN - LINE * (0.5 + len(legend)))
     return figure
 
 
-def _draw_box(axes: Axes, box: Box, block: dict[str, Any]) -> None:
-    left = box.x - box.width / 2
-    axes.add_patch(_rounded(left, box.y, box.width, box.height, block["role"], block["is_auxiliary"]))
-    top = box.middle - LINE * len(box.lines) / 2
+def _draw_box(axes: Axes, box: Box, role: str, is_dashed: bool = False) -> None:
+    edge, fill, _ = ROLES[role]
+    left, top = box.x - box.width / 2, box.middle - LINE * len(box.lines) / 2
+    shape = f"round,pad=0,rounding_size={min(0.05, box.height / 4)}"
+    style = {"facecolor": fill, "edgecolor": edge, "linestyle": "--" if is_dashed else "-", "linewidth": 1.1}
+    corner = (left, box.y)
+    axes.add_patch(FancyBboxPatch(corner, box.width, box.height, boxstyle=shape, zorder=3, **style))
     style = {"size": SIZE, "va": "center_baseline", "zorder": 4}
     for number, (text, at_right, is_name) in enumerate(box.lines):
         y = top + LINE * (number + 0.5)
         axes.text(left + PADDING, y, text, weight="bold" if is_name else "normal", **style)
         axes.text(box.right - PADDING, y, at_right, ha="right", **style)
-
-
-def _rounded(
-    x: float, y: float, width: float, height: float, role: str, is_dashed: bool = False
-) -> FancyBboxPatch:
-    edge, fill, _ = ROLES[role]
-    corners = f"round,pad=0,rounding_size={min(0.05, height / 4)}"
-    style = {"facecolor": fill, "edgecolor": edge, "linestyle": "--" if is_dashed else "-"}
-    return FancyBboxPatch((x, y), width, height, boxstyle=corners, linewidth=1.1, zorder=3, **style)
 
 
 def _draw_line(axes: Axes, points: list[tuple[float, float]]) -> None:
@@ -122,7 +112,7 @@ def _draw_legend(axes: Axes, blocks: dict[str, dict[str, Any]], lines: list[str]
     x, roles = MARGIN, {block["role"] for block in blocks.values()}
     for role, (_, _, text) in ROLES.items():
         if role in roles and text:
-            axes.add_patch(_rounded(x, y - 0.045, 0.16, 0.09, role))
+            _draw_box(axes, Box(x + 0.08, y - 0.045, 0.16, 0.09, []), role)
             axes.text(x + 0.22, y, text, size=SIZE, va="center_baseline")
             x += 0.22 + width_of(text) + 0.2
     for number, text in enumerate(lines, start=1):
@@ -142,7 +132,10 @@ def _headline(description: dict[str, Any]) -> list[str]:
 
 def _legend(description: dict[str, Any]) -> list[str]:
     if not description["is_traced"]:
-        return ["In each box: name; kind; number of parameters.", NOT_TRACED]
+        return [
+            "In each box: name; kind; number of parameters.",
+            "The parts as they are listed: which follows which could not be traced.",
+        ]
     lines = [
         "In each box: name; layers; channels × height × width; number of parameters.",
         "The wider a box, the larger its map; the higher, the more channels (on logarithmic scales).",
@@ -156,29 +149,21 @@ def _legend(description: dict[str, Any]) -> list[str]:
 
 
 @dataclass
-class Row:
-    main: list[str] = field(default_factory=list)  # blocks of the main column: one, or several side by side
-    side: dict[str, int] = field(default_factory=dict)  # blocks in lanes, and the lane of each
-
-
-@dataclass
 class Layout:
-    rows: list[Row]
+    row_of: dict[str, int]  # of each block
+    # Of blocks beside the main column by name, and of edges past rows of it that have no block.
+    lane_of: dict[str | tuple[str, str], int]
     edges: list[tuple[str, str]]  # from block to block
-    row_of: dict[str, int]
-    lane_of: dict[str, int]  # of blocks in lanes
-    lane_of_line: dict[tuple[str, str], int]  # of edges past rows of the main column, without a block
-    lane_has_blocks: list[bool]
 
+    def main_of(self, row: int) -> list[str]:
+        """The blocks of the main column in a row: one, several side by side, or none."""
+        return [name for name, own in self.row_of.items() if own == row and name not in self.lane_of]
 
-@dataclass
-class _Branch:
-    """What leaves the main column in row `start` and comes back in row `end`, or ends there."""
-
-    start: int
-    end: int
-    names: list[str]
-    line: tuple[str, str] | None = None
+    def lane_x(self, lane: int) -> float:
+        """The middle of a lane."""
+        with_blocks = {self.lane_of.get(name) for name in self.row_of}
+        widths = [SIDE if other in with_blocks else BARE for other in range(lane + 1)]
+        return MARGIN + WIDEST + LANE_GAP * len(widths) + sum(widths) - widths[-1] / 2
 
 
 def lay_out(blocks: list[dict[str, Any]]) -> Layout:
@@ -186,42 +171,30 @@ def lay_out(blocks: list[dict[str, Any]]) -> Layout:
     inputs = {block["name"]: block["inputs"] for block in blocks}
     edges = [(start, end) for end, starts in inputs.items() for start in starts]
     main = _longest_way(blocks, inputs)
-    rows = [Row([name]) for name in main]
-    row_of = {name: number for number, name in enumerate(main)}
-    branches = []
+    row_of = {name: row for row, name in enumerate(main)}
+    branches = []  # in which row each begins and ends; its blocks, or its edge where it has none
     for names in _components([name for name in inputs if name not in row_of], edges):
         starts = [row_of[start] for start, end in edges if end in names and start in main]
         ends = [row_of[end] for start, end in edges if start in names and end in main]
         if len(names) == len(starts) == len(ends) == 1 and ends[0] - starts[0] == 2:
-            rows[starts[0] + 1].main.append(names[0])
-            row_of[names[0]] = starts[0] + 1
+            row_of[names[0]] = starts[0] + 1  # side by side with what is there
         else:
-            branches.append(_Branch(starts[0], max([*ends, starts[0] + len(names) - 1]), names))
+            branches.append((starts[0], max([*ends, starts[0] + len(names) - 1]), names))
     for start, end in edges:
         if start in main and end in main and row_of[end] - row_of[start] > 1:
-            branches.append(_Branch(row_of[start], row_of[end], [], (start, end)))
+            branches.append((row_of[start], row_of[end], [(start, end)]))
 
-    layout = Layout(rows, edges, row_of, {}, {}, [])
-    lanes: list[list[_Branch]] = []
-    for branch in sorted(branches, key=lambda branch: branch.end - branch.start):
-        lane = next((n for n, others in enumerate(lanes) if _is_free(others, branch)), len(lanes))
-        lanes[lane:] = lanes[lane:] or [[]]
-        lanes[lane].append(branch)
-        if branch.line:
-            layout.lane_of_line[branch.line] = lane
-        for row, name in enumerate(branch.names, start=branch.start):
-            rows += [Row() for _ in range(row - len(rows) + 1)]
-            rows[row].side[name] = lane
-            row_of[name], layout.lane_of[name] = row, lane
-    layout.lane_has_blocks = [any(branch.names for branch in branches) for branches in lanes]
+    layout = Layout(row_of, {}, edges)
+    taken: dict[int, set[int]] = defaultdict(set)  # rows of each lane
+    for first, last, parts in sorted(branches, key=lambda branch: branch[1] - branch[0]):
+        rows = set(range(first, last + 1))
+        lane = next(lane for lane in count() if not taken[lane] & rows)
+        taken[lane] |= rows
+        for row, part in enumerate(parts, start=first):
+            layout.lane_of[part] = lane
+            if part in inputs:
+                row_of[part] = row
     return layout
-
-
-def in_a_column(names: Iterable[str]) -> Layout:
-    """One below the other, without lines."""
-    rows = [Row([name]) for name in names]
-    row_of = {row.main[0]: number for number, row in enumerate(rows)}
-    return Layout(rows, [], row_of, {}, {}, [])
 
 
 def _longest_way(blocks: list[dict[str, Any]], inputs: dict[str, list[str]]) -> list[str]:
@@ -237,20 +210,13 @@ def _longest_way(blocks: list[dict[str, Any]], inputs: dict[str, list[str]]) -> 
 
 def _components(names: list[str], edges: list[tuple[str, str]]) -> list[list[str]]:
     """Names that hang together among themselves, in their order."""
-    component = {name: {name} for name in names}
+    number_of = {name: number for number, name in enumerate(names)}
     for start, end in edges:
-        if start in component and end in component:
-            joined = component[start] | component[end]
-            component.update((name, joined) for name in joined)
-    found: list[list[str]] = []
-    for name in names:
-        if not any(name in others for others in found):
-            found.append([other for other in names if other in component[name]])
-    return found
-
-
-def _is_free(others: list[_Branch], branch: _Branch) -> bool:
-    return all(other.end < branch.start or branch.end < other.start for other in others)
+        if start in number_of and end in number_of:
+            joined, other = number_of[start], number_of[end]
+            number_of = {name: joined if own == other else own for name, own in number_of.items()}
+    numbers = dict.fromkeys(number_of.values())
+    return [[name for name in names if number_of[name] == number] for number in numbers]
 
 
 # -- where that is, and how large ----------------------------------------------------------------------------
@@ -284,9 +250,16 @@ def place(blocks: dict[str, dict[str, Any]], layout: Layout, top: float) -> dict
     boxes: dict[str, Box] = {}
     y = top
     sides = [_side(block["shape"]) for block in blocks.values()]
-    for row in layout.rows:
-        here = _boxes_of_row(row, blocks, layout, (min(sides), max(sides)))
-        parting = PARTING if len(row.main) > 1 else 0
+    for row in range(1 + max(layout.row_of.values())):
+        main = layout.main_of(row)
+        if len(main) == 1:
+            here = {main[0]: _main_box(blocks[main[0]], min(sides), max(sides))}
+        else:
+            here = _side_by_side(main, blocks)
+        for name, lane in layout.lane_of.items():
+            if layout.row_of.get(name) == row:
+                here[name] = _small_box(blocks[name], layout.lane_x(lane), SIDE)
+        parting = PARTING if len(main) > 1 else 0
         height = max(box.height for box in here.values())
         for box in here.values():
             box.y = y + parting + (height - box.height) / 2
@@ -295,28 +268,15 @@ def place(blocks: dict[str, dict[str, Any]], layout: Layout, top: float) -> dict
     return boxes
 
 
-def _boxes_of_row(
-    row: Row, blocks: dict[str, dict[str, Any]], layout: Layout, sides: tuple[int, int]
-) -> dict[str, Box]:
+def _side_by_side(names: list[str], blocks: dict[str, dict[str, Any]]) -> dict[str, Box]:
+    """Boxes in the main column, one as high as the other."""
     boxes = {}
-    if len(row.main) == 1:
-        boxes[row.main[0]] = _main_box(blocks[row.main[0]], *sides)
-    elif row.main:
-        width = (WIDEST + BETWEEN) / len(row.main) - BETWEEN
-        for number, name in enumerate(row.main):
-            boxes[name] = _small_box(blocks[name], MARGIN + width / 2 + number * (width + BETWEEN), width)
-        height = max(box.height for box in boxes.values())
-        for box in boxes.values():
-            box.height = height
-    for name, lane in row.side.items():
-        boxes[name] = _small_box(blocks[name], lane_x(layout, lane), SIDE)
+    for number, name in enumerate(names):
+        width = (WIDEST + BETWEEN) / len(names) - BETWEEN
+        boxes[name] = _small_box(blocks[name], MARGIN + width / 2 + number * (width + BETWEEN), width)
+    for box in boxes.values():
+        box.height = max(other.height for other in boxes.values())
     return boxes
-
-
-def lane_x(layout: Layout, lane: int) -> float:
-    """The middle of a lane."""
-    widths = [SIDE if has_blocks else BARE for has_blocks in layout.lane_has_blocks[: lane + 1]]
-    return MARGIN + WIDEST + LANE_GAP * len(widths) + sum(widths) - widths[-1] / 2
 
 
 def _side(shape: list[int]) -> int:
@@ -349,8 +309,8 @@ def _small_box(block: dict[str, Any], x: float, width: float) -> Box:
 def route(layout: Layout, boxes: dict[str, Box], start: str, end: str) -> list[tuple[float, float]]:
     """The corners of the line from one block to another."""
     here, there = boxes[start], boxes[end]
-    if (start, end) in layout.lane_of_line:  # out, down and back
-        x = lane_x(layout, layout.lane_of_line[start, end])
+    if (start, end) in layout.lane_of:  # out, down and back
+        x = layout.lane_x(layout.lane_of[start, end])
         return [(here.right, here.middle), (x, here.middle), (x, there.middle), (there.right, there.middle)]
     if layout.row_of[start] == layout.row_of[end]:  # into a lane
         return [(here.right, here.middle), (there.x - there.width / 2, there.middle)]
@@ -359,7 +319,7 @@ def route(layout: Layout, boxes: dict[str, Box], start: str, end: str) -> list[t
     if here.x == there.x:
         return [(here.x, here.bottom), (there.x, there.y)]
     # from or to one of several side by side
-    is_parting = len(layout.rows[layout.row_of[end]].main) > 1
+    is_parting = len(layout.main_of(layout.row_of[end])) > 1
     bend = there.y - (PARTING if is_parting else GAP / 2 + PARTING / 2)
     return [(here.x, here.bottom), (here.x, bend), (there.x, bend), (there.x, there.y)]
 
@@ -375,10 +335,7 @@ def _wrapped(text: str, room: float, weight: str = "normal") -> list[str]:
     """The text in lines that fit into `room`: broken at spaces, and a long name after its dots."""
     lines: list[str] = []
     for word in text.split():
-        parts = [word]
-        if width_of(word, weight) > room:
-            parts = [part + "." for part in word.split(".")]
-            parts[-1] = parts[-1][:-1]
+        parts = re.split(r"(?<=\.)", word) if width_of(word, weight) > room else [word]
         for number, part in enumerate(parts):
             longer = (lines[-1] + ("" if number else " ") + part) if lines else part
             if lines and width_of(longer, weight) <= room:

@@ -7,11 +7,14 @@ changes the number of channels starts at random.
 
 from __future__ import annotations
 
+from typing import Callable
+
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import vgg
+from torchvision.models._utils import IntermediateLayerGetter
 
 
 def pad_to_multiple(images: Tensor, multiple: int, least: int = 0) -> Tensor:
@@ -23,64 +26,43 @@ def pad_to_multiple(images: Tensor, multiple: int, least: int = 0) -> Tensor:
 
 # -- encoders ------------------------------------------------------------------------------------------------
 
-# (B, 3, H, W) → features by their stride, {8: ..., 16: ..., 32: ...}; H and W are multiples of 32. Parameters
-# have torchvision's own names, so that its files and ours fill them.
+# (B, 3, H, W) → features by their stride, {"stride8": ..., "stride16": ..., "stride32": ...}; H and W are
+# multiples of 32. Parameters have torchvision's own names, so that its files and ours fill them.
+
+STRIDES = ("stride8", "stride16", "stride32")
 
 
-class VGGEncoder(nn.Sequential):
-    """The `features` of torchvision's VGG16, with batch norm or not; each stride's come from a max-pool."""
-
-    channels = {8: 256, 16: 512, 32: 512}
-
-    def forward(self, images: Tensor) -> dict[int, Tensor]:
-        features, stride = images, 1
-        by_stride: dict[int, Tensor] = {}
-        for layer in self:
-            features = layer(features)
-            if isinstance(layer, nn.MaxPool2d):
-                stride *= 2
-                if stride in self.channels:
-                    by_stride[stride] = features
-        return by_stride
-
-
-def vgg16(batch_norm: bool = False) -> VGGEncoder:
-    encoder = VGGEncoder(*vgg.make_layers(vgg.cfgs["D"], batch_norm))
-    for layer in encoder:
+def vgg16_features(batch_norm: bool = False) -> nn.Sequential:
+    """The `features` of torchvision's VGG16, with batch norm or not."""
+    features = vgg.make_layers(vgg.cfgs["D"], batch_norm)
+    for layer in features:
         if isinstance(layer, nn.Conv2d):  # as torchvision's VGG starts; the rest has its layers' defaults
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-    return encoder
+    return features
 
 
-def vgg16_of_the_paper() -> VGGEncoder:
+def vgg16(batch_norm: bool = False) -> nn.ModuleDict:
+    """256, 512 and 512 channels, from its last three max-pools."""
+    features = vgg16_features(batch_norm)
+    pools = [name for name, layer in features.named_children() if isinstance(layer, nn.MaxPool2d)]
+    return IntermediateLayerGetter(features, dict(zip(pools[-3:], STRIDES)))
+
+
+def vgg16_of_the_paper() -> nn.ModuleDict:
     """With a first padding of 100 and pools that round up: a 7x7 kernel after it has something to see."""
     encoder = vgg16()
-    encoder[0].padding = (100, 100)
-    for layer in encoder:
+    encoder["0"].padding = (100, 100)
+    for layer in encoder.values():
         if isinstance(layer, nn.MaxPool2d):
             layer.ceil_mode = True
     return encoder
 
 
-class ResNetEncoder(nn.Module):
-    """torchvision's ResNet18 or 34 without its last two layers; each stride's features are a stage's."""
-
-    channels = {8: 128, 16: 256, 32: 512}
-
-    def __init__(self, name: str):
-        super().__init__()
-        network = torchvision.models.get_model(name, weights=None)
-        self.conv1, self.bn1 = network.conv1, network.bn1
-        self.relu, self.maxpool = network.relu, network.maxpool
-        self.layer1, self.layer2 = network.layer1, network.layer2
-        self.layer3, self.layer4 = network.layer3, network.layer4
-
-    def forward(self, images: Tensor) -> dict[int, Tensor]:
-        stride4 = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        stride8 = self.layer2(self.layer1(stride4))
-        stride16 = self.layer3(stride8)
-        return {8: stride8, 16: stride16, 32: self.layer4(stride16)}
+def resnet34() -> nn.ModuleDict:
+    """128, 256 and 512 channels, from torchvision's last three stages; without its last two layers."""
+    network = torchvision.models.resnet34(weights=None)
+    return IntermediateLayerGetter(network, dict(zip(("layer2", "layer3", "layer4"), STRIDES)))
 
 
 # -- parts ---------------------------------------------------------------------------------------------------
@@ -173,30 +155,31 @@ class FCN(nn.Module):
         backbone: nn.Module,
         head: nn.Module,
         upsample: nn.Module,
-        skips: dict[int, Skip] | None = None,
+        skips: dict[str, Skip] | None = None,
         least: int = 32,
         offset: int = 0,
     ):
         super().__init__()
         self.backbone, self.head = backbone, head
-        self.skips = nn.ModuleDict({f"stride{stride}": skip for stride, skip in (skips or {}).items()})
-        self.strides, self.upsample = tuple(skips or ()), upsample
+        self.skips, self.upsample = nn.ModuleDict(skips or {}), upsample
         self.least, self.offset = least, offset
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         height, width = images.shape[-2:]
         features = self.backbone(pad_to_multiple(images, 32, self.least))
-        scores = self.head(features[32])
-        for stride, skip in zip(self.strides, self.skips.values()):
+        scores = self.head(features["stride32"])
+        for stride, skip in self.skips.items():
             scores = skip(scores, features[stride])
         return {"out": cut_out(self.upsample(scores), self.offset, height, width)}
 
 
-def skips_of_8s(channels: dict[int, int], num_classes: int) -> dict[int, Skip]:
-    """The paper's two skips: scores by 1x1 convolutions at strides 16 and 8, added to the upsampled ones."""
+def skips_of_8s(
+    num_classes: int, channels: tuple[int, int], upsample: Callable[[int, int], nn.Module]
+) -> dict[str, Skip]:
+    """The paper's skips at strides 16 and 8: scores by 1x1 convolutions, added to the upsampled ones."""
     return {
-        stride: Skip(upsampler(num_classes, 2), nn.Conv2d(channels[stride], num_classes, 1))
-        for stride in (16, 8)
+        stride: Skip(upsample(num_classes, 2), nn.Conv2d(width, num_classes, 1))
+        for stride, width in zip(("stride16", "stride8"), channels)
     }
 
 
@@ -217,8 +200,8 @@ def fcn32s_paper(num_classes: int) -> nn.Module:
 def fcn8s_paper(num_classes: int) -> nn.Module:
     """The paper's: the padding shifts each scale by its own offset (their published FCN-8s)."""
     encoder, skips = vgg16_of_the_paper(), {}
-    for stride, offset in ((16, 5), (8, 9)):
-        score = nn.Conv2d(encoder.channels[stride], num_classes, 1)
+    for stride, channels, offset in (("stride16", 512, 5), ("stride8", 256, 9)):
+        score = nn.Conv2d(channels, num_classes, 1)
         skips[stride] = Skip(upsampler(num_classes, 2, is_padded=False), score, offset)
     head = scoring_head(512, 4096, 4096, num_classes, kernel=7)
     return FCN(encoder, head, upsampler(num_classes, 8, is_padded=False), skips, offset=31)
@@ -258,34 +241,29 @@ def fcn32s_bilinear(num_classes: int) -> nn.Module:
 def fcn8s(num_classes: int) -> nn.Module:
     """report003's, after the paper: kernels as wide as their stride upsample its scores."""
 
-    def upsample(stride: int) -> nn.Module:
-        return nn.ConvTranspose2d(num_classes, num_classes, stride, stride=stride)
+    def upsample(channels: int, stride: int) -> nn.Module:
+        return nn.ConvTranspose2d(channels, channels, stride, stride=stride)
 
     head = nn.Sequential(*wide_convolutions(512, 1024, 1024), nn.Conv2d(1024, num_classes, 1))
-    encoder = vgg16()
-    skips = {
-        stride: Skip(upsample(2), nn.Conv2d(encoder.channels[stride], num_classes, 1)) for stride in (16, 8)
-    }
-    return FCN(encoder, head, upsample(8), skips)
+    encoder, skips = vgg16(), skips_of_8s(num_classes, (512, 256), upsample)
+    return FCN(encoder, head, upsample(num_classes, 8), skips)
 
 
 def fcn8s_conv2x2(num_classes: int) -> nn.Module:
     """report000's: scores, pool4 and pool3 as it is meet at stride 8 in 256 channels."""
     scores = nn.ConvTranspose2d(num_classes, 256, 8, stride=4)
     pool4 = nn.ConvTranspose2d(512, 256, 2, stride=2)
-    skips = {16: Skip(scores, pool4), 8: Skip(nn.Identity(), nn.Identity())}
+    skips = {"stride16": Skip(scores, pool4), "stride8": Skip(nn.Identity(), nn.Identity())}
     head = scoring_head(512, 4096, 4096, num_classes, kernel=2)
     return FCN(vgg16(), head, nn.ConvTranspose2d(256, num_classes, 8, stride=8), skips, least=64)
 
 
 def resnet34_fcn8s(num_classes: int) -> nn.Module:
     """report002's improved model."""
-    encoder = ResNetEncoder("resnet34")
-    head = scoring_head(encoder.channels[32], num_classes)
-    return FCN(encoder, head, upsampler(num_classes, 8), skips_of_8s(encoder.channels, num_classes))
+    encoder, head, upsample = resnet34(), scoring_head(512, num_classes), upsampler(num_classes, 8)
+    return FCN(encoder, head, upsample, skips_of_8s(num_classes, (256, 128), upsampler))
 
 
 def resnet34_fcn32s(num_classes: int) -> nn.Module:
     """The control that report002 asks for: the same without skips."""
-    encoder = ResNetEncoder("resnet34")
-    return FCN(encoder, scoring_head(encoder.channels[32], num_classes), upsampler(num_classes, 32))
+    return FCN(resnet34(), scoring_head(512, num_classes), upsampler(num_classes, 32))

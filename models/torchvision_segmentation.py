@@ -10,7 +10,6 @@ from typing import Callable
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models import segmentation
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
@@ -46,35 +45,16 @@ def _upsample(logits: Tensor, padded: Tensor, images: Tensor) -> Tensor:
     return upsampled(logits, padded.shape[-2:])[..., :height, :width]
 
 
-def deeplabv3_resnet101(num_classes: int) -> nn.Module:
-    return _built(segmentation.deeplabv3_resnet101, num_classes, aux_loss=True)
+def published_segmenter(name: str, aux_loss: bool = True) -> Callable[[int], nn.Module]:
+    """torchvision's network of that name, with random weights and a last layer for our classes."""
 
+    def build(num_classes: int) -> nn.Module:
+        sizes = {"num_classes": num_classes, "aux_loss": aux_loss}
+        # weights_backbone defaults to a download, so None is always said.
+        network = torchvision.models.get_model(name, weights=None, weights_backbone=None, **sizes)
+        return WithoutAuxiliaryAtInference(network)
 
-def deeplabv3_resnet50(num_classes: int) -> nn.Module:
-    return _built(segmentation.deeplabv3_resnet50, num_classes, aux_loss=True)
-
-
-def fcn_resnet50(num_classes: int) -> nn.Module:
-    return _built(segmentation.fcn_resnet50, num_classes, aux_loss=True)
-
-
-def fcn_resnet101(num_classes: int) -> nn.Module:
-    return _built(segmentation.fcn_resnet101, num_classes, aux_loss=True)
-
-
-def deeplabv3_mobilenet_v3_large(num_classes: int) -> nn.Module:
-    return _built(segmentation.deeplabv3_mobilenet_v3_large, num_classes, aux_loss=True)
-
-
-def lraspp_mobilenet_v3_large(num_classes: int) -> nn.Module:
-    """LR-ASPP (Howard et al., 2019)."""
-    return _built(segmentation.lraspp_mobilenet_v3_large, num_classes)
-
-
-def _built(builder: Callable[..., nn.Module], num_classes: int, **more: bool) -> nn.Module:
-    # weights_backbone defaults to a download, so None is always said.
-    network = builder(weights=None, weights_backbone=None, num_classes=num_classes, **more)
-    return WithoutAuxiliaryAtInference(network)
+    return build
 
 
 # -- DeepLabV3+ ----------------------------------------------------------------------------------------------
@@ -103,7 +83,3 @@ class DeepLabV3Plus(nn.Module):
         context = upsampled(self.aspp(features["out"]), low.shape[-2:])
         logits = self.classifier(torch.cat([context, low], dim=1))
         return {"out": _upsample(logits, padded, images)}
-
-
-def deeplabv3plus_resnet50(num_classes: int) -> nn.Module:
-    return DeepLabV3Plus(num_classes)
