@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import engine  # noqa: F401  first: it says in a line what a Python lacks
@@ -29,26 +30,24 @@ import engine  # noqa: F401  first: it says in a line what a Python lacks
 # isort: split
 import numpy as np
 import torch
+from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import Sam
 from segment_anything.predictor import SamPredictor
 from segment_anything.utils.amg import build_point_grid
 from torch.nn import functional
 
 from benchmarks.in_turns import MAX_RSS_UNIT, in_turns, print_table
+from datasets.drawings import draw_tile
 from datasets.images import read_rgb
+from datasets.sam_files import mask_of_runs
+from engine.device import tune_allocator
 from models.sam import build_sam, load_sam
+from models.sam_masks import MaskGenerator
 
 # -- a network without a training --------------------------------------------------------------------------
 
-SMALL = {
-    "image_size": 256,
-    "grid": 16,
-    "width": 32,
-    "depth": 2,
-    "heads": 2,
-    "global_blocks": [1],
-    "window": 7,
-}
+_ENCODER = {"width": 32, "depth": 2, "heads": 2, "global_blocks": [1], "window": 7}
+SMALL = {"image_size": 256, "grid": 16, **_ENCODER}
 PASSING = 0.25  # of the candidates, above the default pred_iou_thresh
 THRESHOLD = 0.88
 HILLS = 5  # along a side
@@ -110,43 +109,32 @@ def lively_sam(image: np.ndarray, seed: int = 0, points_per_side: int = 8, **siz
 
 NARROW = {"image_size": 1024, "grid": 64, "width": 192, "depth": 4, "heads": 3, "global_blocks": [1, 3]}
 BATCH = {"ours": 16, "official": 64}  # ours: POINTS_PER_BATCH of p2_sam.py on a CPU
-PASSED = ("checkpoint", "image", "threads")  # arguments that go on to the process that makes the inputs
 
 
-def run_side(side: str, folder: str) -> None:
+def run_side(side: str, folder: str, threads: int | None) -> None:
     """In its own process: masks into `folder`/`side`.json; wall and CPU seconds and peak MiB to stdout."""
-    from engine.device import tune_allocator
-
     if side == "ours":
         tune_allocator()
-    with open(os.path.join(folder, "settings.json"), encoding="utf-8") as file:
-        given = json.load(file)
-    if given["threads"]:
-        torch.set_num_threads(given["threads"])
-    sam = load_sam(given["checkpoint"])
-    sam.mask_threshold = given["mask_threshold"]
+    if threads:
+        torch.set_num_threads(threads)
+    checkpoint, mask_threshold, settings = json.loads(Path(folder, "settings.json").read_text())
+    sam = load_sam(checkpoint)
+    sam.mask_threshold = mask_threshold
     image = np.load(os.path.join(folder, "image.npy"))
-    settings = {"points_per_batch": BATCH[side], **given["settings"]}
+    settings = {"points_per_batch": BATCH[side], **settings}
     if side == "ours":
-        from models.sam_masks import MaskGenerator
-
         generator = MaskGenerator(sam, **settings)
     else:
-        from segment_anything import SamAutomaticMaskGenerator
-
         generator = SamAutomaticMaskGenerator(sam, output_mode="uncompressed_rle", **settings)
     start, cpu = time.perf_counter(), time.process_time()
     masks = generator.generate(image)
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-    with open(os.path.join(folder, f"{side}.json"), "w", encoding="utf-8") as file:
-        json.dump(masks, file)
+    Path(folder, f"{side}.json").write_text(json.dumps(masks))
     print(json.dumps([wall, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAX_RSS_UNIT / 2**20]))
 
 
 def make_inputs(folder: str, args: argparse.Namespace) -> None:
     """Write the image, the weights where none are given, and the settings of both sides."""
-    from datasets.drawings import draw_tile
-
     if args.image:
         image = read_rgb(args.image, apply_exif=False)
     else:
@@ -159,26 +147,18 @@ def make_inputs(folder: str, args: argparse.Namespace) -> None:
         checkpoint, cut = os.path.join(folder, "sam.pth"), sam.mask_threshold
         torch.save(sam.state_dict(), checkpoint)
         settings.update(stability_score_thresh=0.9, box_nms_thresh=1.0)  # random boxes are much alike
-    values = {"checkpoint": checkpoint, "mask_threshold": cut, "threads": args.threads, "settings": settings}
-    with open(os.path.join(folder, "settings.json"), "w", encoding="utf-8") as file:
-        json.dump(values, file)
+    Path(folder, "settings.json").write_text(json.dumps([checkpoint, cut, settings]))
 
 
 def call(*arguments: str) -> str:
-    """The stdout of this module in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.bench_sam", *arguments]
+    """The stdout of this call in a process of its own, with these arguments more."""
+    command = [sys.executable, "-m", "benchmarks.bench_sam", *sys.argv[1:], *arguments]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def check_equal(folder: str) -> str:
     """What is equal, in words; leaves where anything differs by more than it may."""
-    from datasets.sam_files import mask_of_runs
-
-    sides = []
-    for side in BATCH:
-        with open(os.path.join(folder, f"{side}.json"), encoding="utf-8") as file:
-            sides.append(json.load(file))
-    ours, official = sides
+    ours, official = (json.loads(Path(folder, f"{side}.json").read_text()) for side in BATCH)
     if len(ours) != len(official) or not ours:
         sys.exit(f"not equal: {len(ours)} masks, the official generator makes {len(official)}")
     least, same = 1.0, 0
@@ -230,15 +210,13 @@ def main() -> None:
         image, weights = args.random
         torch.save(lively_sam(read_rgb(image, apply_exif=False), **SMALL).state_dict(), weights)
     elif args.side:
-        run_side(args.side, args.folder)
+        run_side(args.side, args.folder, args.threads)
     elif args.make:
         make_inputs(args.folder, args)
     else:
         with tempfile.TemporaryDirectory() as folder:
             # In a process of its own, so that this one stays small: Linux hands peak memory on to children.
-            given = [f"--points-per-side={args.points_per_side}"]
-            given += [f"--{name}={value}" for name, value in vars(args).items() if value and name in PASSED]
-            call("--make", "--folder", folder, *given)
+            call("--make", "--folder", folder)
             compare(folder, args.rounds)
 
 

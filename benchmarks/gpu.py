@@ -25,8 +25,17 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple
 
-from engine import run_folder
+from engine import distributed, run_folder
+from engine.loop import Loop
 from engine.packages import require_packages
+
+# isort: split
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from benchmarks.memory import Training, fine_tuning, need_of, pretraining, segmentation
+from datasets.images import read_rgb
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM_UP = 3  # steps that are not timed: the first ones choose kernels
@@ -40,41 +49,28 @@ SAMPLE = {
 
 class Case(NamedTuple):
     script: str
-    training: Any  # as benchmarks.memory counts it
-    flags: list[str]
     run: str  # the run folder below --output
+    training: Training
+    flags: str
 
 
-def cases(data: Path, is_tiny: bool) -> list[Case]:
-    from benchmarks.memory import fine_tuning, pretraining, segmentation
-
-    inputs = (
-        ["--images", str(data / "p1_data" / "mini" / "train")],
-        ["--data", str(data / "p1_data" / "office")],
-        ["--data", str(data / "p2_data"), "--weights", "none"],
-    )
-    scripts = (("p1_ssl_pretrain.py", "."), ("p1_finetune.py", "A-seed0"), ("p2_train.py", "."))
+def cases(is_tiny: bool) -> list[Case]:
     if is_tiny:
-        trainings = (
-            pretraining("default", "resnet18", 32)._replace(batch_size=4),
-            fine_tuning("small", num_classes=2)._replace(batch_size=4),
-            segmentation("default")._replace(side=64, batch_size=2),
-        )
+        byol = pretraining("default", "resnet18", 32)._replace(batch_size=4)
+        classifier = fine_tuning("small", num_classes=2)._replace(batch_size=4)
+        segmenter = segmentation("default")._replace(side=64, batch_size=2)
         flags = (
             "--model resnet18 --image-size 32 --batch-size 4",
             "--recipe small --batch-size 4",
             "--scale 1 --crop-size 64 --batch-size 2",
         )
     else:
-        trainings = (
-            pretraining("default"),
-            fine_tuning("default", num_classes=10),
-            segmentation("report004"),
-        )
-        flags = ("", "", "--recipe report004")
+        byol, classifier = pretraining("default"), fine_tuning("default", num_classes=10)
+        segmenter, flags = segmentation("report004"), ("", "", "--recipe report004")
     return [
-        Case(script, training, [*given, *more.split()], run)
-        for (script, run), training, given, more in zip(scripts, trainings, inputs, flags)
+        Case("p1_ssl_pretrain.py", ".", byol, flags[0]),
+        Case("p1_finetune.py", "A-seed0", classifier, flags[1]),
+        Case("p2_train.py", ".", segmenter, f"--weights none {flags[2]}"),
     ]
 
 
@@ -82,15 +78,11 @@ def cases(data: Path, is_tiny: bool) -> list[Case]:
 
 
 def wait_for_gpu() -> None:
-    import torch
-
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def memory_used() -> dict[str, int]:
-    import torch
-
     if not torch.cuda.is_available():
         return {}
     return {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
@@ -100,11 +92,6 @@ def run_timed(how: str, script: str, *flags: str) -> dict[str, Any]:
     """Run a training script as it runs by itself, every step awaited; `how` "joined": as one process of a
     group.
     """
-    import torch.distributed as dist
-
-    from engine import distributed
-    from engine.loop import Loop
-
     steps: list[float] = []
     waits: list[float] = []
     loops: list[Loop] = []
@@ -160,8 +147,6 @@ def run_timed(how: str, script: str, *flags: str) -> dict[str, Any]:
 
 def run_plain(training: Any, seconds: float, device: str) -> dict[str, Any]:
     """The loop that one would write, for as long."""
-    import torch
-
     network = training.build().to(device).train()
     trained = [value for value in network.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
@@ -174,15 +159,10 @@ def run_plain(training: Any, seconds: float, device: str) -> dict[str, Any]:
         wait_for_gpu()
         times.append(time.perf_counter())
     steps = len(times) - 1 - WARM_UP
-    return {
-        "images_per_second": steps * training.batch_size / (times[-1] - times[WARM_UP]),
-        **memory_used(),
-    }
+    return {"images_per_second": steps * training.batch_size / (times[-1] - times[WARM_UP]), **memory_used()}
 
 
 def machine(device: str) -> dict[str, Any]:
-    import torch
-
     found = {"device": device, "torch": torch.__version__}
     if device == "cpu":
         return found
@@ -198,13 +178,17 @@ class Bench:
     """Where results are gathered, and until when."""
 
     def __init__(self, args: argparse.Namespace, folder: Path):
-        self.folder, self.device = folder, args.device
+        self.folder, self.device, self.is_tiny = folder, args.device, args.tiny
         self.deadline = time.monotonic() + 60 * args.minutes
-        self.data = Path(args.data).resolve() if args.data else folder / "sample" / "hw1_data"
-        self.is_tiny = args.tiny
-        self.cases = cases(self.data, args.tiny)
+        self.cases = cases(args.tiny)
         self.seconds = SHARE * 60 * args.minutes / (3 * len(self.cases))
-        self.environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        data = Path(args.data).resolve() if args.data else folder / "sample" / "hw1_data"
+        self.office, self.tiles = data / "p1_data" / "office", data / "p2_data"
+        self.inputs = {
+            "p1_ssl_pretrain.py": ["--images", data / "p1_data" / "mini" / "train"],
+            "p1_finetune.py": ["--data", self.office],
+            "p2_train.py": ["--data", self.tiles],
+        }
         self.results: dict[str, Any] = {"machine": machine(args.device)}
 
     def attempt(self, name: str, measure: Callable[..., Any], *given: Any) -> None:
@@ -220,10 +204,12 @@ class Bench:
 
     def call(self, *command: object, **environment: object) -> str:
         """The stdout of a command that must succeed."""
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        added = {name: str(value) for name, value in environment.items()}
         done = subprocess.run(
             [str(word) for word in command],
             cwd=ROOT,
-            env={**self.environment, **{name: str(value) for name, value in environment.items()}},
+            env={**os.environ, "PATH": path, **added},
             capture_output=True,
             text=True,
             timeout=max(60.0, self.deadline + 60 - time.monotonic()),
@@ -237,16 +223,14 @@ class Bench:
         stdout = self.call(sys.executable, "-m", "benchmarks.gpu", "--inside", *words)
         return json.loads(stdout.splitlines()[-1])
 
-    def flags(self, case: Case, output: str, minutes: float | None) -> list[object]:
-        length = ["--epochs", 1 if self.is_tiny else 1000]
-        if minutes is not None and not self.is_tiny:
-            length += ["--max-minutes", minutes]
+    def flags(self, case: Case, output: str) -> list[object]:
         where = ["--device", self.device, "--output", self.folder / output, "--cache", self.folder / "cache"]
-        return [*case.flags, *length, *where]
+        return [*self.inputs[case.script], *case.flags.split(), *where]
 
     def train(self, case: Case, precision: str, how: str = "alone") -> dict[str, Any]:
-        flags = self.flags(case, f"{case.script}-{precision}-{how}", self.seconds / 60)
-        return self.inside(how, case.script, *flags, "--precision", precision)
+        length = ["--epochs", 1] if self.is_tiny else ["--epochs", 1000, "--max-minutes", self.seconds / 60]
+        flags = self.flags(case, f"{case.script}-{precision}-{how}")
+        return self.inside(how, case.script, *flags, *length, "--precision", precision)
 
     def plain(self, case: Case) -> dict[str, Any]:
         return self.inside("plain", self.cases.index(case), self.seconds, self.device, int(self.is_tiny))
@@ -255,28 +239,22 @@ class Bench:
         return self.folder / f"{case.script}-auto-alone" / case.run / run_folder.MODEL
 
     def classify(self) -> dict[str, float]:
-        office = self.data / "p1_data" / "office"
-        start = time.monotonic()
-        csv = self.folder / "answers.csv"
-        model = self.model(self.cases[1])
-        self.call("bash", "hw1_1.sh", office / "val.csv", office / "val", csv, P1_CHECKPOINT=model)
+        start, csv = time.monotonic(), self.folder / "answers.csv"
+        inputs = (self.office / "val.csv", self.office / "val")
+        self.call("bash", "hw1_1.sh", *inputs, csv, P1_CHECKPOINT=self.model(self.cases[1]))
         rows = len(csv.read_text(encoding="utf-8").splitlines()) - 1
         return {"images_per_second": rows / (time.monotonic() - start)}
 
     def segment(self) -> dict[str, float]:
         start, masks = time.monotonic(), self.folder / "masks"
-        tiles = self.data / "p2_data" / "validation"
-        self.call("bash", "hw1_2.sh", tiles, masks, P2_CHECKPOINT=self.model(self.cases[2]))
+        checkpoint = self.model(self.cases[2])
+        self.call("bash", "hw1_2.sh", self.tiles / "validation", masks, P2_CHECKPOINT=checkpoint)
         return {"images_per_second": len(list(masks.iterdir())) / (time.monotonic() - start)}
 
     def compare_masks(self) -> dict[str, float]:
         """The share of pixels that are equal in the masks of hw1_2.sh and of the CPU."""
-        import numpy as np
-
-        from datasets.images import read_rgb
-
         folder = self.folder / "masks_of_cpu"
-        words = ("--images", self.data / "p2_data" / "validation", "--output", folder, "--device", "cpu")
+        words = ("--images", self.tiles / "validation", "--output", folder, "--device", "cpu")
         self.call(sys.executable, "p2_inference.py", *words, "--checkpoint", self.model(self.cases[2]))
         equal = [
             (read_rgb(mask, False) == read_rgb(self.folder / "masks" / mask.name, False)).all(axis=2).mean()
@@ -286,8 +264,7 @@ class Bench:
 
     def kill_and_resume(self) -> dict[str, Any]:
         case = self.cases[1]
-        command = [sys.executable, case.script, *self.flags(case, "killed", None), "--epochs", 1000]
-        command = [str(word) for word in command]
+        command = [sys.executable, case.script, *map(str, self.flags(case, "killed")), "--epochs", "1000"]
         run = self.folder / "killed" / case.run
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while not (run / run_folder.LAST).is_file():
@@ -322,10 +299,6 @@ def measure_all(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def table(results: dict[str, Any], of_cases: list[Case]) -> str:
     """The results as two tables; GB are 10^9 bytes, and memory counted is that of benchmarks.memory without
     context and workspaces."""
-    import torch
-
-    from benchmarks.memory import need_of
-
     device = results["machine"]
     lines = [f"{device.get('name', device['device'])}, torch {device['torch']}", ""]
     lines += ["| training | precision | images/s | plain | ours / plain | peak, counted, GB | waiting |"]
@@ -368,7 +341,7 @@ def main(argv: list[str] | None = None) -> None:
         how, *words = args.inside
         if how == "plain":
             number, seconds, device, is_tiny = words
-            case = cases(Path(), is_tiny == "1")[int(number)]
+            case = cases(is_tiny == "1")[int(number)]
             print(json.dumps(run_plain(case.training, float(seconds), device)))
         else:
             print(json.dumps(run_timed(how, *words)))
@@ -377,7 +350,7 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = measure_all(args, Path(folder))
         args.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
-        print(table(results, cases(Path(), args.tiny)))
+        print(table(results, cases(args.tiny)))
 
 
 if __name__ == "__main__":

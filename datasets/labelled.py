@@ -9,7 +9,7 @@ import copy
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -66,25 +66,26 @@ class LabelledImages(torch.utils.data.Dataset):
 
     def part(self, indices: Sequence[int]) -> LabelledImages:
         """Those of these indices alone; what was left out stays counted."""
-        usable = [self._usable[index] for index in indices]
         part = copy.copy(self)
         part.names, part.labels = [self.names[index] for index in indices], self.labels[list(indices)]
-        part._usable = usable
+        part._usable = [self._usable[index] for index in indices]
         return part
+
+
+Reading = Tuple[Callable[[Path], np.ndarray], str]  # how a file is read, and what the cache calls that
 
 
 def load_training(
     folder: str | Path, table: str | Path | None, image_size: int, cache: str | Path | None
 ) -> LabelledImages:
     """The images of a CSV, kept a little larger than `image_size`; its labels give the classes."""
-    rows = _labelled_rows(folder, table)
-    classes = classes_of([label for _, label in rows])
     side = round(MARGIN * image_size)
 
     def read(path: Path) -> np.ndarray:
         return shrink(read_rgb(path, apply_exif=True), side)
 
-    return _load(folder, table, rows, classes, read, f"training{side}", cache)
+    rows = _labelled_rows(folder, table)
+    return _load(folder, table, rows, None, (read, f"training{side}"), cache)
 
 
 def load_evaluation(
@@ -100,8 +101,7 @@ def load_evaluation(
     `classes` are those of training; without them, those that the CSV names. UserError for any other class.
     """
     rows = _labelled_rows(folder, table)
-    classes = classes or classes_of([label for _, label in rows])
-    return _load_as_inference(folder, table, rows, classes, image_size, cache, is_padded)
+    return _load(folder, table, rows, classes, reading_of_inference(image_size, is_padded), cache)
 
 
 def as_inference_sees(
@@ -109,23 +109,15 @@ def as_inference_sees(
 ) -> LabelledImages:
     """The same images, (image_size, image_size, 3)."""
     rows = [(name, images.classes[label]) for name, label in zip(images.names, images.labels)]
-    return _load_as_inference(images.folder, None, rows, images.classes, image_size, cache, is_padded)
+    reading = reading_of_inference(image_size, is_padded)
+    return _load(images.folder, None, rows, images.classes, reading, cache)
 
 
-def _load_as_inference(
-    folder: str | Path,
-    table: str | Path | None,
-    rows: list[tuple[str, str]],
-    classes: list[str],
-    image_size: int,
-    cache: str | Path | None,
-    is_padded: bool,
-) -> LabelledImages:
+def reading_of_inference(image_size: int, is_padded: bool = False) -> Reading:
     def read(path: Path) -> np.ndarray:
         return evaluation_image(read_rgb(path, apply_exif=True), image_size, is_padded)
 
-    kind = f"{'padded' if is_padded else 'evaluation'}{image_size}"
-    return _load(folder, table, rows, classes, read, kind, cache)
+    return read, f"{'padded' if is_padded else 'evaluation'}{image_size}"
 
 
 def classes_of(labels: Sequence[str]) -> list[str]:
@@ -169,14 +161,14 @@ def _load(
     folder: str | Path,
     table: str | Path | None,
     rows: list[tuple[str, str]],
-    classes: list[str],
-    read: Callable[[Path], np.ndarray],
-    cache_name: str,
+    classes: list[str] | None,
+    reading: Reading,
     cache: str | Path | None,
 ) -> LabelledImages:
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: no such folder; it should hold the images of {table}")
     source = table or folder
+    classes = classes or classes_of([label for _, label in rows])
     numbers = {name: number for number, name in enumerate(classes)}
     names, labels, paths, escaping = [], [], [], []
     for name, label in rows:
@@ -191,7 +183,7 @@ def _load(
             labels.append(numbers[label])
             paths.append(Path(path))
 
-    images = cached_images(paths, read, cache_name, cache)
+    images = cached_images(paths, *reading, cache)
     for name in escaping:
         say(f"left out: {name!a} in {source} is no file name inside {folder}")
     for reason in images.errors.values():

@@ -17,14 +17,7 @@ from typing import Iterable, NamedTuple, Sequence
 import numpy as np
 
 from datasets.images import list_images
-from engine.base import (
-    LARGEST_TEXT,
-    UserError,
-    cannot_write,
-    open_regular,
-    read_regular,
-    write_atomically,
-)
+from engine.base import LARGEST_TEXT, UserError, cannot_write, open_regular, read_regular, write_atomically
 
 NO_LABEL = ("", "None", "NONE", "nan", "NaN")  # the course's test files, and pandas where there is none
 # The course's office is Office-Home's Real World: its label k is the k-th of the 65 names by the alphabet.

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from datasets.cache import cached_images
-from datasets.images import FORMATS, LARGEST_FILE, evaluation_image, list_images, read_rgb
-from datasets.labelled import MARGIN
+from datasets.images import FORMATS, LARGEST_FILE, list_images
+from datasets.labelled import MARGIN, reading_of_inference
 from engine.base import UserError, open_regular, say
 
 _LOOKED_AT = 64  # images whose headers say how large the others will be
@@ -32,11 +32,8 @@ class UnlabelledImages:
 def load_unlabelled(
     folder: str | Path, image_size: int, cache: str | Path | None, share: float = 1.0, seed: int = 0
 ) -> UnlabelledImages:
-    """Every image of a folder in natural order, resized to a square as inference does it, without a table.
-
-    Or a `share` of them, drawn by `seed`, in that order.
-
-    UserError when there is no such folder, or fewer than two of its images can be used.
+    """Every image of a folder, or a `share` of them drawn by `seed`, in natural order, resized to a square as
+    inference does it. UserError when there is no such folder, or fewer than two of its images can be used.
     """
     names = list_images(folder)
     drawn = np.random.default_rng((seed, 4)).permutation(len(names))[: round(share * len(names))]
@@ -46,11 +43,7 @@ def load_unlabelled(
             f"{folder}: no image in it (.jpg, .jpeg, .png); give the folder that the images themselves lie in"
         )
     side = common_side(paths, round(MARGIN * image_size))
-
-    def read(path: Path) -> np.ndarray:
-        return evaluation_image(read_rgb(path, apply_exif=True), side)
-
-    images = cached_images(paths, read, f"evaluation{side}", cache)
+    images = cached_images(paths, *reading_of_inference(side), cache)
     for reason in images.errors.values():
         say(f"left out: {reason}")
     usable = len(paths) - len(images.errors)

@@ -21,9 +21,7 @@ FC = "fc."
 
 def start_from(network: nn.Module, name: str, weights: str, backbone: str | None, is_frozen: bool) -> str:
     """Give `network` (built as `name`) a backbone's weights, or without one `weights` as models.weights knows
-    them.
-
-    Returns a line that says where it starts. A frozen backbone is left out of the training.
+    them; returns a line that says so. A frozen backbone is left out of the training.
     """
     if backbone is None:
         return load_pretrained(network, name, weights)
@@ -36,11 +34,9 @@ def start_from(network: nn.Module, name: str, weights: str, backbone: str | None
 def load_backbone(network: nn.Module, path: str | Path) -> str:
     """Load everything but the head from a file with the network's own keys; returns a line that says so.
 
-    The file, without wrappings (`models.weights.unwrapped`), must bring every other key in the right shape,
-    but for batch norms' num_batches_tracked, which old files lack and nothing here reads. It may bring an
-    `fc` as well (that of the course's pretrain_model_SL.pt has 1,000 classes), which only a network with such
-    a layer below its head takes; without it that layer stays random. Anything else in the file is refused
-    with a UserError.
+    The file, without wrappings (`models.weights.unwrapped`), must bring every other key in the right shape
+    (of batch norms' num_batches_tracked, which old files lack, none). It may bring an `fc` of 1,000 classes
+    as the course's does, which a network takes that has one below its head. Else UserError.
     """
     ours = network.state_dict()
     given = unwrapped(state_of_file(Path(path)), ours)
@@ -91,9 +87,7 @@ def with_other_head(network: nn.Module, head: nn.Module) -> dict[str, Tensor]:
 
 
 def backbone_sha256(network: nn.Module, state: Mapping[str, Tensor] | None = None) -> str:
-    """The sha256 of every parameter and statistic of the network's backbone; as they are in `state`, if
-    given.
-    """
+    """The sha256 of all parameters and statistics of the network's backbone, or of the one in `state`."""
     digest = hashlib.sha256()
     for key, value in sorted((network.state_dict() if state is None else state).items()):
         if not key.startswith(head_name(network) + "."):
@@ -115,10 +109,9 @@ def prove_unchanged(network: nn.Module, model: Path, before: str) -> None:
 
 
 def penultimate(network: nn.Module, images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(B, 3, S, S) uint8 images → output of the penultimate layer (B, features), float32.
+    """(B, 3, S, S) uint8 images → what the head's last linear layer is given (B, features), float32.
 
-    That is what the last linear layer of the head is given: 2,048 pooled features in a ResNet50, 256 numbers
-    in a head Linear-ReLU-Linear. UserError when the head has no linear layer.
+    UserError when the head has no linear layer.
     """
     linear = [module for module in head_of(network).modules() if isinstance(module, nn.Linear)]
     if not linear:
@@ -148,20 +141,13 @@ class HeadInputs(torch.utils.data.Dataset):
     """
 
     def __init__(
-        self,
-        images,
-        network: nn.Module,
-        mean: Sequence[float],
-        std: Sequence[float],
-        device: torch.device,
+        self, images, network: nn.Module, mean: Sequence[float], std: Sequence[float], device: torch.device
     ):
         head = head_of(network)
         say(f"computing the features of {len(images)} images, once")
-        parts = [
-            given_to(head, network, batch.to(device), mean, std).cpu() for batch, _ in images.batches(64)
-        ]
+        batches = (batch.to(device) for batch, _ in images.batches(64))
         # (N, features); no more a tensor of inference mode, which can't be trained on
-        self.values = torch.cat(parts)
+        self.values = torch.cat([given_to(head, network, batch, mean, std).cpu() for batch in batches])
         self.labels = torch.as_tensor(images.labels)
 
     def __len__(self) -> int:
@@ -176,12 +162,7 @@ class HeadInputs(torch.utils.data.Dataset):
 
 
 def head_inputs(
-    network: nn.Module,
-    data,
-    backbone: str,
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: torch.device,
+    network: nn.Module, data, backbone: str, mean: Sequence[float], std: Sequence[float], device: torch.device
 ) -> list[HeadInputs]:
     """What the head is given for `data.as_inference_sees` and `data.validation`: the same in every epoch and
     for every seed, so `data.computed` keeps it for each `backbone` (by its sha256).

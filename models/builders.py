@@ -203,18 +203,11 @@ def describe_classifier(
 
     `normal` is the mean and standard deviation that it was trained with, where not `normalisation`'s.
     """
-    mean, std = normal or normalisation(name)
     return {
-        "problem": "p1",
-        "network": name,
-        "arguments": {"num_classes": len(classes), "stem": stem},
-        "classes": classes,
+        **_described("p1", name, classes, edition, normal, stem=stem),
         "integer_labels": all(re.fullmatch("[0-9]{1,9}", label) for label in classes),
         "image_size": image_size,
         **({"padded": True} if is_padded else {}),
-        "mean": list(mean),
-        "std": list(std),
-        "edition": edition,
     }
 
 
@@ -222,13 +215,18 @@ def describe_segmenter(
     name: str, classes: list[str], scale: float, edition: str, normal: Normalisation | None = None
 ) -> dict[str, Any]:
     """What the model.pt of a segmenter says beside its weights; `normal` as for a classifier."""
+    return {**_described("p2", name, classes, edition, normal), "scale": scale}
+
+
+def _described(
+    problem: str, name: str, classes: list[str], edition: str, normal: Normalisation | None, **arguments: str
+) -> dict[str, Any]:
     mean, std = normal or normalisation(name)
     return {
-        "problem": "p2",
+        "problem": problem,
         "network": name,
-        "arguments": {"num_classes": len(classes)},
+        "arguments": {"num_classes": len(classes), **arguments},
         "classes": classes,
-        "scale": scale,
         "mean": list(mean),
         "std": list(std),
         "edition": edition,

@@ -37,9 +37,8 @@ def describe(network: nn.Module, name: str, size: int) -> dict[str, Any]:
     """What `network`, known as `name`, is made of, for an image of 3 x size x size; plain values, for JSON.
 
     The network and the random state stay as they are. A block's `inputs` are names of blocks, its `shape` is
-    (C, H, W) or (C), its `stride` how many input pixels it is wide; `is_auxiliary` is what inference does not
-    compute. Where `is_traced` is false, blocks are parts as they are listed, without inputs and shape.
-    `printed` is what Python prints of the network, module by module.
+    (C, H, W) or (C), its `stride` how many input pixels it is wide; inference does not compute what
+    `is_auxiliary`. Where `is_traced` is false, blocks are parts as they are listed, without inputs and shape.
     UserError when the network cannot see such an image.
     """
     from models.dataflow import count_multiply_adds, listed, trace, without_numbers  # torch: two seconds

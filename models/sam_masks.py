@@ -12,7 +12,7 @@ Not here: min_mask_region_area, which needs OpenCV.
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,15 @@ CROP_OVERLAP = 512 / 1500  # of the image's shorter side, in the first layer of 
 
 class SamMemoryError(UserError):
     """One image that needs more memory than there is, even point by point; a CPU may have more."""
+
+
+class Crop(NamedTuple):
+    """A part of an image; sizes are height and width."""
+
+    box: list[int]  # x0 y0 x1 y1
+    size: tuple[int, int]
+    seen: tuple[int, int]  # as the network sees it
+    whole: tuple[int, int]  # of the image
 
 
 class MaskGenerator:
@@ -102,15 +111,16 @@ class MaskGenerator:
         ]
 
     def _masks_of_crop(
-        self, image: np.ndarray, crop: list[int], grid: np.ndarray, on_points: Callable[[int], None] | None
+        self, image: np.ndarray, box: list[int], grid: np.ndarray, on_points: Callable[[int], None] | None
     ) -> dict[str, Any]:
-        """The masks of one crop [x0, y0, x1, y1], without duplicates, in the whole image's coordinates."""
-        x0, y0, x1, y1 = crop
+        """The masks of one crop, x0 y0 x1 y1, without duplicates, in the whole image's coordinates."""
+        x0, y0, x1, y1 = box
         pixels = image[y0:y1, x0:x1]
         points = grid * np.array(pixels.shape[1::-1])
         seen = self.resize.get_preprocess_shape(*pixels.shape[:2], self.sam.image_encoder.img_size)
         if min(*seen, *pixels.shape[:2]) < 1:
             raise UserError(f"{image.shape[1]}x{image.shape[0]} pixels are too thin for Segment Anything")
+        crop = Crop(box, pixels.shape[:2], seen, image.shape[:2])
         try:
             decoder = self._decoder_of(pixels)
         except (RuntimeError, MemoryError) as error:
@@ -122,8 +132,7 @@ class MaskGenerator:
         while start < len(points):
             batch = points[start : start + self.points_per_batch]
             try:
-                sizes = (pixels.shape[:2], seen, crop, image.shape[:2])
-                parts.append(self._masks_of_points(decoder, batch, *sizes))
+                parts.append(self._masks_of_points(decoder, batch, crop))
                 start += len(batch)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -136,9 +145,9 @@ class MaskGenerator:
                 on_points(len(batch))
         found = {key: _joined([part[key] for part in parts]) for key in parts[0]}
         found = _kept_apart(found, found["quality"], self.box_nms_thresh)
-        found["boxes"] = amg.uncrop_boxes_xyxy(found["boxes"], crop)
-        found["points"] = amg.uncrop_points(found["points"], crop)
-        found["crops"] = torch.tensor(crop).expand(len(found["runs"]), 4)
+        found["boxes"] = amg.uncrop_boxes_xyxy(found["boxes"], box)
+        found["points"] = amg.uncrop_points(found["points"], box)
+        found["crops"] = torch.tensor(box).expand(len(found["runs"]), 4)
         return found
 
     def _decoder_of(self, pixels: np.ndarray) -> PointDecoder:
@@ -146,60 +155,41 @@ class MaskGenerator:
         images = self.sam.preprocess(resized.permute(2, 0, 1).contiguous()[None])
         return PointDecoder(self.sam, encode_image(self.sam.image_encoder, images))
 
-    def _masks_of_points(
-        self,
-        decoder: PointDecoder,
-        points: np.ndarray,
-        crop_size: tuple[int, int],
-        seen: tuple[int, int],
-        crop: list[int],
-        size: tuple[int, int],
-    ) -> dict[str, Any]:
+    def _masks_of_points(self, decoder: PointDecoder, points: np.ndarray, crop: Crop) -> dict[str, Any]:
         """The masks of some points (B, 2) of a crop, filtered singly, as run lengths of the whole image."""
         device = self.sam.device
         # In float64, as the original has them, except on Apple's GPUs, which know none.
         precision = torch.float32 if device.type == "mps" else torch.float64
-        prompts = torch.as_tensor(self.resize.apply_coords(points, crop_size)).to(device, precision)
+        prompts = torch.as_tensor(self.resize.apply_coords(points, crop.size)).to(device, precision)
         quality, seen_images, weights = decoder.judge(prompts)
-        wanted = torch.ones_like(quality, dtype=torch.bool)
-        if self.pred_iou_thresh > 0:
-            wanted = quality > self.pred_iou_thresh
+        # At 0 all are, as in the original.
+        wanted = (quality > self.pred_iou_thresh) | (self.pred_iou_thresh <= 0)
         logits = decoder.masks(seen_images, weights, wanted)
         del seen_images
-        portions = logits.split(UPSAMPLED_TOGETHER)
-        parts = [self._finished(some, seen, crop_size, crop, size) for some in portions]
+        parts = [self._finished(some, crop) for some in logits.split(UPSAMPLED_TOGETHER)]
         is_kept = torch.cat([part["is_kept"] for part in parts])
         found = {key: _joined([part[key] for part in parts]) for key in ("stability", "boxes", "runs")}
         found["quality"] = quality[wanted].cpu()[is_kept]
         found["points"] = torch.as_tensor(points)[wanted.nonzero()[:, 0].cpu()][is_kept]
         return found
 
-    def _finished(
-        self,
-        logits: Tensor,
-        seen: tuple[int, int],
-        crop_size: tuple[int, int],
-        crop: list[int],
-        size: tuple[int, int],
-    ) -> dict[str, Any]:
+    def _finished(self, logits: Tensor, crop: Crop) -> dict[str, Any]:
         """Logits (K, h, w) → which are kept (K); of those stability, box in the crop and run lengths."""
         cut = self.sam.mask_threshold
         if len(logits):  # torch upsamples no empty tensor
-            logits = self.sam.postprocess_masks(logits[None], seen, crop_size)[0]
+            logits = self.sam.postprocess_masks(logits[None], crop.seen, crop.size)[0]
         inner = (logits > cut + STABILITY_OFFSET).sum(dim=(1, 2))
         stability = inner / (logits > cut - STABILITY_OFFSET).sum(dim=(1, 2))
-        is_kept = torch.ones_like(stability, dtype=torch.bool)
-        if self.stability_score_thresh > 0:
-            is_kept = stability >= self.stability_score_thresh
+        is_kept = (stability >= self.stability_score_thresh) | (self.stability_score_thresh <= 0)
         masks = logits[is_kept] > cut
         boxes = _boxes(masks)
-        is_whole = ~amg.is_box_near_crop_edge(boxes, crop, [0, 0, size[1], size[0]])
+        is_whole = ~amg.is_box_near_crop_edge(boxes, crop.box, [0, 0, *crop.whole[::-1]])
         is_kept[is_kept.clone()] = is_whole
         return {
             "is_kept": is_kept.cpu(),
             "stability": stability[is_kept].cpu(),
             "boxes": boxes[is_whole].cpu(),
-            "runs": run_lengths(amg.uncrop_masks(masks[is_whole], crop, *size)),
+            "runs": run_lengths(amg.uncrop_masks(masks[is_whole], crop.box, *crop.whole)),
         }
 
 

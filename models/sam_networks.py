@@ -1,9 +1,8 @@
 """SAM's networks in less time: the image encoder, MobileSAM's TinyViT, the mask decoder for many points.
 
 The encoder makes the official sums but for rounding. The official attention writes each head's table of all
-pairs of 4,096 patches five times (product, two biases, softmax, result), 0.8 GB each in vit_b. Here a head's
-bias goes into scaled_dot_product_attention as its mask, a few rows of patches at a time, so that it stays
-small.
+pairs of 4,096 patches five times, 0.8 GB each in vit_b; here a head's bias is the mask of
+scaled_dot_product_attention, a few rows of patches at a time.
 
 The decoder, for many points of one image, is the same but for rounding too, with less work:
 
@@ -25,13 +24,7 @@ from typing import Sequence
 import torch
 from segment_anything.modeling import Sam, image_encoder, transformer
 from segment_anything.modeling.common import LayerNorm2d
-from segment_anything.modeling.image_encoder import (
-    Block,
-    ImageEncoderViT,
-    get_rel_pos,
-    window_partition,
-    window_unpartition,
-)
+from segment_anything.modeling.image_encoder import ImageEncoderViT, window_partition, window_unpartition
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -51,7 +44,7 @@ def encode_image(encoder: ImageEncoderViT | TinyViT, images: Tensor) -> Tensor:
     return encoder.neck(tokens.permute(0, 3, 1, 2))
 
 
-def _block(block: Block, tokens: Tensor) -> Tensor:
+def _block(block: image_encoder.Block, tokens: Tensor) -> Tensor:
     """(B, H, W, C) → the same shape: attention within windows or over all, then the MLP, each added."""
     normed = block.norm1(tokens)
     if block.window_size > 0:
@@ -91,8 +84,8 @@ def _relative_positions(
     attention: image_encoder.Attention, q: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor]:
     """What a query adds for a key's row and column: (B, heads, H, W, H) and (B, heads, H, W, W)."""
-    rows = get_rel_pos(height, height, attention.rel_pos_h)
-    columns = get_rel_pos(width, width, attention.rel_pos_w)
+    rows = image_encoder.get_rel_pos(height, height, attention.rel_pos_h)
+    columns = image_encoder.get_rel_pos(width, width, attention.rel_pos_w)
     grid = q.unflatten(2, (height, width))
     return torch.einsum("bnhwc,hkc->bnhwk", grid, rows), torch.einsum("bnhwc,wkc->bnhwk", grid, columns)
 
@@ -118,20 +111,19 @@ class TinyViT(nn.Module):
     ):
         super().__init__()
         self.img_size = img_size  # what SAM's generator resizes images to
-        stem = [
-            _conv(3, widths[0] // 2, 3, stride=2),
-            nn.GELU(),
-            _conv(widths[0] // 2, widths[0], 3, stride=2),
-        ]
-        self.patch_embed = nn.ModuleDict({"seq": nn.Sequential(*stem)})
+        half = widths[0] // 2
+        stem = nn.Sequential(_conv(3, half, 3, stride=2), nn.GELU(), _conv(half, widths[0], 3, stride=2))
+        self.patch_embed = nn.ModuleDict({"seq": stem})
         self.layers = nn.ModuleList()
         for stage, (width, depth) in enumerate(zip(widths, depths)):
-            blocks = [
-                _TinyBlock(width, windows[stage - 1]) if stage else _Inverted(width) for _ in range(depth)
-            ]
+            if stage == 0:
+                blocks = [_Inverted(width, 4 * width, width) for _ in range(depth)]
+            else:
+                blocks = [_TinyBlock(width, windows[stage - 1]) for _ in range(depth)]
             layer = nn.ModuleDict({"blocks": nn.Sequential(*blocks)})
             if stage < len(widths) - 1:
-                layer["downsample"] = _Merging(width, widths[stage + 1], stride=2 if stage < 2 else 1)
+                following = widths[stage + 1]
+                layer["downsample"] = _Convolutions(width, following, following, stride=2 if stage < 2 else 1)
             self.layers.append(layer)
         self.neck = nn.Sequential(
             nn.Conv2d(widths[-1], embedding, 1, bias=False),
@@ -154,32 +146,25 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int =
     return nn.Sequential(OrderedDict(c=conv, bn=nn.BatchNorm2d(outputs)))
 
 
-class _Merging(nn.Module):
-    """Three convolutions (the middle one depthwise) that lead from one stage to the next."""
+class _Convolutions(nn.Module):
+    """Three, the middle one depthwise, that lead from one stage of TinyViT to the next."""
 
-    def __init__(self, width: int, outputs: int, stride: int):
+    def __init__(self, width: int, hidden: int, outputs: int, stride: int = 1):
         super().__init__()
-        self.conv1 = _conv(width, outputs, 1)
-        self.conv2 = _conv(outputs, outputs, 3, stride, groups=outputs)
-        self.conv3 = _conv(outputs, outputs, 1)
+        self.conv1 = _conv(width, hidden, 1)
+        self.conv2 = _conv(hidden, hidden, 3, stride, groups=hidden)
+        self.conv3 = _conv(hidden, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = functional.gelu(self.conv1(x))
         return self.conv3(functional.gelu(self.conv2(x)))
 
 
-class _Inverted(nn.Module):
-    """An inverted residual block: four times as wide inside, GELU after the sum too."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.conv1 = _conv(width, 4 * width, 1)
-        self.conv2 = _conv(4 * width, 4 * width, 3, groups=4 * width)
-        self.conv3 = _conv(4 * width, width, 1)
+class _Inverted(_Convolutions):
+    """An inverted residual block: GELU after the sum too."""
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = functional.gelu(self.conv2(functional.gelu(self.conv1(x))))
-        return functional.gelu(x + self.conv3(wide))
+        return functional.gelu(x + super().forward(x))
 
 
 class _TinyBlock(nn.Module):
@@ -189,13 +174,8 @@ class _TinyBlock(nn.Module):
         super().__init__()
         self.attn = _WindowAttention(width, window)
         self.local_conv = _conv(width, width, 3, groups=width)
-        self.mlp = nn.ModuleDict(
-            {
-                "norm": nn.LayerNorm(width),
-                "fc1": nn.Linear(width, 4 * width),
-                "fc2": nn.Linear(4 * width, width),
-            }
-        )
+        norm, fc1, fc2 = nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.mlp = nn.ModuleDict({"norm": norm, "fc1": fc1, "fc2": fc2})
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

@@ -58,9 +58,7 @@ class OutOfReach(UserError):
 
 def load_pretrained(network: nn.Module, name: str, weights: str) -> str:
     """Load `weights` into `network` (built as `name`); returns a line that says what was loaded and what
-    stays new.
-
-    UserError when they cannot be had, or when they are not this network's.
+    stays new. UserError when they cannot be had, or are not this network's.
     """
     if weights == "none":
         return "from random weights"
@@ -110,22 +108,18 @@ def state_of_file(path: Path) -> dict[str, Tensor]:
     values = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path)
     state = values
     if isinstance(values, dict) and not _is_state(values):
-        inside = [key for key, value in values.items() if isinstance(value, dict) and _is_state(value)]
+        inside = [key for key, value in values.items() if _is_state(value)]
         known = [key for key in WRAPPINGS if key in inside]
         if len(inside) > 1 and not known:
             listed = ", ".join(f"{key!r:.50}" for key in inside[:5])
-            raise UserError(
-                f"{path}: holds several states ({listed}); save the one that is meant into a file of its own"
-            )
+            raise UserError(f"{path}: holds several states ({listed}); save the one that is meant alone")
         state = values[(known or inside)[0]] if inside else None
-    if not isinstance(state, dict) or not _is_state(state):
+    if not _is_state(state):
         raise UserError(f"{path}: {_what_it_is(values)}; give a state_dict of tensors or a model.pt")
-    unnamed = next((key for key in state if not isinstance(key, str)), None)
-    if unnamed is not None:
-        raise UserError(
-            f"{path}: a tensor is called {unnamed!r:.50}, which is no name of a layer; give a state_dict, as "
-            "network.state_dict() makes it"
-        )
+    for key in state:
+        if not isinstance(key, str):
+            reason = f"a tensor is called {key!r:.50}, which is no name of a layer"
+            raise UserError(f"{path}: {reason}; give a state_dict, as network.state_dict() makes it")
     return dict(state)
 
 
@@ -144,26 +138,25 @@ def _torch_file(path: Path) -> Any:
             reason = str(error).splitlines()[0]
         elif foreign:
             reason = f"it holds a whole {foreign[1]} and not its state_dict alone, and would run code"
-        raise UserError(
-            f"{path}: cannot be read as weights ({reason}); give a state_dict or a model.pt"
-        ) from None
+        advice = "give a state_dict or a model.pt"
+        raise UserError(f"{path}: cannot be read as weights ({reason}); {advice}") from None
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         from safetensors.torch import load_file  # what needs it says so; nothing else here does
     except ImportError:
-        raise UserError(
-            f"{path}: needs the package safetensors: python3 -m pip install safetensors"
-        ) from None
+        advice = "python3 -m pip install safetensors"
+        raise UserError(f"{path}: needs the package safetensors: {advice}") from None
     try:
         return load_file(path)
     except Exception as error:  # its own SafetensorError, OSError, ...
         raise UserError(f"{path}: cannot be read as safetensors ({str(error)[:100]}); get it again") from None
 
 
-def _is_state(values: Mapping) -> bool:
-    return bool(values) and all(isinstance(value, Tensor) for value in values.values())
+def _is_state(values: Any) -> bool:
+    is_filled = isinstance(values, dict) and bool(values)
+    return is_filled and all(isinstance(value, Tensor) for value in values.values())
 
 
 def _what_it_is(values: Any) -> str:

@@ -177,23 +177,24 @@ def test_the_papers_scales_are_cut_out_where_they_belong(name, stride):
     network = build_network(name, num_classes=7).eval()
     network.head = nn.Conv2d(512, 7, 7)
 
-    def rows_of(images: Tensor) -> dict[int, Tensor]:
+    def rows_of(images: Tensor) -> dict[str, Tensor]:
         features, size = {}, images.shape[-1] + 198  # the padding of 100, less what a 3x3 kernel takes
         for step in (2, 4, 8, 16, 32):
             size = -(-size // 2)
             rows = step * torch.arange(size) + (step - 1) / 2 - 99
-            channels = network.backbone.channels.get(step, 1)
-            features[step] = rows[None, None, :, None].expand(1, channels, size, size)
+            channels = {8: 256, 16: 512, 32: 512}.get(step, 1)
+            features[f"stride{step}"] = rows[None, None, :, None].expand(1, channels, size, size)
         return features
 
     network.backbone.forward = rows_of
-    scores = {32: network.head, **{s: network.skips[f"stride{s}"].score for s in network.strides}}
+    scores = {"stride32": network.head, **{s: skip.score for s, skip in network.skips.items()}}
     with torch.no_grad():
         for layer in scores.values():
             layer.weight.zero_()
             layer.bias.zero_()
-        middle = scores[stride].kernel_size[0] // 2
-        scores[stride].weight[:, 0, middle, middle] = 1
+        score = scores[f"stride{stride}"]
+        middle = score.kernel_size[0] // 2
+        score.weight[:, 0, middle, middle] = 1
         found = network(torch.zeros(1, 3, 512, 512))["out"][0, 3, :, 250]
     torch.testing.assert_close(found[64:-64], torch.arange(64.0, 448.0), atol=1e-2, rtol=0)
 

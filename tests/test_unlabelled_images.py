@@ -124,7 +124,7 @@ def test_images_are_decoded_once(folder, load, monkeypatch, capsys):
         save_noise(folder / f"{number}.png", 24, 24, seed=number)
     first = np.array(load().pixels)
     assert "reading 3 images" in capsys.readouterr().err
-    monkeypatch.setattr("datasets.unlabelled.read_rgb", lambda *_, **__: pytest.fail("decoded again"))
+    monkeypatch.setattr("datasets.labelled.read_rgb", lambda *_, **__: pytest.fail("decoded again"))
     assert np.array_equal(load().pixels, first)
     assert capsys.readouterr().err == ""
 
