@@ -46,7 +46,7 @@ from models.sam_masks import MaskGenerator
 
 # -- a network without a training --------------------------------------------------------------------------
 
-_ENCODER = {"width": 32, "depth": 2, "heads": 2, "global_blocks": [1], "window": 7}
+_ENCODER = {"embed_dim": 32, "depth": 2, "num_heads": 2, "global_attn_indexes": (1,), "window_size": 7}
 SMALL = {"image_size": 256, "grid": 16, **_ENCODER}
 PASSING = 0.25  # of the candidates, above the default pred_iou_thresh
 THRESHOLD = 0.88
@@ -107,7 +107,8 @@ def lively_sam(image: np.ndarray, seed: int = 0, points_per_side: int = 8, **siz
 
 # -- the comparison ----------------------------------------------------------------------------------------
 
-NARROW = {"image_size": 1024, "grid": 64, "width": 192, "depth": 4, "heads": 3, "global_blocks": [1, 3]}
+NARROW = {"image_size": 1024, "grid": 64, "embed_dim": 192, "depth": 4, "num_heads": 3}
+NARROW.update(global_attn_indexes=(1, 3), window_size=14)
 BATCH = {"ours": 16, "official": 64}  # ours: POINTS_PER_BATCH of p2_sam.py on a CPU
 
 

@@ -12,6 +12,7 @@ from typing import Any, Callable, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
@@ -99,9 +100,7 @@ class ChangedImages(torch.utils.data.Dataset):
         return torch.from_numpy(rgb).permute(2, 0, 1).contiguous(), int(self.images.labels[index])
 
 
-def random_box(
-    generator: np.random.Generator, height: int, width: int, min_area: float
-) -> tuple[int, int, int, int]:
+def random_box(generator: Generator, height: int, width: int, min_area: float) -> tuple[int, int, int, int]:
     """(left, top, right, bottom), area and aspect at random as Inception's crops (Szegedy et al., 2014)."""
     for _ in range(10):
         area = height * width * generator.uniform(min_area, 1.0)
@@ -123,7 +122,7 @@ def jitter_colours(images: Tensor, colours: Tensor) -> Tensor:
     return ((images - middle) * contrast + middle + brightness).clamp_(0, 1)
 
 
-def mix_images(images: Tensor, kind: str, generator: np.random.Generator) -> tuple[Tensor, Tensor, float]:
+def mix_images(images: Tensor, kind: str, generator: Generator) -> tuple[Tensor, Tensor, float]:
     """(B, 3, S, S) floats → the batch with each image's partner in it; which one (B); and the own share.
 
     `kind` is none, mixup or cutmix. The shares are even between 0 and 1 (Beta(1, 1)); 1 for an unmixed batch.
@@ -146,19 +145,20 @@ def mix_images(images: Tensor, kind: str, generator: np.random.Generator) -> tup
 
 # -- the changes that recipes name ---------------------------------------------------------------------------
 
-# Each takes an image (3, H, W) uint8, the target (H, W) of its pixels or None, the amount that the recipe
+# Each takes an image (3, H, W) uint8 and the target (H, W) of its pixels or None, the amount that the recipe
 # names, and the generator that all of it is drawn from; each gives the image and its target.
 
 Changed = Tuple[Tensor, Optional[Tensor]]
 
 
 def changed(
-    image: Tensor, target: Tensor | None, changes: Mapping[str, Any], generator: np.random.Generator
+    image: Tensor, target: Tensor | None, changes: Mapping[str, Any], generator: Generator
 ) -> Changed:
     """The image and its target after all `changes`, {name: amount}, in their order."""
+    both = image, target
     for name, amount in changes.items():
-        image, target = CHANGES[name](image, target, amount, generator)
-    return image, target
+        both = CHANGES[name](both, amount, generator)
+    return both
 
 
 def known_changes(copies: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
@@ -169,93 +169,83 @@ def known_changes(copies: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, 
     return copies
 
 
-def hflip(image: Tensor, target: Tensor | None, chance: float, generator: np.random.Generator) -> Changed:
-    if generator.uniform() >= chance:
-        return image, target
-    return image.flip(2), None if target is None else target.flip(1)
+def on_each(both: Changed, change: Callable[[Tensor], Tensor]) -> Changed:
+    image, target = both
+    return change(image), None if target is None else change(target)
 
 
-def vflip(image: Tensor, target: Tensor | None, chance: float, generator: np.random.Generator) -> Changed:
-    if generator.uniform() >= chance:
-        return image, target
-    return image.flip(1), None if target is None else target.flip(0)
+def hflip(both: Changed, chance: float, generator: Generator) -> Changed:
+    return on_each(both, lambda part: part.flip(-1)) if generator.uniform() < chance else both
 
 
-def moved(image: Tensor, target: Tensor | None, move: Callable[..., Tensor]) -> Changed:
+def vflip(both: Changed, chance: float, generator: Generator) -> Changed:
+    return on_each(both, lambda part: part.flip(-2)) if generator.uniform() < chance else both
+
+
+def moved(both: Changed, move: Callable[..., Tensor]) -> Changed:
     """By one of torchvision's functions; black, and no target, where nothing was before."""
+    image, target = both
     if target is not None:
         target = move(target[None], interpolation=InterpolationMode.NEAREST, fill=[IGNORED])[0]
     return move(image, interpolation=InterpolationMode.BILINEAR, fill=[0]), target
 
 
-def rotation(image: Tensor, target: Tensor | None, most: float, generator: np.random.Generator) -> Changed:
+def rotation(both: Changed, most: float, generator: Generator) -> Changed:
     """By up to `most` degrees either way."""
     angle = float(generator.uniform(-most, most))
-    return moved(image, target, lambda part, **how: torchvision_functional.rotate(part, angle, **how))
+    return moved(both, lambda part, **how: torchvision_functional.rotate(part, angle, **how))
 
 
-def affine(
-    image: Tensor, target: Tensor | None, most: Sequence[float], generator: np.random.Generator
-) -> Changed:
+def affine(both: Changed, most: Sequence[float], generator: Generator) -> Changed:
     """Turned by up to most[0] degrees, moved by up to most[1] of each side, scaled by up to most[2]."""
+    height, width = both[0].shape[1:]
     angle, right, down, larger = generator.uniform(-1, 1, size=4)
-    shift = [int(right * most[1] * image.shape[2]), int(down * most[1] * image.shape[1])]
+    shift = [int(right * most[1] * width), int(down * most[1] * height)]
     how = {"angle": angle * most[0], "translate": shift, "scale": 1 + larger * most[2], "shear": [0.0]}
-    return moved(image, target, lambda part, **more: torchvision_functional.affine(part, **how, **more))
+    return moved(both, lambda part, **more: torchvision_functional.affine(part, **how, **more))
 
 
-def perspective(
-    image: Tensor, target: Tensor | None, most: Sequence[float], generator: np.random.Generator
-) -> Changed:
+def perspective(both: Changed, most: Sequence[float], generator: Generator) -> Changed:
     """With a chance of most[1] each corner moves inwards, by up to most[0] of half a side."""
     if generator.uniform() >= most[1]:
-        return image, target
-    height, width = image.shape[1:]
-    corners = [[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]]
+        return both
+    height, width = both[0].shape[1:]
+    corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]])
     inwards = generator.uniform(0, most[0] / 2, size=(4, 2)) * (width, height)
     signs = ((1, 1), (-1, 1), (-1, -1), (1, -1))
-    ends = [
-        [round(x + sign * right), round(y + up * down)]
-        for (x, y), (sign, up), (right, down) in zip(corners, signs, inwards)
-    ]
-    return moved(
-        image, target, lambda part, **how: torchvision_functional.perspective(part, corners, ends, **how)
-    )
+    ends = np.round(corners + inwards * signs).astype(int)
+    places = (corners.tolist(), ends.tolist())
+    return moved(both, lambda part, **how: torchvision_functional.perspective(part, *places, **how))
 
 
-def crop(image: Tensor, target: Tensor | None, min_area: float, generator: np.random.Generator) -> Changed:
+def crop(both: Changed, min_area: float, generator: Generator) -> Changed:
     """A box of `min_area` to all of the image, of any shape: who asked for it brings it back to size."""
-    left, top, right, bottom = random_box(generator, *image.shape[1:], min_area)
-    image = image[:, top:bottom, left:right]
-    return image, None if target is None else target[top:bottom, left:right]
+    left, top, right, bottom = random_box(generator, *both[0].shape[1:], min_area)
+    return on_each(both, lambda part: part[..., top:bottom, left:right])
 
 
-def window(image: Tensor, target: Tensor | None, share: float, generator: np.random.Generator) -> Changed:
+def window(both: Changed, share: float, generator: Generator) -> Changed:
     """A square of this share of the shorter side, not brought back to size."""
-    height, width = image.shape[1:]
+    height, width = both[0].shape[1:]
     side = max(1, round(share * min(height, width)))
     top, left = (int(generator.integers(whole - side + 1)) for whole in (height, width))
-    image = image[:, top : top + side, left : left + side]
-    return image, None if target is None else target[top : top + side, left : left + side]
+    return on_each(both, lambda part: part[..., top : top + side, left : left + side])
 
 
-def blur(
-    image: Tensor, target: Tensor | None, amount: Sequence[float], generator: np.random.Generator
-) -> Changed:
+def blur(both: Changed, amount: Sequence[float], generator: Generator) -> Changed:
     """With a chance of amount[0] by a 3x3 kernel, of a sigma from amount[1] to amount[2] pixels."""
     if generator.uniform() >= amount[0]:
-        return image, target
+        return both
     sigma = float(generator.uniform(amount[1], amount[2]))
-    return torchvision_functional.gaussian_blur(image, [3, 3], [sigma, sigma]), target
+    return torchvision_functional.gaussian_blur(both[0], [3, 3], [sigma, sigma]), both[1]
 
 
-def jitter(
-    image: Tensor, target: Tensor | None, most: Sequence[float], generator: np.random.Generator
-) -> Changed:
+def jitter(both: Changed, most: Sequence[float], generator: Generator) -> Changed:
     """With a chance of most[4] factors of brightness, contrast and saturation up to most[:3] from 1, and hue
     up to most[3] of a turn, in an order at random (torchvision's)."""
     if generator.uniform() >= most[4]:
-        return image, target
+        return both
+    image, target = both
     amounts = generator.uniform(-1, 1, size=4) * most[:4]
     for which in generator.permutation(4):
         if which == 3 and most[3]:
@@ -265,10 +255,10 @@ def jitter(
     return image, target
 
 
-def grey(image: Tensor, target: Tensor | None, chance: float, generator: np.random.Generator) -> Changed:
+def grey(both: Changed, chance: float, generator: Generator) -> Changed:
     if generator.uniform() >= chance:
-        return image, target
-    return torchvision_functional.rgb_to_grayscale(image, num_output_channels=3), target
+        return both
+    return torchvision_functional.rgb_to_grayscale(both[0], num_output_channels=3), both[1]
 
 
 ADJUSTED = (

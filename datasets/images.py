@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Iterator
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -63,7 +64,7 @@ def read_rgb(path: str | Path, apply_exif: bool, longest_side: int | None = None
     side of more pixels than `longest_side`, where that is given.
     """
     try:
-        with open_regular(path, LARGEST_FILE) as file, _opened(file, path) as image:
+        with open_image(path) as image:
             width, height = image.size
             if width * height > LARGEST_IMAGE:
                 raise ImageError(f"{path}: {width}x{height} pixels; taken for a decompression bomb")
@@ -80,10 +81,14 @@ def read_rgb(path: str | Path, apply_exif: bool, longest_side: int | None = None
         raise ImageError(f"{path}: {reason}") from None
 
 
-def _opened(file: BinaryIO, path: str | Path) -> Image.Image:
-    if os.fstat(file.fileno()).st_size == 0:
-        raise ImageError(f"{path}: the file is empty")
-    return Image.open(file, formats=FORMATS)
+@contextmanager
+def open_image(path: str | Path) -> Iterator[Image.Image]:
+    """An image file, its pixels not yet read; ImageError where it is empty, whatever Pillow raises else."""
+    with open_regular(path, LARGEST_FILE) as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise ImageError(f"{path}: the file is empty")
+        with Image.open(file, formats=FORMATS) as image:
+            yield image
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -208,8 +208,7 @@ def read_logits(path: str | Path) -> Logits:
     except ValueError as error:
         raise UserError(f"{path}: no logits to read ({error}); {advice}") from None
     for what, texts in (("names", names), ("classes", classes)):
-        is_list = texts.dtype.kind == "U" and texts.ndim == 1 and 0 < len(set(texts.tolist())) == len(texts)
-        if not is_list:
+        if texts.dtype.kind != "U" or texts.ndim != 1 or not 0 < len(set(texts.tolist())) == len(texts):
             raise UserError(f"{path}: its {what} are no list without repetition; {advice}")
     is_matrix = logits.dtype.kind == "f" and logits.shape == (len(names), len(classes))
     if not is_matrix or not np.isfinite(logits).all():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from datasets.augment import changed, known_changes
 from datasets.cache import ImageCache, cached_images
-from datasets.images import FORMATS, LARGEST_FILE, ImageError, list_images, read_rgb
+from datasets.images import ImageError, list_images, open_image, read_rgb
 from datasets.palette import (
     IGNORED,
     NUM_CLASSES,
@@ -26,7 +27,7 @@ from datasets.palette import (
     is_of_a_class,
 )
 from datasets.tiles import satellite_masks
-from engine.base import UserError, open_regular, say
+from engine.base import UserError, say
 
 STRANGE = 8  # added, in the cache, to the class of a pixel whose colour is not exactly a class's
 MOST_STRANGE = 0.001  # share of pixels; the course's own masks have 27 in all
@@ -101,17 +102,14 @@ def find_pairs(folder: str | Path) -> list[tuple[str, Path, Path]]:
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """(H, W) classes 0 to 7 of a mask in its colours.
-
-    ImageError when it cannot be read, or has no colours.
-    """
+    """(H, W) classes 0 to 7 of a mask; ImageError when it cannot be read, or has no colours."""
     return classes_of_colours(read_colours(path))
 
 
 def read_colours(path: str | Path) -> np.ndarray:
     """(H, W, 3) uint8 of a mask; ImageError as read_mask."""
     rgb = read_rgb(path, apply_exif=False)
-    with open_regular(path, LARGEST_FILE) as file, Image.open(file, formats=FORMATS) as image:
+    with open_image(path) as image:
         is_grey = Image.getmodebase(image.mode) == "L"  # 1, L, LA, I, F
     if is_grey:  # class numbers as grey values: as colours they would all be black
         raise ImageError(f"{path}: a grey image, not a mask; save it in the seven colours as RGB")
@@ -123,18 +121,12 @@ def _read_marked(path: Path) -> np.ndarray:
     return np.where(is_of_a_class(rgb), 0, STRANGE).astype(np.uint8) | classes_of_colours(rgb)
 
 
-def read_tile(path: Path) -> np.ndarray:
-    return read_rgb(path, apply_exif=False)
-
-
 def load_pairs(folder: str | Path, cache: str | Path | None, least: int = 1) -> TilePairs:
     """Every usable pair of a folder; those that cannot be read, or whose sizes differ, are named and left
-    out.
-
-    UserError when fewer than `least` are usable.
+    out. UserError when fewer than `least` are usable.
     """
     pairs = find_pairs(folder)
-    tiles = cached_images([tile for _, tile, _ in pairs], read_tile, "tile", cache)
+    tiles = cached_images([tile for _, tile, _ in pairs], partial(read_rgb, apply_exif=False), "tile", cache)
     masks = cached_images([mask for _, _, mask in pairs], _read_marked, "marked-mask", cache)
     usable = []
     for index, (_, tile, mask) in enumerate(pairs):

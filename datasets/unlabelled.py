@@ -6,12 +6,11 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from datasets.cache import cached_images
-from datasets.images import FORMATS, LARGEST_FILE, list_images
+from datasets.images import list_images, open_image
 from datasets.labelled import MARGIN, reading_of_inference
-from engine.base import UserError, open_regular, say
+from engine.base import UserError, say
 
 _LOOKED_AT = 64  # images whose headers say how large the others will be
 
@@ -69,7 +68,7 @@ def common_side(paths: list[Path], largest: int) -> int:
 def _shorter_side(path: Path) -> int | None:
     """In pixels, from an image's header alone; None where that can't be read (read_rgb will say why)."""
     try:
-        with open_regular(path, LARGEST_FILE) as file, Image.open(file, formats=FORMATS) as image:
+        with open_image(path) as image:
             return min(image.size)
     except Exception:  # Pillow's readers raise nearly anything on a broken file
         return None

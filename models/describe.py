@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Sequence
 
@@ -109,26 +110,23 @@ def _needed(nodes: list[Node]) -> set[int]:
 
 def _groups(nodes: list[Node]) -> list[list[int]]:
     """Numbers of nodes that are told as one: like layers in a row of an encoder (VGG's convolutions)."""
-    consumers = [sum(index in node.inputs for node in nodes) for index in range(len(nodes))]
+    consumers = Counter(index for node in nodes for index in set(node.inputs))
+    kinds = [(node.role, node.layers, node.shape) for node in nodes]
     groups: list[list[int]] = []
     for index, node in enumerate(nodes):
         before = groups[-1][-1] if groups else None
         follows = before is not None and node.inputs == [before] and consumers[before] == 1
         is_of_encoder = bool(node.modules) and _ENCODER.match(node.name)
-        if follows and is_of_encoder and _kind(node) == _kind(nodes[before]):
+        if follows and is_of_encoder and kinds[index] == kinds[before]:
             groups[-1].append(index)
         else:
             groups.append([index])
     return groups
 
 
-def _kind(node: Node) -> tuple:
-    return node.role, node.layers, node.shape
-
-
 def _names(groups: list[list[Node]]) -> list[str]:
     """A name for each group of nodes, short and its own; VGG's are those of its paper, conv1 to pool5."""
-    taken: dict[str, int] = {}
+    taken: Counter = Counter()
     names, pools = [], 0
     for group in groups:
         first, last = group[0], group[-1]
@@ -142,7 +140,7 @@ def _names(groups: list[list[Node]]) -> list[str]:
             name = _short(first, groups)
             number = re.search(r"\d+$", _short(last, groups))
             name += f"–{number.group()}" if len(group) > 1 and number else ""
-        taken[name] = taken.get(name, 0) + 1
+        taken[name] += 1
         names.append(f"{name} {taken[name]}" if taken[name] > 1 else name)
     return names
 

@@ -2,8 +2,8 @@
 
 The longest way from the input to the output is the main column. What leaves it and comes back has a lane to
 the right, the farther out the more rows it spans, so that nested skip connections do not cross; so has an
-output of its own. Blocks side by side between the same two others share a row of the main column.
-All lengths are inches, y downwards.
+output of its own. Blocks side by side between the same two others share a row of the main column. All lengths
+are inches, y downwards.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ ROLES = {
     "output": ("#444444", "#E8E8E8", ""),
     "other": ("#444444", "#F4F4F4", ""),
 }
-LINES = "#333333"
+ARROW = {"arrowstyle": "-|>", "mutation_scale": 7, "color": "#333333", "linewidth": 0.9}
+ARROW.update(joinstyle="miter", capstyle="butt", shrinkA=0, shrinkB=0)
 
 
 def draw(description: dict[str, Any], kind: str = "svg") -> bytes:
     """A picture of a description, as the bytes of a svg, png or pdf: without a date, the same each time."""
     metadata = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
     file = io.BytesIO()
-    with matplotlib.rc_context():  # whatever the user's matplotlibrc says
+    with matplotlib.rc_context():  # whatever the user's matplotlibrc says, and without SVG's random names
         matplotlib.rcdefaults()
-        # Without the random identifiers of SVG.
         matplotlib.rcParams.update({"svg.hashsalt": "architecture", "svg.fonttype": "path"})
         matplotlib.rcParams.update({"font.family": FAMILY, "pdf.fonttype": 42})
         figure_of(description).savefig(file, format=kind, dpi=160, metadata=metadata[kind])
@@ -64,14 +64,12 @@ def draw(description: dict[str, Any], kind: str = "svg") -> bytes:
 
 def figure_of(description: dict[str, Any]) -> Figure:
     blocks = {block["name"]: block for block in description["blocks"]}
-    if description["is_traced"]:
-        layout = lay_out(description["blocks"])
-    else:  # one below the other, without lines
-        layout = Layout({name: row for row, name in enumerate(blocks)}, {}, [])
+    listed = Layout({name: row for row, name in enumerate(blocks)}, {}, [])  # one below the other
+    layout = lay_out(description["blocks"]) if description["is_traced"] else listed
     headline, legend = _headline(description), _legend(description)
     boxes = place(blocks, layout, MARGIN + LINE * len(headline) + GAP)
     lanes = [layout.lane_x(lane) for lane in layout.lane_of.values()]
-    width = max([*(box.right for box in boxes.values()), *lanes]) + MARGIN
+    width = max([*lanes, *(box.right for box in boxes.values())]) + MARGIN
     height = max(box.bottom for box in boxes.values()) + GAP + LINE * (1 + len(legend)) + MARGIN
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
@@ -81,7 +79,8 @@ def figure_of(description: dict[str, Any]) -> Figure:
         y = MARGIN + LINE * (number + 0.7 * bool(number))
         axes.text(MARGIN, y, text, size=size, weight=weight, va="center")
     for start, end in layout.edges:
-        _draw_line(axes, route(layout, boxes, start, end))
+        path = Path(route(layout, boxes, start, end))
+        axes.add_patch(FancyArrowPatch(path=path, zorder=2, **ARROW))
     for name, box in boxes.items():
         _draw_box(axes, box, blocks[name]["role"], blocks[name]["is_auxiliary"])
     _draw_legend(axes, blocks, legend, height - MARGIN - LINE * (0.5 + len(legend)))
@@ -93,19 +92,12 @@ def _draw_box(axes: Axes, box: Box, role: str, is_dashed: bool = False) -> None:
     left, top = box.x - box.width / 2, box.middle - LINE * len(box.lines) / 2
     shape = f"round,pad=0,rounding_size={min(0.05, box.height / 4)}"
     style = {"facecolor": fill, "edgecolor": edge, "linestyle": "--" if is_dashed else "-", "linewidth": 1.1}
-    corner = (left, box.y)
-    axes.add_patch(FancyBboxPatch(corner, box.width, box.height, boxstyle=shape, zorder=3, **style))
+    axes.add_patch(FancyBboxPatch((left, box.y), box.width, box.height, boxstyle=shape, zorder=3, **style))
     style = {"size": SIZE, "va": "center_baseline", "zorder": 4}
     for number, (text, at_right, is_name) in enumerate(box.lines):
         y = top + LINE * (number + 0.5)
         axes.text(left + PADDING, y, text, weight="bold" if is_name else "normal", **style)
         axes.text(box.right - PADDING, y, at_right, ha="right", **style)
-
-
-def _draw_line(axes: Axes, points: list[tuple[float, float]]) -> None:
-    style = {"mutation_scale": 7, "color": LINES, "linewidth": 0.9, "joinstyle": "miter", "capstyle": "butt"}
-    arrow = FancyArrowPatch(path=Path(points), arrowstyle="-|>", shrinkA=0, shrinkB=0, zorder=2, **style)
-    axes.add_patch(arrow)
 
 
 def _draw_legend(axes: Axes, blocks: dict[str, dict[str, Any]], lines: list[str], y: float) -> None:
@@ -132,10 +124,8 @@ def _headline(description: dict[str, Any]) -> list[str]:
 
 def _legend(description: dict[str, Any]) -> list[str]:
     if not description["is_traced"]:
-        return [
-            "In each box: name; kind; number of parameters.",
-            "The parts as they are listed: which follows which could not be traced.",
-        ]
+        listed = "The parts as they are listed: which follows which could not be traced."
+        return ["In each box: name; kind; number of parameters.", listed]
     lines = [
         "In each box: name; layers; channels × height × width; number of parameters.",
         "The wider a box, the larger its map; the higher, the more channels (on logarithmic scales).",
@@ -210,13 +200,13 @@ def _longest_way(blocks: list[dict[str, Any]], inputs: dict[str, list[str]]) -> 
 
 def _components(names: list[str], edges: list[tuple[str, str]]) -> list[list[str]]:
     """Names that hang together among themselves, in their order."""
-    number_of = {name: number for number, name in enumerate(names)}
+    group_of = {name: number for number, name in enumerate(names)}
     for start, end in edges:
-        if start in number_of and end in number_of:
-            joined, other = number_of[start], number_of[end]
-            number_of = {name: joined if own == other else own for name, own in number_of.items()}
-    numbers = dict.fromkeys(number_of.values())
-    return [[name for name in names if number_of[name] == number] for number in numbers]
+        if start in group_of and end in group_of:
+            joined, other = group_of[start], group_of[end]
+            group_of = {name: joined if group == other else group for name, group in group_of.items()}
+    groups = dict.fromkeys(group_of.values())
+    return [[name for name in names if group_of[name] == group] for group in groups]
 
 
 # -- where that is, and how large ----------------------------------------------------------------------------
@@ -300,8 +290,7 @@ def _main_box(block: dict[str, Any], smallest: int, largest: int) -> Box:
 def _small_box(block: dict[str, Any], x: float, width: float) -> Box:
     room = width - 2 * PADDING
     lines = [(text, "", True) for text in _wrapped(_label(block), room, "bold")]
-    count = short_count(block["parameters"])
-    for text in (block["layers"], shape_text(block["shape"]), count):
+    for text in (block["layers"], shape_text(block["shape"]), short_count(block["parameters"])):
         lines += [(line, "", False) for line in _wrapped(text, room)]
     return Box(x, 0.0, width, LINE * len(lines) + 2 * PADDING, lines)
 

@@ -87,11 +87,11 @@ def _vit_sizes(state: dict[str, Tensor]) -> dict[str, Any]:
     return {
         "image_size": grid * state["image_encoder.patch_embed.proj.weight"].shape[2],
         "grid": grid,
-        "width": width,
-        "heads": width // tables[0][1] if tables else 1,
+        "embed_dim": width,
+        "num_heads": width // tables[0][1] if tables else 1,
         "mlp_ratio": state["image_encoder.blocks.0.mlp.lin1.weight"].shape[0] / width,
-        "global_blocks": [index for index, side in enumerate(sides) if side == grid],
-        "window": min(sides),
+        "global_attn_indexes": tuple(index for index, side in enumerate(sides) if side == grid),
+        "window_size": min(sides),
         "depth": blocks,
     }
 
@@ -125,12 +125,23 @@ def build_sam(
 ) -> Sam:
     """A SAM with random weights, as segment_anything.build_sam puts it together.
 
-    It sees `image_size` pixels a side as `grid` patches. `encoder` has the sizes of `_image_encoder`, or,
-    with `widths` among them, of TinyViT.
+    It sees `image_size` pixels a side as `grid` patches. `encoder` has the sizes of ImageEncoderViT, or, with
+    `widths` among them, of TinyViT.
     """
-    build = TinyViT if "widths" in encoder else partial(_image_encoder, grid=grid)
+    if "widths" in encoder:
+        image_encoder = TinyViT(img_size=image_size, embedding=embedding, **encoder)
+    else:
+        image_encoder = ImageEncoderViT(
+            img_size=image_size,
+            patch_size=image_size // grid,
+            out_chans=embedding,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            qkv_bias=True,
+            use_rel_pos=True,
+            **encoder,
+        )
     return Sam(
-        image_encoder=build(img_size=image_size, embedding=embedding, **encoder),
+        image_encoder=image_encoder,
         prompt_encoder=PromptEncoder(
             embed_dim=embedding,
             image_embedding_size=(grid, grid),
@@ -146,32 +157,4 @@ def build_sam(
         ),
         pixel_mean=PIXEL_MEAN,
         pixel_std=PIXEL_STD,
-    )
-
-
-def _image_encoder(
-    img_size: int,
-    grid: int,
-    embedding: int,
-    width: int,
-    depth: int,
-    heads: int,
-    global_blocks: list[int],
-    window: int = 14,
-    mlp_ratio: float = 4,
-) -> ImageEncoderViT:
-    """The official encoder; only `global_blocks` attend beyond their windows."""
-    return ImageEncoderViT(
-        depth=depth,
-        embed_dim=width,
-        img_size=img_size,
-        mlp_ratio=mlp_ratio,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        num_heads=heads,
-        patch_size=img_size // grid,
-        qkv_bias=True,
-        use_rel_pos=True,
-        global_attn_indexes=tuple(global_blocks),
-        window_size=window,
-        out_chans=embedding,
     )
