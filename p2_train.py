@@ -284,7 +284,7 @@ def tile_confusions(
     tiles = ((index, torch.from_numpy(pairs.tile(index).copy()).permute(2, 0, 1)) for index in own)
     for batch in batches_of_one_shape(tiles, 1 if device.type == "cpu" else VALIDATION_BATCH):
         images = torch.stack([tile for _, tile in batch]).to(device)
-        predicted = predict_tiles([network], images, scale, *normal).argmax(dim=1)
+        predicted = predict_tiles(network, images, scale, *normal).argmax(dim=1)
         for (index, _), classes in zip(batch, predicted):
             target = torch.from_numpy(pairs.mask(index).astype("int64")).to(device)
             confusions[index] = confusion_matrix(classes, target.where(target != UNCLAIMED, 0), NUM_CLASSES)
@@ -327,7 +327,7 @@ def keep_masks(
     for name in names:
         pixels = torch.from_numpy(validation.tile(validation.names.index(name)).copy())
         tile = pixels.permute(2, 0, 1)[None].to(device)
-        found = predict_tiles([loop.scored], tile, scale, *normal).argmax(dim=1)
+        found = predict_tiles(loop.scored, tile, scale, *normal).argmax(dim=1)
         with write_atomically(folder / f"{name}_mask.png") as temporary:
             save_mask(found[0].cpu().numpy(), temporary)
 

@@ -6,6 +6,7 @@ import re
 from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence, Tuple
 
 import torch
+import torchvision
 from torch import nn
 
 from engine.base import UserError, is_out_of_memory
@@ -84,6 +85,13 @@ CLASSIFIERS = {
     "vgg19_bn_c": Network(with_stem(classifiers.vgg19_bn(classifiers.VGG19_BN_C)), **VGG19_BN),
 }
 
+
+def of_torchvision(name: str, imagenet: str, aux_loss: bool = True, used_by: str = "ours") -> Network:
+    """One of torchvision's segmenters, all of which have weights of COCO."""
+    coco = torchvision.models.get_model_weights(name).__name__
+    return Network(published_segmenter(name, aux_loss), imagenet, coco=coco, used_by=used_by)
+
+
 # (B, 3, H, W) → {"out": logits (B, num_classes, H, W)}, in training perhaps "aux" as well
 SEGMENTERS = {
     "lite_fpn": Network(efficientnet_lite.lite_fpn, **LITE0),
@@ -100,33 +108,18 @@ SEGMENTERS = {
     "fcn8s_conv2x2": Network(fcn.fcn8s_conv2x2, **VGG16, used_by="report000"),
     "resnet34_fcn8s": Network(fcn.resnet34_fcn8s, **RESNET34, used_by="report002"),
     "resnet34_fcn32s": Network(fcn.resnet34_fcn32s, **RESNET34),
-    "deeplabv3_resnet101": Network(
-        published_segmenter("deeplabv3_resnet101"),
-        imagenet="ResNet101_Weights",
-        coco="DeepLabV3_ResNet101_Weights",
-        used_by="report001, report004",
+    "deeplabv3_resnet101": of_torchvision(
+        "deeplabv3_resnet101", "ResNet101_Weights", used_by="report001, report004"
     ),
-    "deeplabv3_resnet50": Network(
-        published_segmenter("deeplabv3_resnet50"),
-        imagenet="ResNet50_Weights",
-        coco="DeepLabV3_ResNet50_Weights",
-    ),
+    "deeplabv3_resnet50": of_torchvision("deeplabv3_resnet50", "ResNet50_Weights"),
     "deeplabv3plus_resnet50": Network(DeepLabV3Plus, imagenet="ResNet50_Weights"),
-    "fcn_resnet50": Network(
-        published_segmenter("fcn_resnet50"), imagenet="ResNet50_Weights", coco="FCN_ResNet50_Weights"
+    "fcn_resnet50": of_torchvision("fcn_resnet50", "ResNet50_Weights"),
+    "fcn_resnet101": of_torchvision("fcn_resnet101", "ResNet101_Weights"),
+    "deeplabv3_mobilenet_v3_large": of_torchvision(
+        "deeplabv3_mobilenet_v3_large", "MobileNet_V3_Large_Weights"
     ),
-    "fcn_resnet101": Network(
-        published_segmenter("fcn_resnet101"), imagenet="ResNet101_Weights", coco="FCN_ResNet101_Weights"
-    ),
-    "deeplabv3_mobilenet_v3_large": Network(
-        published_segmenter("deeplabv3_mobilenet_v3_large"),
-        imagenet="MobileNet_V3_Large_Weights",
-        coco="DeepLabV3_MobileNet_V3_Large_Weights",
-    ),
-    "lraspp_mobilenet_v3_large": Network(
-        published_segmenter("lraspp_mobilenet_v3_large", aux_loss=False),
-        imagenet="MobileNet_V3_Large_Weights",
-        coco="LRASPP_MobileNet_V3_Large_Weights",
+    "lraspp_mobilenet_v3_large": of_torchvision(
+        "lraspp_mobilenet_v3_large", "MobileNet_V3_Large_Weights", aux_loss=False
     ),
 }
 

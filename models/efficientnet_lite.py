@@ -6,11 +6,9 @@ squeeze-and-excite, a stem and a head that are never scaled. torchvision has no 
 million parameters train on a laptop. Parameter names are those of the published weights
 (`_blocks.N._expand_conv.weight`).
 
-The segmentation network is for machines without a GPU: 3.1 million parameters with Lite0, 4.5 with Lite2, a
-pooled context, and a decoder that adds four scales. The decoder is that of a feature pyramid network (Lin et
-al., 2017): each scale is projected to the same width, the coarser one is upsampled and added, from stride 32
-down to 4. The context is that of PSPNet (Zhao et al., 2017): averages over 1x1, 2x2 and 4x4 bins of the
-coarsest features.
+The segmentation network, for machines without a GPU (3.1 million parameters with Lite0, 4.5 with Lite2), has
+the context of PSPNet (Zhao et al., 2017): averages over bins of the coarsest features; and the decoder of a
+feature pyramid network (Lin et al., 2017): from stride 32 down to 4 the coarser scale is upsampled and added.
 """
 
 from __future__ import annotations

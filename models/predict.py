@@ -72,7 +72,7 @@ def predict_classes(
 
 @torch.inference_mode()
 def predict_tiles(
-    networks: Sequence[nn.Module],
+    network: nn.Module,
     tiles: Tensor,
     scale: float,
     mean: Sequence[float],
@@ -81,14 +81,14 @@ def predict_tiles(
 ) -> Tensor:
     """(B, 3, H, W) uint8 tiles → logits of the scored classes (B, 6, H, W), float32.
 
-    The networks see the tiles at `scale`, once for each of TTA_PASSES[tta]; several passes give the logarithm
+    The network sees the tiles at `scale`, once for each of TTA_PASSES[tta]; several passes give the logarithm
     of their mean probability, which is a logit again. It is brought back to the tiles' own size.
     """
     if tiles.device.type == "cpu" and len(tiles) > 1:
         # One by one, a tile's mask depends on it alone: a CPU may sum in another order in another batch.
-        return torch.cat([predict_tiles(networks, tile[None], scale, mean, std, tta) for tile in tiles])
+        return torch.cat([predict_tiles(network, tile[None], scale, mean, std, tta) for tile in tiles])
     images = normalise(resize_tiles(tiles, scale).float() / 255, mean, std)
-    passes = [pass_logits(network, images, *each) for network in networks for each in TTA_PASSES[tta]]
+    passes = [pass_logits(network, images, *each) for each in TTA_PASSES[tta]]
     logits = passes[0] if len(passes) == 1 else log_mean_probability(passes)
     size = tiles.shape[-2:]
     if logits.shape[-2:] == size:
@@ -109,7 +109,7 @@ def land_cover(
     UserError where the networks answer with numbers that are not finite: no class is the highest then.
     """
     logits = [
-        predict_tiles([network], tiles, scale, model["mean"], model["std"], tta or model.get("tta", "none"))
+        predict_tiles(network, tiles, scale, model["mean"], model["std"], tta or model.get("tta", "none"))
         for network, model in zip(networks, models)
         for scale in scales or [model["scale"]]
     ]

@@ -195,9 +195,8 @@ def _load_fitting(network: nn.Module, name: str, state: dict[str, Tensor]) -> st
     bare = {key[len("backbone.") :] for key in ours if key.startswith("backbone.")}
     state = unwrapped(state, {*ours, *bare, *(f"features.{key}" for key in bare)})
     # torchvision's files of DenseNets are older than their layers' names: norm.1.weight is norm1.weight now.
-    state = {
-        re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): value for key, value in state.items()
-    }
+    old_name = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)")
+    state = {old_name.sub(r"\1\2", key): value for key, value in state.items()}
     if not any(key in ours for key in state):
         # VGG16 and MobileNet keep their convolutions under "features.", which is the backbone here.
         state = {"backbone." + re.sub(r"^features\.", "", key): value for key, value in state.items()}
@@ -205,15 +204,12 @@ def _load_fitting(network: nn.Module, name: str, state: dict[str, Tensor]) -> st
     state.update(as_convolutions)
     fitting = {key: value for key, value in state.items() if key in ours and ours[key].shape == value.shape}
     missing = [key for key in ours if key not in fitting and not key.endswith("num_batches_tracked")]
-    has_backbone = any(key.startswith("backbone.") for key in ours)
 
     def is_of_head(key: str) -> bool:
-        is_own = not has_backbone and key.startswith(head_name(network) + ".")
+        is_own = not bare and key.startswith(head_name(network) + ".")
         return is_own or bool(_PUBLISHED_HEAD.match(key))
 
-    needed = [
-        key for key in missing if (key.startswith("backbone.") if has_backbone else not is_of_head(key))
-    ]
+    needed = [key for key in missing if (key.startswith("backbone.") if bare else not is_of_head(key))]
     foreign = [key for key in state if key not in fitting and not is_of_head(key)]
     if not fitting or needed or foreign:
         reasons = [

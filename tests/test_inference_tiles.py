@@ -105,7 +105,7 @@ def test_validation_in_training_and_inference_give_the_same_classes(segment, til
     save(picture, tiles / "3_sat.png")
     assert segment() == 0
     tile = torch.from_numpy(picture).permute(2, 0, 1)[None]
-    logits = predict_tiles([network], tile, 0.5, [MEAN] * 3, [STD] * 3)
+    logits = predict_tiles(network, tile, 0.5, [MEAN] * 3, [STD] * 3)
     assert (logits.argmax(1)[0].numpy() == classes_in(masks / "3_mask.png")).all()
 
 
@@ -311,12 +311,12 @@ def test_published_test_time_augmentation_is_used_unless_another_is_asked_for(
 def test_test_time_augmentation_is_the_mean_over_its_views(network, tta):
     tile = torch.from_numpy(random_image(7, 64, 96)).permute(2, 0, 1)[None]
     arguments = (1.0, [MEAN] * 3, [STD] * 3)
-    found = predict_tiles([network], tile, *arguments, tta).softmax(1)
+    found = predict_tiles(network, tile, *arguments, tta).softmax(1)
     total = 0
     for turns, mirrored in TTA_PASSES[tta]:
         seen = torch.rot90(tile, turns, (2, 3))
         seen = seen.flip(3) if mirrored else seen
-        told = predict_tiles([network], seen.contiguous(), *arguments).softmax(1)
+        told = predict_tiles(network, seen.contiguous(), *arguments).softmax(1)
         total = total + torch.rot90(told.flip(3) if mirrored else told, -turns, (2, 3))
     torch.testing.assert_close(found, total / len(TTA_PASSES[tta]), atol=1e-5, rtol=0)
 
@@ -325,10 +325,10 @@ def test_four_fold_and_eight_fold_views_are_all_there(network):
     tile = torch.from_numpy(random_image(8, 64, 64)).permute(2, 0, 1)[None]
     arguments = (1.0, [MEAN] * 3, [STD] * 3)
     for tta, moves in (("flip", [(0, True), (2, False)]), ("d4", [(1, False), (0, True)])):
-        straight = predict_tiles([network], tile, *arguments, tta)
+        straight = predict_tiles(network, tile, *arguments, tta)
         for turns, mirrored in moves:  # these generate the whole group, so the answer turns with the tile
             moved = torch.rot90(tile, turns, (2, 3))
             moved = (moved.flip(3) if mirrored else moved).contiguous()
-            answer = predict_tiles([network], moved, *arguments, tta)
+            answer = predict_tiles(network, moved, *arguments, tta)
             answer = torch.rot90(answer.flip(3) if mirrored else answer, -turns, (2, 3))
             torch.testing.assert_close(answer, straight, atol=1e-4, rtol=0)
