@@ -56,7 +56,7 @@ class Case(NamedTuple):
 
 def cases(is_tiny: bool) -> list[Case]:
     if is_tiny:
-        byol = pretraining("default", "resnet18", 32)._replace(batch_size=4)
+        byol = pretraining("resnet18", 32)._replace(batch_size=4)
         classifier = fine_tuning("small", num_classes=2)._replace(batch_size=4)
         segmenter = segmentation("default")._replace(side=64, batch_size=2)
         flags = (
@@ -65,7 +65,7 @@ def cases(is_tiny: bool) -> list[Case]:
             "--scale 1 --crop-size 64 --batch-size 2",
         )
     else:
-        byol, classifier = pretraining("default"), fine_tuning("default", num_classes=10)
+        byol, classifier = pretraining(), fine_tuning("default", num_classes=10)
         segmenter, flags = segmentation("report004"), ("", "", "--recipe report004")
     return [
         Case("p1_ssl_pretrain.py", ".", byol, flags[0]),

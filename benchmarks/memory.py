@@ -66,7 +66,7 @@ class Need(NamedTuple):
 # -- the trainings -------------------------------------------------------------------------------------------
 
 
-def pretraining(recipe: str, model: str = "resnet50", side: int = 128) -> Training:
+def pretraining(model: str = "resnet50", side: int = 128) -> Training:
     def build() -> nn.Module:
         backbone = build_network(model, num_classes=2)
         backbone.fc = nn.Identity()
@@ -75,7 +75,7 @@ def pretraining(recipe: str, model: str = "resnet50", side: int = 128) -> Traini
     def loss(byol: nn.Module, images: Tensor) -> Tensor:
         return byol(images, images.clone())[0]
 
-    batch_size = p1_ssl_pretrain.RECIPES[recipe]["batch_size"]
+    batch_size = p1_ssl_pretrain.RECIPES["default"]["batch_size"]
     return Training(f"BYOL, {model}, {side} px", build, loss, side, batch_size, has_average=False, views=2)
 
 
@@ -88,9 +88,8 @@ def fine_tuning(recipe: str, num_classes: int) -> Training:
         return build_network(flags["model"], num_classes=num_classes, stem=flags["stem"])
 
     def loss(network: nn.Module, images: Tensor) -> Tensor:
-        return functional.cross_entropy(
-            network(images).float(), images.new_zeros(len(images), dtype=torch.int64)
-        )
+        labels = images.new_zeros(len(images), dtype=torch.int64)
+        return functional.cross_entropy(network(images).float(), labels)
 
     name = f"fine-tuning, {flags['model']}, {side} px"
     return Training(name, build, loss, side, flags["batch_size"], flags["ema_decay"] > 0)
@@ -119,7 +118,7 @@ def segmentation(recipe: str, model: str | None = None) -> Training:
 
 def trainings() -> list[Training]:
     return [
-        pretraining("default"),
+        pretraining(),
         fine_tuning("default", num_classes=65),
         fine_tuning("small", num_classes=50),
         segmentation("default"),
@@ -200,13 +199,10 @@ def main() -> None:
         for name, half in (("fp32", None), ("half", torch.float16)):
             need = need_of(training, half)
             fits = [need.largest(training.batch_size, card * 1e9) or "no" for card in CARDS]
-            print(
-                f"| {training.name} | {training.batch_size} | {name} | {need.fixed / 1e9:.1f} GB | "
-                f"{need.image / 1e6:.1f} MB | {need.of(training.batch_size) / 1e9:.1f} GB | "
-                + " | ".join(map(str, fits))
-                + " |",
-                flush=True,
-            )
+            sizes = [f"{need.fixed / 1e9:.1f} GB", f"{need.image / 1e6:.1f} MB"]
+            sizes.append(f"{need.of(training.batch_size) / 1e9:.1f} GB")
+            cells = [training.name, training.batch_size, name, *sizes, *fits]
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 if __name__ == "__main__":
