@@ -89,16 +89,15 @@ def make_pairs(folder: str, pairs: int) -> None:
 
 def run_once(command: list[str]) -> tuple[str, tuple[float, float, float]]:
     """Run a process to its end → its stdout, and (wall seconds, CPU seconds, peak MiB)."""
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as notes:
+    with tempfile.TemporaryFile("w+") as output:
         start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=output, stderr=notes)
+        process = subprocess.Popen(command, stdout=output)
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - start
-        process.returncode = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+        process.returncode = status  # Popen need not wait for it
+        if status:
+            sys.exit(f"{' '.join(command)}: failed")
         output.seek(0)
-        notes.seek(0)
-        if process.returncode:
-            sys.exit(f"{' '.join(command)}: exit status {process.returncode}\n{notes.read()}")
         return output.read(), (wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * MAX_RSS_UNIT / 2**20)
 
 

@@ -18,10 +18,10 @@ import argparse
 import json
 import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from segment_anything.predictor import SamPredictor
 from segment_anything.utils.amg import build_point_grid
 from torch.nn import functional
 
-from benchmarks.in_turns import MAX_RSS_UNIT, in_turns, print_table
+from benchmarks.in_turns import MAX_RSS_UNIT, in_own_process, in_turns, print_table
 from datasets.drawings import draw_tile
 from datasets.images import read_rgb
 from datasets.sam_files import mask_of_runs
@@ -151,10 +151,7 @@ def make_inputs(folder: str, args: argparse.Namespace) -> None:
     Path(folder, "settings.json").write_text(json.dumps([checkpoint, cut, settings]))
 
 
-def call(*arguments: str) -> str:
-    """The stdout of this call in a process of its own, with these arguments more."""
-    command = [sys.executable, "-m", "benchmarks.bench_sam", *sys.argv[1:], *arguments]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+call = partial(in_own_process, "benchmarks.bench_sam")
 
 
 def check_equal(folder: str) -> str:

@@ -13,11 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
 
-from benchmarks.in_turns import in_turns, spread
+from benchmarks.in_turns import in_own_process, in_turns, spread
 
 SIDES = ("ours", "no products", "plain")
 WARM_UP = 3  # steps that are not timed: the first ones choose kernels and fill the allocator
@@ -65,12 +64,8 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
     return {"losses": losses, "seconds": seconds[WARM_UP:]}
 
 
-def in_its_own_process(side: str) -> dict[str, list[float]]:
-    command = [sys.executable, "-m", "benchmarks.bench_training", *sys.argv[1:], "--side", side]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{side}: {done.stderr}")
-    return json.loads(done.stdout)
+def run_side(side: str) -> dict[str, list[float]]:
+    return json.loads(in_own_process("benchmarks.bench_training", "--side", side))
 
 
 def check_equal(first: dict[str, dict[str, list[float]]]) -> None:
@@ -96,14 +91,14 @@ def main() -> None:
     if args.side:
         print(json.dumps(measure(args)))
         return
-    first = {side: in_its_own_process(side) for side in SIDES}
+    first = {side: run_side(side) for side in SIDES}
     check_equal(first)
     losses = {side: first[side]["losses"] for side in SIDES}
     told = ", ".join(f"{side} {of_side[0]:.4f} to {of_side[-1]:.4f}" for side, of_side in losses.items())
     print(f"{args.model}, {args.image_size} px, batches of {args.batch_size}; losses: {told}")
 
     def speed(side: str) -> float:
-        return args.batch_size / statistics.median(in_its_own_process(side)["seconds"])
+        return args.batch_size / statistics.median(run_side(side)["seconds"])
 
     speeds = in_turns(SIDES, args.rounds, speed)
     print(f"{args.rounds} rounds in turns, images/s, median (min to max)\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
 import sys
 from typing import Any, Callable, Sequence
 
@@ -19,6 +20,12 @@ def in_turns(sides: Sequence[str], rounds: int, measure: Callable[[str], Any]) -
         for side in sides[:: 1 if turn % 2 == 0 else -1]:
             measured[side].append(measure(side))
     return measured
+
+
+def in_own_process(module: str, *arguments: str) -> str:
+    """The stdout of this call of a benchmark in a process of its own, with these arguments more."""
+    command = [sys.executable, "-m", module, *sys.argv[1:], *arguments]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def spread(values: Sequence[float]) -> str:
