@@ -350,6 +350,7 @@ endif
 
 # -- tests -------------------------------------------------------------------------------------------------------------
 
+# pytest-xdist takes two files at a time, each whole: what a file's tests share is made once.
 test: $(INSTALLED_FOR_TESTS)
 	@python3 -m ruff check .
 	@python3 -m ruff format --check .
