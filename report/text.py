@@ -16,13 +16,13 @@ rule                a line across the page
 from __future__ import annotations
 
 import html
+import os
 import re
 import unicodedata
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
-from engine.base import UserError, cannot_write, read_regular, say
+from engine.base import UserError, cannot_write, read_regular, say, write_atomically
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -97,7 +97,7 @@ def read_answers(path: Path, questions: Sequence[Any]) -> dict[str, str]:
     A missing file is made; one that is there never changes. UserError when it can neither be read nor made,
     or isn't UTF-8.
     """
-    with suppress(FileExistsError):
+    if not os.path.lexists(path):
         return _make(path, questions)
     words: dict[str, list[str]] = {}
     seen = set()
@@ -122,16 +122,14 @@ def _heading(question: Any) -> str:
 
 
 def _make(path: Path, questions: Sequence[Any]) -> dict[str, str]:
-    """Write a new file with no words in it; FileExistsError when there is anything, even something broken."""
+    """Write a new file with no words in it."""
     parts = ["# Answers\n"]
     for question in questions:
         comment = line(question.asks).replace("--", "-").replace(">", "")
         parts.append(f"{_heading(question)}\n\n<!-- {comment}; write below -->\n")
     try:
-        with open(path, "x", encoding="utf-8", newline="\n") as file:
-            file.write("\n".join(parts))
-    except FileExistsError:
-        raise
+        with write_atomically(path) as part:
+            part.write_bytes("\n".join(parts).encode())
     except OSError as error:
         raise cannot_write(str(path), error) from None
     return {}
