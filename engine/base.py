@@ -1,8 +1,7 @@
 """The ground floor, which every module may import: errors, messages, progress, cores, the reading and the
 writing of files.
 
-It imports nothing of ours and no package (tqdm alone, and only where somebody watches a terminal), so that
---help and bad arguments are answered at once.
+It imports nothing of ours and no package but tqdm, beside a terminal: --help and mistakes don't wait.
 """
 
 from __future__ import annotations
@@ -26,28 +25,19 @@ class UserError(Exception):
     exit_status = 2
 
 
-class Stopped(Exception):
-    """The training was asked to stop before its end, and has saved; `status` is what the script ends with."""
-
-    def __init__(self, status: int):
-        super().__init__(status)
-        self.status = status
+class Stopped(SystemExit):
+    """The training was asked to stop before its end, and has saved; the script ends with this status."""
 
 
 # -- how scripts speak and end -------------------------------------------------------------------------------
 
 
 def run_script(main: Callable[[], int | None]) -> None:
-    """Run `main` and leave with its status (None is 0).
-
-    A UserError is a message to the user, and so is a lack of memory: one line on stderr. Anything else is our
-    mistake and shows where.
-    """
+    """Run `main` and leave with its status (None is 0). A UserError is one line on stderr, and so is a lack
+    of memory; anything else is our mistake and shows where."""
     speak_safely()
     try:
         status = main() or 0
-    except Stopped as stopped:
-        status = stopped.status
     except KeyboardInterrupt:
         say("stopped by Ctrl-C")
         status = 130
@@ -63,22 +53,18 @@ def run_script(main: Callable[[], int | None]) -> None:
 
 
 def printable(text: object, kept: str = "") -> str:
-    """The text without what a terminal would obey: what is not printable (control characters, halves of
-    surrogate pairs) is escaped, but for the characters `kept`.
-    """
-    text = str(text)
-    if text.isprintable():
-        return text
-    return "".join(
-        character
-        if character.isprintable() or character in kept
-        else character.encode("unicode_escape", "backslashreplace").decode()
-        for character in text
-    )
+    """The text with escapes for what a terminal would obey (and halves of surrogates), but those `kept`."""
+
+    def shown(character: str) -> str:
+        if character.isprintable() or character in kept:
+            return character
+        return character.encode("unicode_escape", "backslashreplace").decode()
+
+    return "".join(map(shown, str(text)))
 
 
 def say(text: object) -> None:
-    """One line on stderr, in place of a progress bar that stands there."""
+    """One line on stderr, over a progress bar that stands there."""
     over_the_bar = "\r\033[K" if sys.stderr is not None and sys.stderr.isatty() else ""
     stream = getattr(sys.stderr, "bare", sys.stderr)
     _attempt(lambda: print(over_the_bar + printable(text), file=stream, flush=True))
@@ -86,8 +72,7 @@ def say(text: object) -> None:
 
 def speak_safely() -> None:
     """From now on what cannot be said stops nothing: a stream that is closed, full, read by nobody, or of an
-    encoding that lacks a letter; and what is said moves no terminal. Called first by every script.
-    """
+    encoding that lacks a letter; and what is said moves no terminal."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -104,9 +89,7 @@ def speak_safely() -> None:
 
 
 class SafeStream:
-    """stdout or stderr, cleaned, and never a reason to end. A class, since print, argparse, tqdm, warnings
-    and tracebacks all write by themselves; `bare` is the stream behind it.
-    """
+    """stdout or stderr, cleaned, never a reason to end, whoever writes there; `bare` is behind it."""
 
     def __init__(self, bare: TextIO):
         self.bare = bare
@@ -136,9 +119,7 @@ def _attempt(call: Callable[[], Any]) -> None:
 
 
 def available_cores() -> int:
-    """Processor cores that this process may use: fewer than the machine has under taskset or in a
-    container.
-    """
+    """Processor cores that this process may use: under taskset or in a container not all."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -150,9 +131,7 @@ def default_workers() -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """torch says it in several ways, mostly as RuntimeError: CUDA's allocator, cuDNN, cuBLAS, mps, the
-    CPU's.
-    """
+    """torch says it in several ways, mostly as RuntimeError: CUDA's allocator, cuDNN, cuBLAS, mps, CPU."""
     if isinstance(error, MemoryError):
         return True
     said = str(error).lower()
@@ -171,40 +150,26 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-    """Counts steps (or bytes: unit "B") on stderr: tqdm's bar on a terminal, otherwise a line at most every
-    `interval` seconds.
-    """
+    """Counts steps (or bytes: unit "B") on stderr: tqdm's bar on a terminal, else a line each half minute."""
 
     def __init__(
-        self,
-        label: str,
-        done: int = 0,
-        total: int | None = None,
-        interval: float = 30.0,
-        is_shown: bool = True,
-        unit: str = "step",
+        self, label: str, done: int = 0, total: int | None = None, is_shown: bool = True, unit: str = "step"
     ):
-        self.label, self.done, self.first, self.total, self.interval = label, done, done, total, interval
-        self.unit = unit
+        self.label, self.done, self.first, self.total, self.unit = label, done, done, total, unit
+        self.interval = 30.0 if is_shown else math.inf
         self.started = self.said = time.monotonic()
         self.bar = None
-        if not is_shown:
-            self.interval = math.inf
-        elif sys.stderr is not None and sys.stderr.isatty():
-            try:
+        if is_shown and sys.stderr is not None and sys.stderr.isatty():
+            with suppress(ImportError):
                 from tqdm import tqdm
 
-                scaled = {"unit": unit, "unit_scale": unit == "B"}  # 3.2 MB instead of 3200000 B
-                self.bar = tqdm(
-                    desc=printable(label), initial=done, total=total, dynamic_ncols=True, **scaled
-                )
-            except ImportError:
-                pass
+                shown = {"desc": printable(label), "unit": unit, "dynamic_ncols": True}
+                # unit_scale: 3.2 MB instead of 3200000 B
+                self.bar = tqdm(initial=done, total=total, unit_scale=unit == "B", **shown)
 
-    def advance(self, note: str = "", total: int | None = None, count: int = 1) -> None:
+    def advance(self, note: str = "", count: int = 1) -> None:
         """`count` steps more. `note` says how it goes (loss, rate)."""
         self.done += count
-        self.total = total or self.total
         if self.bar is not None:
             self.bar.total = self.total
             self.bar.set_postfix_str(printable(note), refresh=False)
@@ -233,21 +198,18 @@ class Progress:
 # -- files from outside: a pipe would be waited for without end, a device read without end -------------------
 
 LARGEST_TEXT = 64 << 20  # bytes of a table, of JSON, of answers: far more than any of ours
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 
 
 def open_regular(path: str | Path, largest: int) -> BinaryIO:
     """A regular file of at most `largest` bytes, open for reading; OSError says what it is else."""
-    file = open(path, "rb", opener=_without_waiting)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NONBLOCK))
     status = os.fstat(file.fileno())
-    reason = None
-    if not stat.S_ISREG(status.st_mode):
-        reason = OSError(errno.EINVAL, "not a regular file", str(path))
-    elif status.st_size > largest:
-        reason = OSError(errno.EFBIG, f"larger than {largest / 1e6:,.0f} MB", str(path))
-    if reason is not None:
-        file.close()
-        raise reason
-    return file
+    is_regular = stat.S_ISREG(status.st_mode)
+    if is_regular and status.st_size <= largest:
+        return file
+    file.close()
+    raise _too_large(path, largest) if is_regular else OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def read_regular(path: str | Path, largest: int = LARGEST_TEXT) -> bytes:
@@ -255,12 +217,12 @@ def read_regular(path: str | Path, largest: int = LARGEST_TEXT) -> bytes:
     with open_regular(path, largest) as file:
         data = file.read(largest + 1)
     if len(data) > largest:
-        raise OSError(errno.EFBIG, f"larger than {largest / 1e6:,.0f} MB", str(path))
+        raise _too_large(path, largest)
     return data
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+def _too_large(path: str | Path, largest: int) -> OSError:
+    return OSError(errno.EFBIG, f"larger than {largest / 1e6:,.0f} MB", str(path))
 
 
 # -- files of weights, before torch reads them ---------------------------------------------------------------
@@ -269,8 +231,7 @@ def _without_waiting(path: str, flags: int) -> int:
 def damage_of_zip(path: str | Path) -> str:
     """What is wrong with a zip file, the form in which torch saves; "" when nothing is, or it is no zip file.
 
-    torch.load does not look at the sums that the file holds, so that one wrong bit would go unseen. OSError
-    when the file cannot be read.
+    torch.load does not check the sums that the file holds. OSError when the file cannot be read.
     """
     import zipfile  # only what reads weights needs it
 
@@ -292,27 +253,23 @@ def damage_of_zip(path: str | Path) -> str:
 # -- files that are whole or not there: written under a temporary name in the same folder, then renamed ------
 
 LONGEST_IN_PART = 40  # characters of its name that a file's temporary name keeps
-# Asked for once: it can only be read by setting it, which would touch the files that other threads make
-# meanwhile.
+# Asked for once: it can only be read by setting it, which touches what other threads make meanwhile.
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
 
 
 @contextmanager
 def write_atomically(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on leaving, sync it to the disk and rename it; on an error,
-    remove it.
-    """
-    path = Path(path)
-    prefix = f".{path.name[:LONGEST_IN_PART]}."
-    handle, name = tempfile.mkstemp(dir=str(path.parent), prefix=prefix, suffix=".part")
+    """Yield a temporary path beside `path`, which is renamed to it on leaving, or removed on an error."""
+    folder, name = os.path.split(path)
+    prefix = f".{name[:LONGEST_IN_PART]}."
+    handle, name = tempfile.mkstemp(dir=folder or ".", prefix=prefix, suffix=".part")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp's mode is 0600, which would hide a result from the group that marks it. Best effort, as
-        # syncing is: network shares may know no modes.
-        with suppress(OSError):
+        # mkstemp's mode is 0600, which would hide a result from the group that marks it.
+        with suppress(OSError):  # network shares may know no modes
             os.chmod(temporary, 0o666 & ~_UMASK)
         with open(temporary, "rb+") as file:
             sync(file)
@@ -351,20 +308,19 @@ def check_writable(folder: str, output: str) -> None:
 @contextmanager
 def made_if_missing(folder: str, output: str) -> Iterator[None]:
     """Missing folders are made (UserError names `output`), and taken away where nothing lies in them."""
-    made = []
-    path = os.path.abspath(folder)
+    missing, path = [], os.path.abspath(folder)
     while not os.path.lexists(path):
-        made.insert(0, path)
+        missing.append(path)
         path = os.path.dirname(path)
     try:
         try:
-            for path in made:
-                os.makedirs(path, exist_ok=True)  # another process may be making it too
+            if missing:
+                os.makedirs(missing[0], exist_ok=True)  # another process may be making it too
         except OSError as error:
             raise cannot_write(output, error) from None
         yield
     finally:
-        for path in reversed(made):
+        for path in missing:
             with suppress(OSError):  # something lies there now
                 os.rmdir(path)
 
@@ -375,10 +331,8 @@ def plain_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"{error.filename or path}: {reason}; make room, or choose another --output"
-        ) from None
+        where, reason = error.filename or path, error.strerror or error
+        raise UserError(f"{where}: {reason}; make room, or choose another --output") from None
 
 
 def cannot_write(path: str, error: OSError) -> UserError:

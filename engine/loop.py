@@ -9,8 +9,8 @@ for epoch in loop.epochs():
     loop.end_epoch(scores)
 loop.finish()
 
-A run that is asked to stop saves and leaves the loop by an exception, Stopped, which run_script turns into
-the exit status; the same command resumes it.
+A run that is asked to stop saves and leaves the loop by Stopped, which ends the script with its status; the
+same command resumes it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import io
 import math
 import time
 from itertools import count
-from typing import Any, Callable, Iterable, Iterator, TypeVar
+from typing import Any, Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,7 @@ CHECKPOINT_SECONDS = 240  # a kill loses at most five minutes, the step and the 
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl within an epoch
 # --budget-minutes: the steps left out of, and used for, measuring the speed; and how few are too few.
 WARMING_STEPS, TIMED_STEPS, FEW_STEPS = 5, 10, 100
-
-Loaded = TypeVar("Loaded")
+COUNTS = ("total_steps", "best", "seconds", "loss_sum", "loss_count")  # attributes that are saved as they are
 
 
 class Loop:
@@ -51,7 +50,6 @@ class Loop:
         stepper: Stepper,
         stopper: Stopper,
         args: argparse.Namespace,
-        *,
         steps_per_epoch: int,
         batch_size: int,
         score: str | None = None,
@@ -59,11 +57,9 @@ class Loop:
     ):
         """Resume `run` where its newest checkpoint lies, or begin it.
 
-        Of `args` it takes how long the run is (epochs, budget_minutes), schedule, warmup_steps, last_rate,
-        milestones, ema_decay (0: nothing is averaged, the network itself is scored and kept) and micro_batch.
-        `batch_size` is that of
-        all processes together. The best weights are those of the highest `score`; snapshots are kept of the
-        epochs named (from 1), or without names of the first, middle and last.
+        Of `args` it takes epochs, budget_minutes, micro_batch, ema_decay (0: no average) and what
+        schedule.factor_by takes. `batch_size` is that of all processes together. The best weights have the
+        highest `score`; snapshots are of the first, middle and last epoch, or those named (from 1).
         """
         self.run, self.args, self._stepper, self._stopper = run, args, stepper, stopper
         self.network, self.optimizer = stepper.network, stepper.optimizer
@@ -75,20 +71,17 @@ class Loop:
         self.total_steps = args.epochs * steps_per_epoch if args.budget_minutes is None else None
         self.steps_done, self.best = 0, -math.inf
         self.seconds = 0.0  # spent on training steps, over all invocations
-        self.loss_sum = torch.zeros(())
-        self.loss_count = 0
+        self.loss_sum, self.loss_count = torch.zeros(()), 0
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
         stepper.set_precision(run.settle_precision(stepper.precision))
         stepper.micro_batch = run.settle_micro_batch(args.micro_batch)
         self._restore()
-        if self.total_steps is None:  # killed between fixing the steps and the first checkpoint
-            self.total_steps = run.config["total_steps"]
+        # Where the checkpoint does not say: killed between fixing the steps and the first of them.
+        self.total_steps = self.total_steps or run.config["total_steps"]
         if self.total_steps is not None:
             self._record_total_steps()
         stepper.join_processes()
-        self._progress = Progress(
-            "training", self.steps_done, self.total_steps, is_shown=distributed.is_main()
-        )
+        self._progress = Progress("training", self.steps_done, self.total_steps, distributed.is_main())
         self._note, self.images_per_second = "", 0.0
         self._ended = self.steps_done  # the step after which the last epoch was scored
         self._first_step, self._first_seconds = self.steps_done, self.seconds  # of this invocation
@@ -96,9 +89,7 @@ class Loop:
 
     @property
     def scored(self) -> nn.Module:
-        """What is scored and kept: the averaged weights, or without an average the network; as inference runs
-        it.
-        """
+        """What is scored and kept, as inference runs it: the average, or without one the network."""
         return self.average.eval()
 
     # -- where it stands -------------------------------------------------------------------------------------
@@ -108,17 +99,13 @@ class Loop:
         """That of the step just done, from 1."""
         return math.ceil(self.steps_done / self.steps_per_epoch)
 
-    @property
-    def total_epochs(self) -> int | None:
-        return None if self.total_steps is None else math.ceil(self.total_steps / self.steps_per_epoch)
-
     def is_done(self) -> bool:
         return self.total_steps is not None and self.steps_done >= self.total_steps
 
     def is_snapshot_epoch(self) -> bool:
         """Whether weights of the epoch just done are kept."""
-        usual = (1, ((self.total_epochs or 1) + 1) // 2, self.total_epochs)
-        return self.epoch in (self.snapshot_epochs or usual)
+        last = math.ceil(self.total_steps / self.steps_per_epoch)
+        return self.epoch in (self.snapshot_epochs or (1, (last + 1) // 2, last))
 
     # -- the two loops ---------------------------------------------------------------------------------------
 
@@ -128,18 +115,18 @@ class Loop:
             yield self.steps_done // self.steps_per_epoch
             self._stop_if_asked()
 
-    def batches(self, loader: Callable[..., Iterable[Loaded]]) -> Iterator[Loaded]:
-        """The batches of this epoch that are left: those of `loader(epoch=, first_batch=)`.
-
-        Before the first of a run with --budget-minutes some that are trained on for their time alone.
-        """
+    def batches(self, loader: Callable[..., Iterable]) -> Iterator[Any]:
+        """The batches of this epoch that are left, of `loader(epoch=, first_batch=)`; before the first of a
+        run with --budget-minutes some that are trained on for their time alone."""
         if self.total_steps is None:
             yield from self._trial(loader)
             self._stop_if_asked()
         epoch, first_batch = divmod(self.steps_done, self.steps_per_epoch)
         for batch in loader(epoch=epoch, first_batch=first_batch):
             yield batch
-            self._save_if_due()
+            is_due = time.monotonic() - self._saved >= CHECKPOINT_SECONDS
+            if is_due and not self._epoch_awaits_its_end():
+                self._save()
             self._stop_if_asked()
             if self.is_done():
                 break
@@ -153,7 +140,9 @@ class Loop:
         the speed, and what else `loss_of` gives and `values` hold (tensors as their mean over all processes).
         Returns these two, at other steps {}.
         """
-        self._set_learning_rates()
+        factor = factor_by(self.args, self.steps_done, self.total_steps, self.steps_per_epoch)
+        for group, rate in zip(self.optimizer.param_groups, self._base_rates):
+            group["lr"] = rate * factor
         found = self._stepper.step(batch, loss_of)
         loss = found.pop("loss")
         self._tell_of_memory_and_overflow()
@@ -168,17 +157,11 @@ class Loop:
     def _tell_of_memory_and_overflow(self) -> None:
         step, size = self.steps_done + 1, self._stepper.micro_batch
         if size != self.run.config.get("micro_batch"):
-            self.run.say(
-                f"step {step}: out of memory; done again, as all that follow, {size} images at a time"
-            )
-            self.run.record_micro_batch(size)
+            again = f"done again, as all that follow, {size} images at a time"
+            self.run.say(f"step {step}: out of memory; {again}")
+            self.run.record(micro_batch=size)
         if self._stepper.is_skipped:
             self.run.say(f"step {step} is skipped: its gradient overflowed in half precision")
-
-    def _set_learning_rates(self) -> None:
-        factor = factor_by(self.args, self.steps_done, self.total_steps, self.steps_per_epoch)
-        for group, rate in zip(self.optimizer.param_groups, self._base_rates):
-            group["lr"] = rate * factor
 
     def _count(self, loss: Tensor) -> None:
         """Count the step, its loss and its time."""
@@ -195,18 +178,15 @@ class Loop:
             done, seconds = self.steps_done - self._first_step, self.seconds - self._first_seconds
             self.images_per_second = done * self.batch_size / max(1e-9, seconds)
             self._note = f"loss {self.mean_loss():.4f}, {self.images_per_second:.1f} images/s"
-        self._progress.advance(self._note, self.total_steps)
+        self._progress.total = self.total_steps
+        self._progress.advance(self._note)
 
     def mean_loss(self) -> float:
-        """Over the epoch so far, and all processes.
-
-        UserError when it is no finite number: nothing good comes after.
-        """
+        """Over the epoch so far, and all processes. UserError when it is not finite: nothing good follows."""
         mean = distributed.mean_of_all(self.loss_sum).item() / max(1, self.loss_count)
         if not math.isfinite(mean):
-            raise UserError(
-                f"{self.run.folder}: the loss is {mean} at step {self.steps_done}; try a smaller --lr"
-            )
+            where = f"{self.run.folder}: the loss is {mean} at step {self.steps_done}"
+            raise UserError(f"{where}; try a smaller --lr")
         return mean
 
     def _log_step(self, loss: Tensor, values: dict[str, Tensor | float]) -> dict[str, float]:
@@ -214,24 +194,19 @@ class Loop:
             name: distributed.mean_of_all(value.detach()).item() if isinstance(value, Tensor) else value
             for name, value in values.items()
         }
-        self.run.log_metrics(
-            self.steps_done,
-            self.epoch,
-            step_loss=round(distributed.mean_of_all(loss).item(), 6),
-            learning_rate=self._learning_rate,
-            images_per_second=round(self.images_per_second, 1),
-            **({"skipped_steps": self._stepper.skipped} if self._stepper.precision == "fp16" else {}),
-            **{name: round(value, 6) for name, value in logged.items()},
-        )
+        skipped = {"skipped_steps": self._stepper.skipped} if self._stepper.precision == "fp16" else {}
+        speed, rounded = round(self.images_per_second, 1), {name: round(logged[name], 6) for name in logged}
+        step_loss = distributed.mean_of_all(loss).item()
+        self._log("step_loss", step_loss, images_per_second=speed, **skipped, **rounded)
         return logged
 
-    @property
-    def _learning_rate(self) -> float:
-        return self.optimizer.param_groups[-1]["lr"]
+    def _log(self, name: str, loss: float, **values: Any) -> None:
+        losses = {name: round(loss, 6), "learning_rate": self.optimizer.param_groups[-1]["lr"]}
+        self.run.log_metrics(self.steps_done, self.epoch, **losses, **values)
 
     # -- how many steps --------------------------------------------------------------------------------------
 
-    def _trial(self, loader: Callable[..., Iterable[Loaded]]) -> Iterator[Loaded]:
+    def _trial(self, loader: Callable[..., Iterable]) -> Iterator[Any]:
         """Turn --budget-minutes into steps, once, from the speed of some that are undone."""
         self.run.say(f"{WARMING_STEPS + TIMED_STEPS} steps for their time alone; they will be undone")
         kept = io.BytesIO()
@@ -264,15 +239,12 @@ class Loop:
         warmup_steps = steps_of_warmup(wanted, self.total_steps)
         if warmup_steps < wanted and self.steps_done < warmup_steps:
             self.run.say(f"warm-up of {warmup_steps} steps, a quarter of the run, instead of {wanted}")
-        self.run.record_total_steps(self.total_steps)
+        self.run.record(total_steps=self.total_steps)
 
     # -- between epochs, and at the end ----------------------------------------------------------------------
 
     def keep_weights(
-        self,
-        description: dict[str, Any],
-        scores: dict[str, float],
-        state: dict[str, Tensor] | None = None,
+        self, description: dict[str, Any], scores: dict[str, float], state: dict[str, Tensor] | None = None
     ) -> bool:
         """The epoch's averaged weights: as model.pt if their score is the best so far (then True), and as a
         snapshot where one is due. `description` is the rest of a model.pt; `state` what is kept instead,
@@ -295,14 +267,7 @@ class Loop:
 
     def end_epoch(self, scores: dict[str, float]) -> None:
         """Log the epoch just done with its `scores`, forget its losses, save."""
-        self.run.log_metrics(
-            self.steps_done,
-            self.epoch,
-            loss=round(self.mean_loss(), 6),
-            learning_rate=self._learning_rate,
-            seconds=round(self.seconds, 1),
-            **scores,
-        )
+        self._log("loss", self.mean_loss(), seconds=round(self.seconds, 1), **scores)
         # On its device still: NCCL, by which several processes agree on stopping, knows no other.
         self.loss_sum, self.loss_count = torch.zeros_like(self.loss_sum), 0
         self._ended = self.steps_done
@@ -323,10 +288,8 @@ class Loop:
             return
         self._save()
         self._progress.close()
-        self.run.say(
-            f"stopped at step {self.steps_done} of {self.total_steps or '?'}; "
-            f"resume with: {command_to_resume()}"
-        )
+        place = f"{self.steps_done} of {self.total_steps or '?'}"
+        self.run.say(f"stopped at step {place}; resume with: {command_to_resume()}")
         raise Stopped(distributed.leave(self._stopper.status()))
 
     def _must_stop(self) -> bool:
@@ -345,23 +308,14 @@ class Loop:
 
     # -- checkpoints -----------------------------------------------------------------------------------------
 
-    def _save_if_due(self) -> None:
-        is_due = time.monotonic() - self._saved >= CHECKPOINT_SECONDS
-        if is_due and not self._epoch_awaits_its_end():
-            self._save()
-
     def _save(self) -> None:
         self.run.save_last(self._state())
         self._saved = self._tick = time.monotonic()  # neither saving nor scoring is training time
 
     def _state(self) -> dict[str, Any]:
         return {
+            **{name: getattr(self, name) for name in COUNTS},
             "step": self.steps_done,
-            "total_steps": self.total_steps,
-            "best": self.best,
-            "seconds": self.seconds,
-            "loss_sum": self.loss_sum,
-            "loss_count": self.loss_count,
             "skipped": self._stepper.skipped,
             "network": self.network.state_dict(),
             "average": self.average.state_dict() if self.args.ema_decay else None,
@@ -379,7 +333,7 @@ class Loop:
         self._stepper.skipped = state.get("skipped", 0)
         restore_random_state(state["random"])
         self.steps_done = state["step"]
-        for name in ("total_steps", "best", "seconds", "loss_sum", "loss_count"):
+        for name in COUNTS:
             setattr(self, name, state[name])
 
     def _restore(self) -> None:
@@ -390,10 +344,8 @@ class Loop:
         try:
             self._take(state)
         except (LookupError, RuntimeError, ValueError, TypeError, AttributeError, OverflowError) as error:
-            said = " ".join(str(error).split())[:120]
-            raise UserError(
-                f"{self.run.folder}: its checkpoint is of another version of this program "
-                f"({said or type(error).__name__}); start again in a new folder"
-            ) from None
+            said = " ".join(str(error).split())[:120] or type(error).__name__
+            what = f"{self.run.folder}: its checkpoint is of another version of this program ({said})"
+            raise UserError(f"{what}; start again in a new folder") from None
         self.run.resume_after(self.steps_done)
         self.run.say(f"resuming from step {self.steps_done} of {self.total_steps or '?'}")

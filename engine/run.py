@@ -1,6 +1,5 @@
-"""What writes a run folder: its lock, its checkpoints, what it says and measures.
-
-How its files are called, and how they are read, is in engine/run_folder.py.
+"""What writes a run folder: its lock, its checkpoints, what it says and measures. How its files are called,
+and how they are read, is in engine/run_folder.py.
 
 Started again with the same command, a run resumes where its newest whole checkpoint lies; with other
 arguments it is refused.
@@ -23,21 +22,10 @@ from typing import IO, Any, Sequence
 
 import torch
 
-from engine import checkpoint, distributed
+from engine import checkpoint, distributed, manifest
 from engine.base import UserError, available_cores, plain_errors, printable, say, write_atomically, write_json
 from engine.lock import is_free
-from engine.run_folder import (
-    BACKBONE,
-    CONFIG,
-    LAST,
-    LOG,
-    MAY_DIFFER,
-    METRICS,
-    MODEL,
-    PREVIOUS,
-    SNAPSHOTS,
-    TENSORBOARD,
-)
+from engine.run_folder import CONFIG, FILES, LAST, LOG, MAY_DIFFER, METRICS, PREVIOUS, SNAPSHOTS, TENSORBOARD
 
 
 class Run:
@@ -58,7 +46,7 @@ class Run:
         something else, or was made with other arguments.
         """
         self.folder = Path(folder)
-        self._metrics = self._board = self._lock = None
+        self._board = self._lock = None
         self._broken: dict[Path, UserError] = {}  # checkpoints that cannot be read
         begun = {
             "script": Path(script).name,
@@ -74,35 +62,28 @@ class Run:
 
     def _open(self, begun: dict[str, Any]) -> dict[str, Any]:
         """Make or reopen the folder, of a run that is `begun` so; returns its config."""
-        folder = self.folder
-        with plain_errors(self.folder):
-            is_old = (self.folder / CONFIG).is_file()
-            if (
-                self.folder.is_dir()
-                and any(self.folder.iterdir())
-                and not (is_old or self._lock_path.is_file())
-            ):
+        folder, config = self.folder, self.folder / CONFIG
+        with plain_errors(folder):
+            is_old = config.is_file()
+            is_ours = is_old or self._lock_path.is_file()
+            if not is_ours and folder.is_dir() and any(folder.iterdir()):
                 raise UserError(f"{folder}: not empty and no run folder; give --output a new folder")
             if is_old:
-                self._refuse_other(self._read_config(), begun)
+                self._config_of_the_same(begun)
             self._refuse_strange_files()
             # Before anything else: what lies in a folder without a config and without a lock is not ours.
-            self.folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             self._lock = self._take_lock()
-            (self.folder / SNAPSHOTS).mkdir(exist_ok=True)
-            if (self.folder / CONFIG).is_file():
-                config = self._read_config()
-                self._refuse_other(config, begun)  # another process may have begun it meanwhile
-                return config
-            config = {**begun, **_surroundings()}
-            write_json(folder / CONFIG, config)
-            return config
+            (folder / SNAPSHOTS).mkdir(exist_ok=True)
+            if config.is_file():
+                return self._config_of_the_same(begun)  # another process may have begun it meanwhile
+            values = {**begun, **_surroundings()}
+            write_json(config, values)
+            return values
 
     def _refuse_strange_files(self) -> None:
-        """UserError when a folder or a pipe lies where a file of the run belongs: hours later it would end
-        the training, or be waited for.
-        """
-        for name in (CONFIG, METRICS, LOG, LAST, PREVIOUS, MODEL, BACKBONE):
+        """UserError where no file lies in the place of one: it would end the training hours later."""
+        for name in FILES:
             path = self.folder / name
             if path.is_dir() or path.is_fifo() or path.is_socket():
                 raise UserError(f"{path}: is no file; move it away, or give --output a new folder")
@@ -118,7 +99,8 @@ class Run:
             raise UserError(f"{self.folder}: another process trains here; wait or give another --output")
         return lock
 
-    def _read_config(self) -> dict[str, Any]:
+    def _config_of_the_same(self, now: dict[str, Any]) -> dict[str, Any]:
+        """What config.json says. UserError that names what is not as it was when the run was begun."""
         path = self.folder / CONFIG
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
@@ -129,11 +111,7 @@ class Run:
                 raise TypeError("precision or micro_batch is none")
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise UserError(f"{path}: cannot be read ({error}); give --output a new folder") from None
-        return config
-
-    def _refuse_other(self, begun: dict[str, Any], now: dict[str, Any]) -> None:
-        """UserError that names what is not as it was when the run was `begun`."""
-        old = {**begun["arguments"], **begun["inputs"]}
+        old = {**config["arguments"], **config["inputs"]}
         new = {**now["arguments"], **now["inputs"]}
         # A flag that the run is older than may be there, where it says nothing.
         silent = {
@@ -149,39 +127,32 @@ class Run:
                 f"{self.folder}: was started with other arguments ({'; '.join(other)}); "
                 "repeat the first command or give another --output"
             )
-
-    def record_total_steps(self, total_steps: int) -> None:
-        """The number of steps is fixed once; config.json says it from then on."""
-        self._record(total_steps=total_steps)
+        return config
 
     def settle_precision(self, chosen: str) -> str:
         """The precision that the run was begun in, on whatever device; at its begin the one `chosen`."""
-        self._record(precision=self.config.get("precision") or chosen)
+        self.record(precision=self.config.get("precision") or chosen)
         return self.config["precision"]
 
     def settle_micro_batch(self, given: int | None) -> int | None:
         """What the micro-batch was halved to before; the one `given` where that is another than before."""
         if given not in (None, self.config.get("micro_batch_given")):
-            self._record(micro_batch_given=given, micro_batch=given)
+            self.record(micro_batch_given=given, micro_batch=given)
         return self.config.get("micro_batch")
-
-    def record_micro_batch(self, reached: int) -> None:
-        """More images at once did not fit into memory."""
-        self._record(micro_batch=reached)
 
     @property
     def is_finished(self) -> bool:
         return self.config.get("finished", False)
 
     def record_end(self) -> None:
-        """All is done: the last step, the last score, and what had to be checked after them. The checkpoint
-        before the last goes: nothing will be resumed."""
+        """All is done, also what is checked after the last score; the checkpoint before the last goes."""
         if distributed.is_main():
             with plain_errors(self.folder):
                 (self.folder / PREVIOUS).unlink(missing_ok=True)
-        self._record(finished=True)
+        self.record(finished=True)
 
-    def _record(self, **values: Any) -> None:
+    def record(self, **values: Any) -> None:
+        """What config.json says from now on."""
         if all(self.config.get(name) == value for name, value in values.items()):
             return
         self.config.update(values)
@@ -206,10 +177,9 @@ class Run:
             checkpoint.save(self.folder / name, values)
 
     def load_last(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint, or None at the start. Nothing in the folder is changed by it: a state
-        that does not fit the network must not cost metrics; see `resume_after`.
+        """The newest whole checkpoint, None at the start; UserError when there are some but none can be read.
 
-        UserError when there are checkpoints but none can be read: hours of work lie there.
+        Nothing is changed yet: a state that does not fit the network must not cost metrics (`resume_after`).
         """
         return distributed.from_main(self._load_last() if distributed.is_main() else None)
 
@@ -231,24 +201,18 @@ class Run:
         return None
 
     def resume_after(self, step: int) -> None:
-        """The state of that step is taken up: a broken newer one is set aside, and said so; lines of work
-        that is about to be repeated are dropped.
-        """
+        """The state of that step is taken up: a broken newer one is set aside, later lines are dropped."""
         if not distributed.is_main():
             return
         with plain_errors(self.folder):
             for newer, reason in self._broken.items():
-                self.say(
-                    f"{newer}: broken ({reason}); set aside as {newer.name}.broken, trying the one before"
-                )
+                aside = f"set aside as {newer.name}.broken, trying the one before"
+                self.say(f"{newer}: broken ({reason}); {aside}")
                 os.replace(newer, newer.with_suffix(".pt.broken"))
             self._broken = {}
-            self._remove_leftovers()
+            for leftover in self.folder.rglob(".*.part"):
+                leftover.unlink()
             self._forget_metrics_after(step)
-
-    def _remove_leftovers(self) -> None:
-        for part in self.folder.rglob(".*.part"):
-            part.unlink()
 
     def require(self, name: str) -> None:
         """UserError where a result of the run is not there any more, whose training is over."""
@@ -278,11 +242,9 @@ class Run:
         if not distributed.is_main():
             return
         line = {"step": step, "epoch": epoch, "time": round(time.time(), 3), **values}
-        with plain_errors(self.folder / METRICS):
-            if self._metrics is None:
-                self._metrics = open(self.folder / METRICS, "a", encoding="utf-8")
-            self._metrics.write(json.dumps(line) + "\n")
-            self._metrics.flush()
+        path = self.folder / METRICS
+        with plain_errors(path), open(path, "a", encoding="utf-8") as metrics:
+            metrics.write(json.dumps(line) + "\n")
         self._show(step, values)
 
     def _show(self, step: int, values: dict[str, Any]) -> None:
@@ -312,7 +274,7 @@ class Run:
 
     def close(self) -> None:
         """Close its files and give up the lock; a process that ends does so by itself."""
-        for file in (self._metrics, self._board, self._lock):
+        for file in (self._board, self._lock):
             if file:
                 file.close()
 
@@ -328,9 +290,7 @@ class Stopper:
 
     def _ask(self, number: int, frame: Any) -> None:
         self.signal = number
-        if (
-            number == signal.SIGINT
-        ):  # the second one ends the process at once; torchrun and schedulers repeat SIGTERM
+        if number == signal.SIGINT:  # the second one ends at once; torchrun and schedulers repeat SIGTERM
             signal.signal(number, signal.SIG_DFL)
             say("stopping after this step; Ctrl-C once more ends at once")
 
@@ -357,25 +317,22 @@ def _content(given: str | Sequence[str] | None) -> str | None:
     """What lies at a place, in words: of images their number and names, of a file its bytes."""
     if given is None or (isinstance(given, str) and not os.path.isfile(given)):
         return given  # a word such as imagenet
-    digest = hashlib.sha256()
-    if not isinstance(given, str):
-        digest.update("\0".join(given).encode("utf-8", "surrogateescape"))
-        return f"{len(given)} images, sha256 of their names {digest.hexdigest()}"
-    with open(given, "rb") as file:
-        for part in iter(lambda: file.read(1 << 20), b""):
-            digest.update(part)
-    return f"sha256 {digest.hexdigest()}"
+    if isinstance(given, str):
+        return f"sha256 {manifest.sha256_of(given)}"
+    names = "\0".join(given).encode("utf-8", "surrogateescape")
+    return f"{len(given)} images, sha256 of their names {hashlib.sha256(names).hexdigest()}"
 
 
 def _surroundings() -> dict[str, Any]:
     """Versions, machine and commit, for whoever asks later how a figure came about."""
     commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "command": command_to_resume(),
         "commit": commit,
         "dirty": None if changes is None else bool(changes),  # whether files differ from the commit's
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "machine": {"system": platform.platform(), "cores": available_cores(), "gpu": _gpu_name()},
+        "machine": {"system": platform.platform(), "cores": available_cores(), "gpu": gpu},
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
 
@@ -384,13 +341,8 @@ def _git(*words: str) -> str | None:
     """What git answers about this repository; None where there is no git or no repository."""
     here = Path(__file__).resolve().parent
     try:
-        asked = subprocess.run(
-            ["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True
-        )
+        return subprocess.check_output(
+            ["git", *words], cwd=here, stderr=subprocess.DEVNULL, text=True, timeout=10
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return asked.stdout.strip()
-
-
-def _gpu_name() -> str | None:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None

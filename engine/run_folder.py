@@ -30,6 +30,7 @@ LOG = "log.txt"
 LAST, PREVIOUS = "last.pt", "previous.pt"  # all that resuming needs
 MODEL = "model.pt"  # the best weights, with their own description
 BACKBONE = "backbone.pt"  # of pre-training
+FILES = (CONFIG, METRICS, LOG, LAST, PREVIOUS, MODEL, BACKBONE)  # what a training writes as it goes
 PREDICTIONS, PREDICTIONS_LAST = "predictions.csv", "predictions_last.csv"  # of the best and the last epoch
 CONFUSIONS = "confusions.npz"  # of every validation tile, at the best and the last epoch
 SNAPSHOTS = "snapshots"

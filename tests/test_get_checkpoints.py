@@ -94,7 +94,8 @@ def test_a_file_url_is_read_from_the_disk(folder, tmp_path_factory):
 
 
 def test_a_long_download_says_how_far_it_is(capsys):
-    progress = Progress("net.pt", 0, 4_000_000, interval=0, unit="B")
+    progress = Progress("net.pt", 0, 4_000_000, unit="B")
+    progress.interval = 0
     progress.advance(count=1_000_000)
     assert capsys.readouterr().err.startswith("net.pt: 1.0 of 4.0 MB, 0:")
 

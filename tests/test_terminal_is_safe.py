@@ -114,7 +114,8 @@ def test_the_scorer_that_stands_alone_escapes_too(escape, tmp_path):
 
 def test_messages_and_progress_are_escaped(escape, capsys):
     say(f"file {escape}")
-    progress = Progress(f"images {escape}", total=3, interval=0)
+    progress = Progress(f"images {escape}", total=3)
+    progress.interval = 0
     progress.advance(f"image {escape}")
     progress.close()
     assert status_of(lambda: (_ for _ in ()).throw(UserError(f"bad {escape}"))) == 2
