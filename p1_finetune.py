@@ -18,19 +18,16 @@ Every setting and seed has a run folder of its own below --output, such as runs/
 weights (chosen on the validation images) in model.pt for p1_inference.py and what they predict in
 predictions.csv; a table of all runs lies beside them. The same command resumes after Ctrl-C, a crash or a
 power cut, and leaves finished runs alone. On a CPU a seed gives the same weights bit for bit, on a GPU
-closely.
-
-On several GPUs: torchrun --nproc-per-node 4 p1_finetune.py ... ; --batch-size is that of all together.
-
-Where labels are in the names (50 classes), the usual recipe is `small`. For want of pretrain_model_SL.pt see
-`make p1`.
+closely. On several GPUs: torchrun --nproc-per-node 4 p1_finetune.py ... ; --batch-size is that of all
+together. Where labels are in the names (50 classes), the usual recipe is `small`. For want of
+pretrain_model_SL.pt see `make p1`.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
+from argparse import ArgumentParser, Namespace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -38,9 +35,8 @@ from typing import Any, Callable, Sequence, Tuple
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
 
-from engine.arguments import add_scoring_flags, add_training_flags, chosen_recipe, fill_in, flag_adder
-from engine.base import speak_safely
-from engine.packages import require_packages
+from engine.arguments import add_scoring_flags, add_training_flags, dashed, fill_in, flag_adder, parser_for
+from engine.packages import begin
 from recipes.p1_finetune import RECIPES, VGG_LR
 
 Normalisation = Tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each colour
@@ -55,10 +51,8 @@ SETTINGS = {
 }
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_arguments(argv: list[str] | None = None) -> Namespace:
+    parser = parser_for(__doc__)
     add = flag_adder(parser, RECIPES)
     add("--data", help="the course's office folder: train/, train.csv, val/, val.csv")
     add("--train-images", help="instead of --data: a folder of images")
@@ -91,48 +85,38 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.set_defaults(**dict.fromkeys(alone))
     args = parser.parse_args(argv)
     args.recipe = args.recipe or ("default" if args.data or args.train_csv else "small")
-    recipe = chosen_recipe(parser, args, RECIPES)
-    if args.recipe in ("default", "small") and (args.model or recipe["model"]).startswith("vgg"):
-        recipe = {**recipe, "lr": min(recipe["lr"], VGG_LR)}
-    fill_in(parser, args, recipe)
-    check_images(parser, args)
-    check_settings(parser, args)
-    if not (0 <= args.label_smoothing < 1 and 0 <= args.ema_decay < 1):
-        parser.error("--label-smoothing and --ema-decay must be 0 at least and less than 1")
-    if not 0 < args.label_share <= 1:
-        parser.error("--label-share must lie above 0 and up to 1")
+    if args.lr is None and args.recipe in ("default", "small") and (args.model or "").startswith("vgg"):
+        args.lr = min(RECIPES[args.recipe]["lr"], VGG_LR)
+    fill_in(parser, args, RECIPES)
+    check(parser, args)
     # Crops enlarge what they show, so training is a little smaller than use (Touvron et al., 2019).
     enlarges = not (args.shift or args.changes)
     args.crop_size = args.crop_size or (max(32, args.image_size * 7 // 8) if enlarges else args.image_size)
     return args
 
 
-def check_images(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """End with usage where a flag lacks its partner; turn --data into the four others."""
+def check(parser: ArgumentParser, args: Namespace) -> None:
+    """End with usage where a flag lacks what it goes with; bring --data, --settings, --seeds into order."""
     if bool(args.data) == bool(args.train_images):
         parser.error("say where the images are: --data FOLDER, or --train-images FOLDER, one of the two")
     partners = {"train_csv": "train_images", "val_images": "train_images", "val_csv": "val_images"}
     for flag, needed in partners.items():
         if vars(args)[flag] and not vars(args)[needed]:
-            flag, needed = (name.replace("_", "-") for name in (flag, needed))
-            parser.error(f"--{flag} goes with --{needed} FOLDER: give both")
+            parser.error(f"{dashed(flag)} goes with {dashed(needed)} FOLDER: give both")
     if args.data:
         args.train_images, args.train_csv = f"{args.data}/train", f"{args.data}/train.csv"
         args.val_images, args.val_csv = f"{args.data}/val", f"{args.data}/val.csv"
-
-
-def check_settings(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Bring --settings and --seeds into order; end with usage where a setting lacks its backbone."""
+    if not 0 < args.label_share <= 1:
+        parser.error("--label-share must lie above 0 and up to 1")
     if not args.settings:
         parser.error("--settings wants at least one letter")
-    args.settings = "".join(dict.fromkeys(args.settings.upper()))
-    args.seeds = list(dict.fromkeys(args.seeds))
+    args.settings, args.seeds = "".join(dict.fromkeys(args.settings.upper())), list(dict.fromkeys(args.seeds))
     for setting in args.settings:
         if setting not in SETTINGS:
             parser.error(f"--settings {args.settings}: there are only {', '.join(SETTINGS)}")
         source = SETTINGS[setting][0]
         if source is not None and vars(args)[source] is None:
-            parser.error(f"setting {setting} starts from a backbone: give --{source.replace('_', '-')} FILE")
+            parser.error(f"setting {setting} starts from a backbone: give {dashed(source)} FILE")
         if source is not None and args.weights != "none":
             parser.error(f"--weights is for setting A alone; {setting} starts from its backbone")
     if args.weights == "imagenet" and args.stem != "7x7":
@@ -140,9 +124,7 @@ def check_settings(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
 
 
 if __name__ == "__main__":
-    speak_safely()
-    ARGUMENTS = parse_arguments()  # before torch, which takes two seconds: --help and mistakes don't wait
-    require_packages("matplotlib")
+    ARGUMENTS = begin(parse_arguments, "matplotlib")
 
 import numpy as np
 import torch
@@ -162,31 +144,21 @@ from engine.loop import Loop
 from engine.optimizer import Stepper, build_optimizer, parameter_groups
 from engine.run import Run, Stopper
 from engine.run_folder import ARCHITECTURE, MODEL, PREDICTIONS, PREDICTIONS_LAST, best_and_last
-from models.backbone import (
-    backbone_sha256,
-    head_inputs,
-    head_name,
-    head_of,
-    prove_unchanged,
-    set_training_mode,
-    start_from,
-    with_other_head,
-)
+from models import backbone
 from models.builders import CLASSIFIERS, build_network, check_network, describe_classifier, normalisation
 from models.describe import keep_architecture
 from models.predict import normalise, predict_classes
 from models.small_maps import use_matrix_products
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: Namespace) -> int:
     tune_allocator()
     args.edition = edition(args.edition).name
     # What can't be seen or had is told before thousands of images are read.
     network = build_network(args.model, CLASSIFIERS, num_classes=2, stem=args.stem)
     crops = () if args.augment == "none" else (args.crop_size,)
     check_network(network, args.model, num_classes=2, sizes=(args.image_size, *crops))
-    if args.weights != "none":
-        start_from(network, args.model, args.weights, None, False)
+    backbone.start_from(network, args.model, args.weights, None, False)
     device = distributed.join(args.device)
     if args.epochs and args.epochs <= 10 and args.augment != "none" and args.recipe not in ("short", "small"):
         say("ten epochs are too few for random crops and colours: --recipe short learns more in them")
@@ -204,17 +176,17 @@ def main(args: argparse.Namespace) -> int:
     return distributed.leave(1 if data.left_out else 0)
 
 
-def arguments_of_run(args: argparse.Namespace, setting: str, seed: int) -> argparse.Namespace:
+def arguments_of_run(args: Namespace, setting: str, seed: int) -> Namespace:
     """What one run depends on: the other settings, seeds and backbones of the same command are none of it."""
     others = ("settings", "seeds", "sl_backbone", "ssl_backbone")
     own = {name: value for name, value in vars(args).items() if name not in others}
     source, is_frozen = SETTINGS[setting]
     own.update(setting=setting, seed=seed, is_frozen=is_frozen, backbone=source and vars(args)[source])
     own.update(is_augmented=args.augment == "all" or (args.augment == "unfrozen" and not is_frozen))
-    return argparse.Namespace(**own)
+    return Namespace(**own)
 
 
-def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper, device: torch.device) -> None:
+def fine_tune(args: Namespace, data: TrainingData, stopper: Stopper, device: torch.device) -> None:
     """One run; `args` are those of one setting and one seed."""
     seed_everything(args.seed)
     network, origin = starting_network(args, len(data.classes), device)
@@ -240,7 +212,7 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper, de
     loader = EpochLoader(samples, args.seed, batch_size, workers, share=share, is_pinned=is_pinned)
 
     is_head = trained is not network  # on features, which have no need of half precision
-    head = head_name(network) + "."
+    head = backbone.head_name(network) + "."
     backbone_lr = None if is_head or args.backbone_sha256 is None else args.backbone_lr
     groups = parameter_groups(
         trained, args.lr, backbone_lr, lambda name: not name.startswith(head), args.decay_all
@@ -251,26 +223,18 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper, de
     losses = partial(loss_of, stepper.forward, label_smoothing=args.label_smoothing)
 
     if args.dry_run:
-        set_training_mode(network, args.is_frozen)
+        backbone.set_training_mode(network, args.is_frozen)
         batch = ready(next(iter(loader(epoch=0, first_batch=0))), seed=(args.seed, 0, 2))
         stepper.dry_run(batch, losses, f"{name} {origin}; {counts}")
         return
 
-    loop = Loop(
-        run,
-        stepper,
-        stopper,
-        args,
-        steps_per_epoch=len(samples) // batch_size,
-        batch_size=batch_size,
-        score="accuracy",
-        snapshot_epochs=args.snapshot_epochs,
-    )
+    steps_per_epoch = len(samples) // batch_size
+    loop = Loop(run, stepper, stopper, args, steps_per_epoch, batch_size, "accuracy", args.snapshot_epochs)
     description = describe_classifier(
         args.model, data.classes, args.image_size, args.edition, args.stem, normal, args.padded
     )
     for _ in loop.epochs():
-        set_training_mode(network, args.is_frozen)
+        backbone.set_training_mode(network, args.is_frozen)
         for batch in loop.batches(loader):
             loop.step(ready(batch, seed=(args.seed, loop.steps_done, 2)), losses)
         scores, predicted = {}, None
@@ -281,36 +245,34 @@ def fine_tune(args: argparse.Namespace, data: TrainingData, stopper: Stopper, de
             share, error = accuracy(right, len(predicted))
             run.say(f"{name}, epoch {loop.epoch}: accuracy {share:.4f} +- {error:.4f}")
             scores = {"accuracy": share}
-        state = with_other_head(network, loop.average) if is_head else None
+        state = backbone.with_other_head(network, loop.average) if is_head else None
         if loop.keep_weights(description, scores, state) and is_main:
             keep_predictions(run.folder / PREDICTIONS, data, predicted)
         if loop.is_done() and is_main:
             keep_predictions(run.folder / PREDICTIONS_LAST, data, predicted)
         loop.end_epoch(scores)
     if args.is_frozen and is_main:
-        prove_unchanged(network, run.folder / MODEL, args.backbone_sha256)
+        backbone.prove_unchanged(network, run.folder / MODEL, args.backbone_sha256)
         said = f"sha256 {args.backbone_sha256} before and after, statistics included"
         run.say(f"the backbone did not change: {said}")
     loop.finish()
     print_result(name, run.folder)
 
 
-def starting_network(
-    args: argparse.Namespace, num_classes: int, device: torch.device
-) -> tuple[nn.Module, str]:
+def starting_network(args: Namespace, num_classes: int, device: torch.device) -> tuple[nn.Module, str]:
     """The classifier on its device, and a line that says where it starts."""
     network = build_network(args.model, CLASSIFIERS, num_classes=num_classes, stem=args.stem)
-    origin = start_from(network, args.model, args.weights, args.backbone, args.is_frozen)
+    origin = backbone.start_from(network, args.model, args.weights, args.backbone, args.is_frozen)
     is_random = args.backbone is None and args.weights == "none"
     # Another file under the name of the backbone is refused by it.
-    args.backbone_sha256 = None if is_random else backbone_sha256(network)
+    args.backbone_sha256 = None if is_random else backbone.backbone_sha256(network)
     network = network.to(device, memory_format=torch.channels_last)
     if device.type == "cpu":
         use_matrix_products(network)
     return network, origin
 
 
-def run_of(args: argparse.Namespace, data: TrainingData, folder: str) -> Run:
+def run_of(args: Namespace, data: TrainingData, folder: str) -> Run:
     arguments = {**vars(args), "training_images": len(data.images), "num_classes": len(data.classes)}
     inputs = {
         "data": None,  # the four below
@@ -325,34 +287,27 @@ def run_of(args: argparse.Namespace, data: TrainingData, folder: str) -> Run:
 
 
 def trained_part(
-    args: argparse.Namespace,
-    network: nn.Module,
-    data: TrainingData,
-    normal: Normalisation,
-    device: torch.device,
+    args: Namespace, network: nn.Module, data: TrainingData, normal: Normalisation, device: torch.device
 ) -> tuple[nn.Module, Any, Any]:
     """What is trained, what on, and what it is validated on: the network on images or, where its backbone
     stays as it is and sees them as they are, the head on features."""
+    common = (data.images, args.crop_size, args.seed)
     if args.is_augmented and args.changes:
-        changed = ChangedImages(data.images, args.crop_size, args.seed, args.changes, args.padded)
-        return network, changed, data.validation
+        return network, ChangedImages(*common, args.changes, args.padded), data.validation
     if args.is_augmented:
-        crops = ImageCrops(data.images, args.crop_size, args.seed, args.min_area, args.shift, args.jitter)
-        return network, crops, data.validation
+        return network, ImageCrops(*common, args.min_area, args.shift, args.jitter), data.validation
     if not args.is_frozen:
         return network, data.as_inference_sees, data.validation
-    return head_of(network), *head_inputs(network, data, args.backbone_sha256, *normal, device)
+    features = backbone.head_inputs(network, data, args.backbone_sha256, *normal, device)
+    return backbone.head_of(network), *features
 
 
 def prepared(
     batch: list[Tensor], normal: Normalisation, mix: str, device: torch.device, seed: tuple[int, int, int]
 ) -> tuple[Tensor, Tensor, Tensor, float]:
     """Bytes (B, 3, S, S), labels (B) and, with augmentation, colour factors (B, 3) → images as the network
-    sees them, their labels, those of what was mixed into them, and the images' own share in that. Features
-    (B, C) stay as they are.
-
-    Without colour factors nothing is mixed; what is, is drawn from `seed`.
-    """
+    sees them, their labels, those of what was mixed into them (drawn from `seed`; nothing without colour
+    factors), and the images' own share in that. Features (B, C) stay as they are."""
     inputs, labels, *colours = (part.to(device, non_blocking=True) for part in batch)
     if inputs.dtype != torch.uint8:  # features, for a head alone
         return inputs, labels, labels, 1.0

@@ -28,18 +28,15 @@ from typing import Callable, Sequence, Tuple
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
 
-from engine.arguments import add_training_flags, chosen_recipe, fill_in, flag_adder
-from engine.base import speak_safely
-from engine.packages import require_packages
+from engine.arguments import SEED, add_training_flags, fill_in, flag_adder, parser_for
+from engine.packages import begin
 from recipes.p1_ssl_pretrain import RECIPES
 
 Normalisation = Tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each colour
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     add = flag_adder(parser, RECIPES)
     add("--images", required=True, help="folder of images; the course's mini/train")
     add("--model", default="resnet50", help="name of a ResNet of models/ (default resnet50)")
@@ -59,12 +56,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="epochs between two probes (default 5); first and last are probed",
     )
     add_training_flags(parser, RECIPES)
-    add(
-        "--seed",
-        type=int,
-        default=0,
-        help="fixes every random choice; bit for bit on a CPU, closely on a GPU (default 0)",
-    )
+    add("--seed", **SEED)
     add(
         "--compile",
         action="store_true",
@@ -73,18 +65,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     # what a recipe alone says
     parser.set_defaults(image_share=None, views=None, min_area=None, target_schedule=None, ema_decay=None)
     args = parser.parse_args(argv)
-    fill_in(parser, args, chosen_recipe(parser, args, RECIPES))
-    if not 0 <= args.target_decay < 1:
-        parser.error("--target-decay must be from 0 to less than 1")
+    fill_in(parser, args, RECIPES)
     if args.probe_csv and not args.probe_csv.endswith(".csv"):
         parser.error("--probe-csv must end in .csv: its images lie in the folder of its name without that")
     return args
 
 
 if __name__ == "__main__":
-    speak_safely()
-    ARGUMENTS = parse_arguments()  # before torch, which takes two seconds: --help and mistakes don't wait
-    require_packages("byol_pytorch", "matplotlib")
+    ARGUMENTS = begin(parse_arguments, "byol_pytorch", "matplotlib")
 
 import torch
 from torch import Tensor, nn
@@ -115,9 +103,7 @@ def main(args: argparse.Namespace) -> int:
     tune_allocator()
     seed_everything(args.seed)
     backbone, origin = build_backbone(args.model, args.weights)
-    byol = BYOL(
-        backbone, args.image_size
-    )  # its constructor runs a forward pass, which must not wait for other processes
+    byol = BYOL(backbone, args.image_size)  # runs a forward pass, which must not wait for other processes
     device = distributed.join(args.device)
 
     with distributed.main_first():
@@ -153,14 +139,7 @@ def main(args: argparse.Namespace) -> int:
     run = Run(args.output, __file__, arguments, RECIPES[args.recipe], inputs)
     processes = distributed.world_size()
     run.say(f"{args.model} {origin}; {len(images)} images; on {device}, {processes} process(es)")
-    loop = Loop(
-        run,
-        stepper,
-        Stopper(args.max_minutes),
-        args,
-        steps_per_epoch=len(images) // batch_size,
-        batch_size=batch_size,
-    )
+    loop = Loop(run, stepper, Stopper(args.max_minutes), args, len(images) // batch_size, batch_size)
     if args.compile:
         byol.backbone.compile()
         byol.target_encoder.net.compile()

@@ -31,10 +31,9 @@ from typing import Any, Sequence
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
 
-from engine.arguments import nonempty_path, positive_count, positive_number
-from engine.base import speak_safely
+from engine.arguments import nonempty_path, parser_for, positive_count, positive_number
 from engine.checkpoint_choice import read_models
-from engine.packages import require_packages
+from engine.packages import begin
 
 LEAST_IMAGES = 10  # fewer points are no picture
 COMPONENTS = 50  # what is left of the features before t-SNE
@@ -42,9 +41,7 @@ PERPLEXITY = 30  # at most
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = parser_for(__doc__, allow_abbrev=False)
     add = parser.add_argument
     whose = parser.add_mutually_exclusive_group(required=True)
     whose.add_argument("--run", type=nonempty_path, help="a run folder: its first and last snapshot")
@@ -83,10 +80,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    speak_safely()
-    # Before torch, which takes two seconds to import: --help and mistakes don't wait.
-    ARGUMENTS = parse_arguments()
-    require_packages("sklearn", "matplotlib")
+    ARGUMENTS = begin(parse_arguments, "sklearn", "matplotlib")
 
 import numpy as np
 import torch

@@ -21,19 +21,17 @@ from typing import Any, Iterable, Iterator, Sequence
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
 
-from engine.arguments import nonempty_path, positive_count, positive_number
-from engine.base import default_workers, speak_safely
+from engine.arguments import nonempty_path, parser_for, positive_count, positive_number
+from engine.base import default_workers
 from engine.checkpoint import TTA_CHOICES
 from engine.checkpoint_choice import read_models
-from engine.packages import require_packages
+from engine.packages import begin
 
 BATCH_SIZE = 8  # beside a GPU; a CPU is no faster with more than one tile at a time
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = parser_for(__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--images", type=nonempty_path, required=True, help="folder of tiles, NNNN_sat.jpg")
     add("--output", type=nonempty_path, required=True, help="folder for the masks, NNNN_mask.png")
@@ -69,10 +67,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    speak_safely()
-    # Before torch, which takes two seconds to import: --help and mistakes don't wait.
-    ARGUMENTS = parse_arguments()
-    require_packages()
+    ARGUMENTS = begin(parse_arguments)
 
 import torch
 from torch import Tensor

@@ -28,10 +28,10 @@ from typing import Any, Callable, Sequence
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
 
 from engine import manifest
-from engine.arguments import nonempty_path, positive_count, positive_number
-from engine.base import UserError, run_script, say, speak_safely
+from engine.arguments import nonempty_path, parser_for, positive_count, positive_number
+from engine.base import UserError, run_script, say
 from engine.checkpoint_choice import read_models
-from engine.packages import require_packages
+from engine.packages import begin
 
 # By device; any other has vit_b, 32 and 64.
 CHECKPOINT, POINTS_PER_SIDE, POINTS_PER_BATCH = {"cpu": "vit_t"}, {"cpu": 16}, {"cpu": 16}
@@ -46,9 +46,7 @@ MASK_SETTINGS = (
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = parser_for(__doc__, allow_abbrev=False)
     add = parser.add_argument
     add(
         "--images",
@@ -123,10 +121,7 @@ def finite(text: str) -> float:
 
 
 if __name__ == "__main__":
-    speak_safely()
-    # Before torch, which takes two seconds to import: --help and mistakes don't wait.
-    ARGUMENTS = parse_arguments()
-    require_packages("segment_anything", "matplotlib")
+    ARGUMENTS = begin(parse_arguments, "segment_anything", "matplotlib")
 
 import numpy as np
 import torch

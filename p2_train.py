@@ -29,9 +29,8 @@ from zipfile import BadZipFile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
 
-from engine.arguments import add_scoring_flags, add_training_flags, chosen_recipe, fill_in, flag_adder
-from engine.base import speak_safely
-from engine.packages import require_packages
+from engine.arguments import SEED, add_scoring_flags, add_training_flags, fill_in, flag_adder, parser_for
+from engine.packages import begin
 from recipes.p2_train import RECIPES
 
 VALIDATION_BATCH = 8  # tiles at a time on a GPU, as hw1_2.sh
@@ -40,9 +39,7 @@ Normalisation = Tuple[Sequence[float], Sequence[float]]  # mean and standard dev
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     add = flag_adder(parser, RECIPES)
     add("--data", required=True, help="the course's p2_data folder, with train/ and validation/")
     add(
@@ -79,24 +76,15 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="validation tiles of stages.png (default: the edition's three)",
     )
     add_training_flags(parser, RECIPES)
-    add(
-        "--seed",
-        type=int,
-        default=0,
-        help="fixes every random choice; bit for bit on a CPU, closely on a GPU (default 0)",
-    )
+    add("--seed", **SEED)
     # what a recipe alone says
     parser.set_defaults(mean=None, std=None, changes=None, learns_unknown=None, auxiliary_weight=None)
     args = parser.parse_args(argv)
-    fill_in(parser, args, chosen_recipe(parser, args, RECIPES))
+    fill_in(parser, args, RECIPES)
     if not (0 < args.scale <= 4 and 0 < args.min_crop <= 1):
         parser.error("--scale must lie above 0 and up to 4, --min-crop above 0 and up to 1")
-    if not (0 <= args.ema_decay < 1 and 0 <= args.gamma <= 10 and 0 <= args.soft_iou <= 100):
-        parser.error(
-            "--ema-decay must lie below 1, --gamma up to 10, --soft-iou up to 100, none of them below 0"
-        )
-    if not 0 <= args.holdout < 1:
-        parser.error("--holdout must lie from 0 to below 1")
+    if not (0 <= args.gamma <= 10 and 0 <= args.soft_iou <= 100):
+        parser.error("--gamma must lie from 0 to 10, --soft-iou from 0 to 100")
     counts = (1, 6, 7) if args.learns_unknown else (1, 6)
     if len(args.alpha) not in counts or not all(0 < weight <= 100 for weight in args.alpha):
         wanted = " or ".join(map(str, counts))
@@ -107,9 +95,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    speak_safely()
-    ARGUMENTS = parse_arguments()  # before torch, which takes two seconds: --help and mistakes don't wait
-    require_packages("matplotlib")
+    ARGUMENTS = begin(parse_arguments, "matplotlib")
 
 import numpy as np
 import torch
@@ -156,15 +142,12 @@ def main(args: argparse.Namespace) -> int:
     )
     check_network(network, args.model, NUM_CLASSES, sizes=(crop_size,))
     batch_size = min(args.batch_size, len(crops))
-    loader = EpochLoader(
-        crops,
-        args.seed,
-        batch_size,
+    workers, weights = (
         choose_workers(args.workers, device),
-        weights=crops.rare_class_weights() if args.balanced else None,
-        share=distributed.share_of(batch_size),
-        is_pinned=device.type == "cuda",
+        crops.rare_class_weights() if args.balanced else None,
     )
+    share, is_pinned = distributed.share_of(batch_size), device.type == "cuda"
+    loader = EpochLoader(crops, args.seed, batch_size, workers, weights, share=share, is_pinned=is_pinned)
 
     network = network.to(device, memory_format=torch.channels_last)
     normal = (args.mean, args.std) if args.mean else normalisation(args.model)
@@ -172,14 +155,8 @@ def main(args: argparse.Namespace) -> int:
     groups = parameter_groups(network, args.lr, backbone_lr, decay_all=args.decay_all)
     optimizer = build_optimizer(args.optimizer, groups, args.lr, args.weight_decay, args.nesterov)
     stepper = Stepper(network, optimizer, device, args.precision, args.micro_batch)
-    losses = partial(
-        loss_of,
-        stepper.forward,
-        gamma=args.gamma,
-        alpha=args.alpha,
-        soft_iou=args.soft_iou,
-        auxiliary_weight=args.auxiliary_weight,
-    )
+    of_loss = ("gamma", "alpha", "soft_iou", "auxiliary_weight")
+    losses = partial(loss_of, stepper.forward, **{name: vars(args)[name] for name in of_loss})
 
     counts = f"{len(train)} + {len(validation)} tiles, crops of {crop_size} px"
     if args.dry_run:
@@ -196,18 +173,9 @@ def main(args: argparse.Namespace) -> int:
         shorter_side = args.scale * min(train.tile(0).shape[:2])
         side = COARSEST_STRIDE * math.ceil(shorter_side / COARSEST_STRIDE)  # inference pads so, too
         keep_architecture(network, args.model, side, run.folder / ARCHITECTURE)
-    loop = Loop(
-        run,
-        stepper,
-        Stopper(args.max_minutes),
-        args,
-        steps_per_epoch=len(crops) // batch_size,
-        batch_size=batch_size,
-        score="mean_iou",
-        snapshot_epochs=args.snapshot_epochs,
-    )
+    stopper, steps_per_epoch = Stopper(args.max_minutes), len(crops) // batch_size
+    loop = Loop(run, stepper, stopper, args, steps_per_epoch, batch_size, "mean_iou", args.snapshot_epochs)
     description = describe_segmenter(args.model, list(CLASS_NAMES), args.scale, args.edition, normal)
-
     masks = partial(keep_masks, loop, validation, args.pictures, args.scale, normal, device)
 
     for _ in loop.epochs():

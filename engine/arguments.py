@@ -25,7 +25,19 @@ LEAST = {
     "weight_decay": 0,
     "warmup_steps": 0,
 }
+SHARES = ("ema_decay", "holdout", "label_smoothing", "target_decay")  # from 0 to less than 1
 OF_ITSELF = "assumed"  # the key under which a recipe speaks of itself; it is no argument
+SEED = {  # of the flag --seed, where a script makes one run
+    "type": int,
+    "default": 0,
+    "help": "fixes every random choice; bit for bit on a CPU, closely on a GPU (default 0)",
+}
+
+
+def parser_for(doc: str, **options: Any) -> argparse.ArgumentParser:
+    """A parser whose help begins with a module's docstring, as it stands."""
+    layout = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=doc, formatter_class=layout, **options)
 
 
 def flag_adder(
@@ -114,10 +126,11 @@ def add_scoring_flags(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def chosen_recipe(
+def fill_in(
     parser: argparse.ArgumentParser, args: argparse.Namespace, recipes: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
-    """The recipe that `args` name; ends with usage where it has a key that is no argument, or lacks one."""
+) -> None:
+    """Give what was not given by hand its value from the recipe that `args` name. End with usage where that
+    has a key that is no argument, or lacks one, and where a value is absurd."""
     recipe, known = recipes[args.recipe], {*vars(args), OF_ITSELF}
     for name in recipe:
         if name not in known:
@@ -127,13 +140,6 @@ def chosen_recipe(
     for name in recipes["default"]:
         if name not in recipe:
             parser.error(f"recipe {args.recipe!r} lacks {name!r}; begin it with **RECIPES['default']")
-    return recipe
-
-
-def fill_in(parser: argparse.ArgumentParser, args: argparse.Namespace, recipe: dict[str, Any]) -> None:
-    """Give every argument that was not given by hand its value from the recipe; end with usage where one is
-    absurd.
-    """
     for name, value in recipe.items():
         if name != OF_ITSELF and vars(args)[name] is None:
             setattr(args, name, value)
@@ -142,10 +148,18 @@ def fill_in(parser: argparse.ArgumentParser, args: argparse.Namespace, recipe: d
     for seed in (vars(args).get("seeds") or []) + [vars(args).get("seed") or 0]:
         if not 0 <= seed < 2**32:
             parser.error("seeds must be from 0 to 4294967295")
+    for name in SHARES:
+        if not 0 <= (vars(args).get(name) or 0) < 1:
+            parser.error(f"{dashed(name)} must be 0 at least and less than 1")
     for name, least in LEAST.items():
         value = vars(args).get(name)
         if value is not None and not least <= value < math.inf:
-            parser.error(f"--{name.replace('_', '-')} must be {least} at least, and finite")
+            parser.error(f"{dashed(name)} must be {least} at least, and finite")
+
+
+def dashed(name: str) -> str:
+    """The flag of an argument: image_size → --image-size."""
+    return f"--{name.replace('_', '-')}"
 
 
 def nonempty_path(text: str) -> str:

@@ -8,12 +8,12 @@ rows beyond the run's classes are zero. It loads strictly into torchvision.model
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 from typing import Any
 
 from engine import checkpoint
+from engine.arguments import parser_for
 from engine.base import UserError, run_script
 from engine.run_folder import MODEL
 
@@ -57,11 +57,7 @@ def torchvision_state(model: dict[str, Any], source: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m engine.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_for(__doc__, prog="python3 -m engine.export")
     parser.add_argument(
         "model", metavar="RUN/model.pt", type=Path, help="what p1_finetune.py has trained, or its folder"
     )

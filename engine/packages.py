@@ -21,14 +21,22 @@ import tempfile
 import threading
 import urllib.request
 from pathlib import Path
-from typing import Sequence
+from typing import Callable, Sequence
 
-from engine.base import UserError, run_script, say
+from engine.base import UserError, run_script, say, speak_safely
 
 INFERENCE = ("numpy", "PIL", "torch", "torchvision")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # -- what a script lacks -------------------------------------------------------------------------------------
+
+
+def begin(parse_arguments: Callable[[], argparse.Namespace], *more: str) -> argparse.Namespace:
+    """What a script does before it imports torch, which takes two seconds: --help and mistakes don't wait."""
+    speak_safely()
+    args = parse_arguments()
+    require_packages(*more)
+    return args
 
 
 def require_packages(*more: str) -> None:

@@ -8,12 +8,12 @@ Drive or Dropbox will do): get_checkpoints.sh and the inference scripts then fet
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from pathlib import Path
 from typing import Any
 
 from engine import manifest
+from engine.arguments import parser_for
 from engine.base import UserError, run_script, write_atomically
 from engine.checkpoint import KINDS, TTA_CHOICES, read_model
 from engine.run_folder import MODEL
@@ -140,11 +140,7 @@ def _report(entry: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m engine.publish",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_for(__doc__, prog="python3 -m engine.publish")
     parser.add_argument(
         "model", type=Path, metavar="RUN/model.pt", help="a trained model.pt, or its run folder"
     )

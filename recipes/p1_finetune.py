@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+from recipes import ADAM, NORMS, STEPPING
+
 RECIPES = {
     "default": {
+        **STEPPING,
         "edition": None,  # that of EDITION
         "model": "resnet50",
         "weights": "none",
         "epochs": 100,
         "batch_size": 32,
-        "optimizer": "adamw",
-        "nesterov": True,
         "lr": 1e-3,
         "weight_decay": 0.05,
-        "decay_all": False,  # biases and norms are not pulled to zero
-        "schedule": "cosine",
-        "last_rate": 0.0,  # share of the rate with which a cosine ends
-        "milestones": None,  # at which the schedule "step" falls
         "warmup_steps": 100,
-        "precision": "auto",
         "image_size": 128,
         "padded": False,  # to a square, with black, before it is resized
         "mean": None,  # the network's own
@@ -56,16 +52,8 @@ RECIPES["small"] = {
 VGG_LR = 2e-4  # at most, in the recipes above: at 1e-3 a VGG stays for long where it started
 
 # Those of the reports: what their text says and, where it is silent, what their authors' code did.
-PLAIN = {
-    **RECIPES["default"],
-    "augment": "none",
-    "label_smoothing": 0.0,
-    "ema_decay": 0.0,
-    "nesterov": False,
-}
-ADAM = {"optimizer": "adam", "lr": 1e-4, "weight_decay": 0.0, "schedule": "constant", "warmup_steps": 0}
+PLAIN = {**RECIPES["default"], "augment": "none", "label_smoothing": 0.0, "ema_decay": 0.0, "nesterov": False}
 UNSAID = ["label_smoothing", "ema_decay"]  # neither says a word of these: there were none
-NORMS = "no decay of biases and norms"  # how our optimisers are made
 
 # Each image eight times. How far the affine one goes is not known.
 EIGHT_COPIES = [
@@ -91,6 +79,14 @@ RECIPES["report001"] = {
     "padded": True,
     "assumed": [*UNSAID, "weight_decay", "schedule", "warmup_steps", "amounts of affine"],
 }
+# byol-pytorch's, drawn for each image; its crops cover torchvision's usual areas.
+BYOL_VIEWS = {
+    "jitter": [0.8, 0.8, 0.8, 0.2, 0.3],
+    "grey": 0.2,
+    "hflip": 0.5,
+    "blur": [0.2, 1.0, 2.0],
+    "crop": 0.08,
+}
 RECIPES["report004"] = {
     **PLAIN,
     "edition": "2024",
@@ -99,16 +95,7 @@ RECIPES["report004"] = {
     "epochs": 500,
     "batch_size": 128,
     "augment": "all",
-    # byol-pytorch's, drawn for each image; its crops cover torchvision's usual areas.
-    "changes": [
-        {
-            "jitter": [0.8, 0.8, 0.8, 0.2, 0.3],
-            "grey": 0.2,
-            "hflip": 0.5,
-            "blur": [0.2, 1.0, 2.0],
-            "crop": 0.08,
-        }
-    ],
+    "changes": [BYOL_VIEWS],
     "assumed": [*UNSAID, NORMS],
 }
 
@@ -143,6 +130,7 @@ RECIPES["report002"] = {
     "image_size": 224,
     "assumed": [*UNSAID, *ADAM, "weights", "epochs", "batch_size", "image_size", "augment", NORMS],
 }
+TURNS = {"hflip": 0.5, "vflip": 0.5, "rotation": 15}
 RECIPES["report003"] = {  # the other seven of its ensemble: --model
     **PLAIN,
     **ADAM,
@@ -159,14 +147,6 @@ RECIPES["report003"] = {  # the other seven of its ensemble: --model
     "mean": [0.0, 0.0, 0.0],
     "std": [1.0, 1.0, 1.0],
     "augment": "all",
-    "changes": [
-        {
-            "hflip": 0.5,
-            "vflip": 0.5,
-            "rotation": 15,
-            "jitter": [0.5, 0.5, 0.5, 0, 1],
-            "perspective": [0.2, 0.5],
-        }
-    ],
+    "changes": [{**TURNS, "jitter": [0.5, 0.5, 0.5, 0, 1], "perspective": [0.2, 0.5]}],
     "assumed": [*UNSAID, "weights", "weight_decay", "warmup_steps", "how often perspective changes", NORMS],
 }

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from recipes import ADAM, STEPPING
+
 RECIPES = {
     "default": {
+        **STEPPING,
         "image_share": 1.0,  # of the images, drawn by seed
         "epochs": 300,
         "batch_size": 256,
-        "optimizer": "adamw",
-        "nesterov": True,
         "lr": 1e-3,
         "weight_decay": 0.05,
-        "decay_all": False,  # biases and norms are not pulled to zero
-        "schedule": "cosine",
-        "last_rate": 0.0,  # share of the rate with which a cosine ends
-        "milestones": None,  # at which the schedule "step" falls
         "warmup_steps": 1000,
-        "precision": "auto",
         "views": "two",  # the paper's two asymmetric ones, drawn for each image (datasets/views.py)
         # Smallest share of an image that a view shows; the paper's .08 is for images of 224 pixels.
         "min_area": 0.2,
@@ -35,14 +31,10 @@ STOCK = {
     "target_decay": 0.99,
     "target_schedule": "constant",
 }
-ZERO, NORMS = "zero-initialised residuals", "no decay of biases and norms"  # how ours are made
+ZERO = "zero-initialised residuals"  # how ours are made
 RECIPES["report001"] = {
     **STOCK,
-    "optimizer": "adam",
-    "lr": 1e-4,
-    "weight_decay": 0.0,
-    "schedule": "constant",
-    "warmup_steps": 0,
+    **ADAM,
     "epochs": 200,
     "batch_size": 64,
     "precision": "fp16",

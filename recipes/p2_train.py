@@ -5,23 +5,19 @@ Crops cover `min_crop` to all of a tile's side and are scaled to the crop size.
 
 from __future__ import annotations
 
+from recipes import ADAM, NORMS, STEPPING
+
 RECIPES = {
     "default": {
+        **STEPPING,
         "edition": None,  # that of EDITION
         "model": "lite_fpn",
         "weights": "none",
         "epochs": 30,
-        "optimizer": "adamw",
-        "nesterov": True,
         "lr": 2e-3,  # the head's
         "backbone_lr": 5e-4,  # the backbone's, where it starts from pretrained weights
         "weight_decay": 0.02,
-        "decay_all": False,  # biases and norms are not pulled to zero
-        "schedule": "cosine",
-        "last_rate": 0.0,  # share of the rate with which a cosine ends
-        "milestones": None,  # at which the schedule "step" falls
         "warmup_steps": 100,
-        "precision": "auto",
         "batch_size": 16,
         "scale": 0.75,
         "mean": None,  # the network's own
@@ -45,14 +41,10 @@ RECIPES = {
 # and, where it is silent, what their authors' code did.
 PLAIN = {
     **RECIPES["default"],
+    **ADAM,
     "weights": "imagenet",
-    "optimizer": "adam",
     "nesterov": False,
-    "lr": 1e-4,
     "backbone_lr": 1e-4,
-    "weight_decay": 0.0,
-    "schedule": "constant",
-    "warmup_steps": 0,
     "scale": 1.0,
     "min_crop": 1.0,
     "augment": "none",
@@ -62,7 +54,7 @@ PLAIN = {
     "ema_decay": 0.0,
 }
 UNSAID = ["soft_iou", "balanced", "ema_decay"]  # nobody says a word of these: there were none
-NORMS, IGNORED, BILINEAR = "no decay of biases and norms", "ignored pixels", "bilinear start"  # ours that act
+IGNORED, BILINEAR = "ignored pixels", "bilinear start"  # ours that act
 
 RECIPES["report000"] = {
     **PLAIN,
@@ -84,14 +76,8 @@ RECIPES["report000"] = {
 RECIPES["report000_a"] = {**RECIPES["report000"], "model": "fcn32s_conv2x2"}
 
 # Which six, and which seven, is not said. 450 of a tile's 512 pixels.
-SIX_COPIES = [
-    {},
-    {"hflip": 1},
-    {"vflip": 1},
-    {"hflip": 1, "vflip": 1},
-    {"blur": [1, 0.1, 2.0]},
-    {"rotation": 40},
-]
+BLUR, ROTATION = {"blur": [1, 0.1, 2.0]}, {"rotation": 40}
+SIX_COPIES = [{}, {"hflip": 1}, {"vflip": 1}, {"hflip": 1, "vflip": 1}, BLUR, ROTATION]
 JITTER, WINDOW = {"jitter": [0.4, 0.4, 0.4, 0.2, 1]}, {"window": 450 / 512}
 SEVEN_COPIES = [*SIX_COPIES[:3], *SIX_COPIES[4:], JITTER, WINDOW]
 RECIPES["report001"] = {

@@ -270,7 +270,7 @@ def test_a_finished_run_on_features_computes_none(finetune, backbone, tmp_path, 
     flags = ("--settings", "DE", "--sl-backbone", tmp_path / "backbone.pt", "--ssl-backbone")
     assert finetune(*flags, tmp_path / "backbone.pt") == 0
     said = capsys.readouterr().out
-    monkeypatch.setattr(p1_finetune, "head_inputs", None)  # calling it would be an error
+    monkeypatch.setattr(p1_finetune.backbone, "head_inputs", None)  # calling it would be an error
     assert finetune(*flags, tmp_path / "backbone.pt") == 0
     assert capsys.readouterr().out == said
 
@@ -375,7 +375,7 @@ def test_a_backbone_that_changed_all_the_same_is_an_error(
     def forget_to_freeze(network, is_frozen):
         network.train()(torch.rand(4, 3, 32, 32))  # moves the statistics of batch norm
 
-    monkeypatch.setattr(p1_finetune, "set_training_mode", forget_to_freeze)
+    monkeypatch.setattr(p1_finetune.backbone, "set_training_mode", forget_to_freeze)
     flags = (
         "--settings",
         "D",

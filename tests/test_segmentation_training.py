@@ -144,7 +144,7 @@ def test_without_the_named_tiles_the_first_three_are_pictured(flags, tmp_path):
         (("--alpha", 1, 2, 3), "--alpha wants 1 or 6 numbers"),
         (("--alpha", -1), "--alpha wants 1 or 6 numbers"),
         (("--gamma", -1), "none of them below 0"),
-        (("--ema-decay", 1), "--ema-decay must lie below 1"),
+        (("--ema-decay", 1), "--ema-decay must be 0 at least and less than 1"),
     ],
 )
 def test_absurd_numbers_are_refused_before_anything_is_read(flags, flag, complaint, capsys):
