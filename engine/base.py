@@ -25,8 +25,8 @@ class UserError(Exception):
     exit_status = 2
 
 
-class Stopped(SystemExit):
-    """The training was asked to stop before its end, and has saved; the script ends with this status."""
+class Stopped(Exception):
+    """The training was asked to stop before its end, and has saved; holds the script's exit status."""
 
 
 # -- how scripts speak and end -------------------------------------------------------------------------------
@@ -38,6 +38,8 @@ def run_script(main: Callable[[], int | None]) -> None:
     speak_safely()
     try:
         status = main() or 0
+    except Stopped as stopped:
+        status = stopped.args[0]
     except KeyboardInterrupt:
         say("stopped by Ctrl-C")
         status = 130
@@ -253,8 +255,7 @@ def damage_of_zip(path: str | Path) -> str:
 # -- files that are whole or not there: written under a temporary name in the same folder, then renamed ------
 
 LONGEST_IN_PART = 40  # characters of its name that a file's temporary name keeps
-# Asked for once: it can only be read by setting it, which touches what other threads make meanwhile.
-_UMASK = os.umask(0o077)
+_UMASK = os.umask(0o077)  # can only be read by setting it; once, for it touches what other threads make
 os.umask(_UMASK)
 
 

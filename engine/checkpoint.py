@@ -19,24 +19,14 @@ KINDS = {"p1": "p1", "p1_50": "p1", "p2": "p2"}  # what the model.pt for each pr
 TTA_CHOICES = {"p1": ("none", "flip"), "p2": ("none", "flip", "d4")}  # of --tta, by that kind
 MODEL_FORMAT = 1
 _MODEL_KEYS = {
-    "problem": str,
-    "network": str,
-    "arguments": dict,
-    "state": dict,
-    "classes": list,
-    "mean": list,
-    "std": list,
-    "edition": str,
-    "score": dict,
-    "source": str,
+    str: ("problem", "network", "edition", "source"),
+    dict: ("arguments", "state", "score"),
+    list: ("classes", "mean", "std"),
 }
 
 
 def save(path: str | Path, values: dict[str, Any]) -> None:
-    """Write `values` with torch.save; the file is whole or the old one stays.
-
-    UserError when the disk is full.
-    """
+    """Write `values` with torch.save; the file is whole or the old one stays. UserError on a full disk."""
     import torch
 
     try:
@@ -46,9 +36,8 @@ def save(path: str | Path, values: dict[str, Any]) -> None:
         disk = ("PytorchStreamWriter", "unexpected pos", "iostream error")  # torch's words for it
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in disk):
             raise
-        raise UserError(
-            f"{path}: cannot be written ({error}); make room, then give the same command again"
-        ) from None
+        advice = "make room, then give the same command again"
+        raise UserError(f"{path}: cannot be written ({error}); {advice}") from None
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -65,23 +54,12 @@ def read(path: str | Path) -> dict[str, Any]:
         if damage:
             raise UserError(f"{path}: not a readable checkpoint ({damage})")
         values = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        IndexError,
-    ) as error:
-        raise UserError(
-            f"{path}: not a readable checkpoint ({str(error)[:100] or type(error).__name__})"
-        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+        said = str(error)[:100] or type(error).__name__
+        raise UserError(f"{path}: not a readable checkpoint ({said})") from None
     except (pickle.UnpicklingError, zipfile.BadZipFile, MemoryError, OverflowError):
-        raise UserError(
-            f"{path}: not a checkpoint, or one that wants to run code; it is not loaded"
-        ) from None
+        said = "not a checkpoint, or one that wants to run code; it is not loaded"
+        raise UserError(f"{path}: {said}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds a {type(values).__name__}, not the dict of a checkpoint")
     return values
@@ -114,10 +92,56 @@ def read_last(path: str | Path, total_steps: int | None) -> dict[str, Any]:
         and all(_is_number(number) and number >= 0 for number in scaler.values()),
         "skipped": _is_count(state.get("skipped", 0)),
     }
+    _require(rules, state, str(path))
+    return state
+
+
+def read_model(path: str | Path) -> dict[str, Any]:
+    """Read a `model.pt` and check that it describes itself (see checkpoints/README.md, "What a file is"):
+    inference relies on it without a look."""
+    model = read(path)
+    if model.get("format") != MODEL_FORMAT:
+        raise UserError(
+            f"{path}: not a model.pt of this repository (format {MODEL_FORMAT}); give RUN/model.pt"
+        )
+    advice = "; train or download it again"
+    kinds = {key: isinstance(model.get(key), kind) for kind, keys in _MODEL_KEYS.items() for key in keys}
+    _require(kinds, model, f"{path}: broken model.pt", advice)
+    classes, scale, size = model["classes"], model.get("scale"), model.get("image_size")
+    is_named = all(isinstance(name, str) and _can_be_written(name) for name in classes)
+    are_digits = is_named and all(re.fullmatch("[0-9]{1,9}", name) for name in classes)
+    rules = {
+        "problem": model["problem"] in TTA_CHOICES,
+        "state": _is_state(model["state"]),
+        "classes": is_named and model["arguments"].get("num_classes", len(classes)) == len(classes),
+        "score": all(isinstance(name, str) for name in model["score"])
+        and not any(type(value) is int and abs(value) > 2**53 for value in model["score"].values()),
+        "integer_labels": not model.get("integer_labels") or are_digits,
+        "mean": _are_three(model["mean"], -math.inf),
+        "std": _are_three(model["std"], 0),
+        "tta": model.get("tta", "none") in TTA_CHOICES.get(model["problem"], ()),
+        "padded": type(model.get("padded", False)) is bool,
+        "scale": model["problem"] != "p2" or (_is_number(scale) and 0 < scale <= 4),
+        "image_size": model["problem"] != "p1" or (type(size) is int and 1 <= size <= 4096),
+    }
+    _require(rules, model, f"{path}: broken model.pt", advice)
+    if not _is_finite(model["state"]):  # all of its answers would be one class
+        failed = "its weights hold numbers that are not finite, from a training that failed"
+        raise UserError(f"{path}: {failed}{advice}")
+    return model
+
+
+def _require(rules: dict[str, bool], values: dict[str, Any], what: str, advice: str = "") -> None:
+    """UserError that names the first of the `values` that is not right by its rule."""
     for key, is_right in rules.items():
         if not is_right:
-            raise UserError(f"{path}: its {key!r}, {_brief(state.get(key))}, is not what a training saves")
-    return state
+            said = f"its {key!r}, {_brief(values.get(key))}, is not what a training saves"
+            raise UserError(f"{what}: {said}{advice}")
+
+
+def _brief(value: Any) -> str:
+    is_plain = value is None or isinstance(value, (bool, float, str))
+    return f"{value!r:.30}" if is_plain or _is_count(value) else f"a {type(value).__name__}"
 
 
 def _is_count(value: Any) -> bool:
@@ -127,35 +151,9 @@ def _is_count(value: Any) -> bool:
 def _is_state(value: Any) -> bool:
     import torch
 
-    return isinstance(value, dict) and all(isinstance(tensor, torch.Tensor) for tensor in value.values())
-
-
-def _brief(value: Any) -> str:
-    is_plain = value is None or isinstance(value, (bool, float, str))
-    return f"{value!r:.30}" if is_plain or _is_count(value) else f"a {type(value).__name__}"
-
-
-def read_model(path: str | Path) -> dict[str, Any]:
-    """Read a `model.pt` and check that it describes itself (see checkpoints/README.md, "What a file is")."""
-    model = read(path)
-    if model.get("format") != MODEL_FORMAT:
-        raise UserError(
-            f"{path}: not a model.pt of this repository (format {MODEL_FORMAT}); give RUN/model.pt"
-        )
-    for key, kind in _MODEL_KEYS.items():
-        if not isinstance(model.get(key), kind):
-            raise UserError(
-                f"{path}: broken model.pt, '{key}' is not a {kind.__name__}; train or download it again"
-            )
-    for key, (is_right, rule) in _rules(model).items():
-        if not is_right:
-            raise UserError(f"{path}: broken model.pt, '{key}' {rule}; train or download it again")
-    if not _is_finite(model["state"]):  # all of its answers would be one class
-        raise UserError(
-            f"{path}: its weights hold numbers that are not finite, from a training that failed; "
-            "train or download it again"
-        )
-    return model
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items()
+    )
 
 
 def _is_finite(state: dict[str, Any]) -> bool:
@@ -163,53 +161,6 @@ def _is_finite(state: dict[str, Any]) -> bool:
         return all(bool(value.isfinite().all()) for value in state.values())
     except RuntimeError:  # sparse, quantised, without storage: no network here has such weights
         return False
-
-
-def _rules(model: dict[str, Any]) -> dict[str, tuple[bool, str]]:
-    """What must hold of each part of a model.pt, and how it is said: inference relies on it without a
-    look.
-    """
-    import torch
-
-    classes, scale, size = model["classes"], model.get("scale"), model.get("image_size")
-    is_named = all(isinstance(name, str) and _can_be_written(name) for name in classes)
-    tta_choices = TTA_CHOICES.get(model["problem"], ())
-    return {
-        "problem": (bool(tta_choices), f"is none of {', '.join(TTA_CHOICES)}"),
-        "state": (
-            all(
-                isinstance(name, str) and isinstance(value, torch.Tensor)
-                for name, value in model["state"].items()
-            ),
-            "holds something that is no tensor, or has no name",
-        ),
-        "classes": (
-            is_named and model["arguments"].get("num_classes", len(classes)) == len(classes),
-            "are no names, or not as many as the network's",
-        ),
-        "score": (
-            all(isinstance(name, str) for name in model["score"])
-            and not any(type(value) is int and abs(value) > 2**53 for value in model["score"].values()),
-            "holds a number that is too large",
-        ),
-        "integer_labels": (
-            not model.get("integer_labels")
-            or (is_named and all(re.fullmatch("[0-9]{1,9}", name) for name in classes)),
-            "is said of classes that are no numbers",
-        ),
-        "mean": (_are_three(model["mean"], -math.inf), "is not three finite numbers"),
-        "std": (_are_three(model["std"], 0), "is not three numbers above 0"),
-        "tta": (model.get("tta", "none") in tta_choices, f"is none of {', '.join(tta_choices)}"),
-        "padded": (type(model.get("padded", False)) is bool, "is neither true nor false"),
-        "scale": (
-            model["problem"] != "p2" or (_is_number(scale) and 0 < scale <= 4),
-            "is no number from 0 to 4",
-        ),
-        "image_size": (
-            model["problem"] != "p1" or (type(size) is int and 1 <= size <= 4096),
-            "is no number from 1 to 4096",
-        ),
-    }
 
 
 def _can_be_written(name: str) -> bool:

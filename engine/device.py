@@ -16,10 +16,8 @@ from engine.base import UserError, default_workers
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device named, or the best one there is: a GPU, Apple's mps, else the CPU.
-
-    There float32 is float32, as torch's own default is not; training's steps alone are `fast_float32`.
-    """
+    """The device named, or the best one there is: a GPU, Apple's mps, else the CPU. There float32 is float32,
+    as torch's own default is not; training's steps alone are `fast_float32`."""
     _set_fast_float32(False)
     if name in (None, "auto"):
         if torch.cuda.is_available():
@@ -30,9 +28,8 @@ def choose_device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(
-            f"--device {name}: cannot be used here ({str(error).splitlines()[0]}); leave it out"
-        ) from None
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name}: cannot be used here ({reason}); leave it out") from None
     return device
 
 
@@ -62,9 +59,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 @contextmanager
 def fast_float32() -> Iterator[None]:
-    """Within it a GPU multiplies float32 as TF32 (11 bits of each factor, from Ampere on), and cuDNN tries
-    its convolutions to take the fastest.
-    """
+    """Within it a GPU multiplies float32 as TF32 (11 bits of each factor), by cuDNN's fastest ways."""
     _set_fast_float32(True)
     try:
         yield
@@ -79,19 +74,15 @@ def _set_fast_float32(is_fast: bool) -> None:
 
 
 def choose_workers(wanted: int | None, device: torch.device) -> int:
-    """Processes that prepare batches: the number wanted; else up to 8 beside a GPU, none on a CPU, which is
-    busy.
-    """
+    """Processes that prepare batches: those wanted, else up to 8 beside a GPU, none on a busy CPU."""
     if wanted is not None:
         return wanted
     return default_workers() if device.type == "cuda" else 0
 
 
 def tune_allocator() -> None:
-    """Let glibc keep freed memory instead of giving it back to the kernel page by page.
-
-    The page faults of large tensors cost 20 to 45 % of training on a CPU. HW1_NO_MALLOPT=1 leaves it alone.
-    """
+    """Let glibc keep freed memory: the page faults of large tensors cost 20 to 45 % of training on a CPU.
+    HW1_NO_MALLOPT=1 leaves it alone."""
     if os.environ.get("HW1_NO_MALLOPT") or platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL("libc.so.6")
@@ -108,9 +99,7 @@ def seed_everything(seed: int) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """What networks and byol-pytorch's views draw from; our data draw from (seed, epoch, sample) and need no
-    state.
-    """
+    """What networks and byol-pytorch's views draw from; our data draw from (seed, epoch, sample)."""
     state = {"torch": torch.get_rng_state(), "python": random.getstate()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()

@@ -1,5 +1,4 @@
-"""Several processes that train one network together: what `torchrun` starts. Alone, everything here does
-nothing.
+"""Several processes that train one network together, as torchrun starts them; alone, all here does nothing.
 
 Each process takes its share of every batch; gradients, batch-norm statistics and losses are those of the
 whole batch. The main process alone writes to the run folder.
@@ -50,16 +49,13 @@ def join(device_name: str | None) -> torch.device:
 
 
 def leave(status: int) -> int:
-    """Wait for the others, and part.
-
-    The main process alone ends with the status: torchrun would take another's for a crash.
-    """
+    """Wait for the others, and part. The main process alone ends with the status, or it would be a crash."""
     if not is_joined():
         return status
-    is_others = not is_main()
+    own = status if is_main() else 0
     dist.barrier()
     dist.destroy_process_group()
-    return 0 if is_others else status
+    return own
 
 
 @contextmanager
@@ -83,17 +79,14 @@ def share_of(batch_size: int) -> slice:
 
 
 def wrap(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network to call in training: its gradients and batch-norm statistics are the whole batch's.
-
-    `network` itself keeps its weights and names, for checkpoints; only its batch norms are exchanged.
-    """
+    """The network to call in training: its gradients and batch-norm statistics are the whole batch's. Of
+    `network` itself, which checkpoints hold, only the batch norms are exchanged."""
     if not is_joined():
         return network
     synchronise_batch_norm(network)
     own = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(
-        network, device_ids=own, broadcast_buffers=False
-    )  # they are equal
+    # Their buffers are equal.
+    return nn.parallel.DistributedDataParallel(network, device_ids=own, broadcast_buffers=False)
 
 
 def synchronise_batch_norm(network: nn.Module) -> None:

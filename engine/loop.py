@@ -9,8 +9,8 @@ for epoch in loop.epochs():
     loop.end_epoch(scores)
 loop.finish()
 
-A run that is asked to stop saves and leaves the loop by Stopped, which ends the script with its status; the
-same command resumes it.
+A run that is asked to stop saves and leaves the loop by Stopped, with the script's exit status; the same
+command resumes it.
 """
 
 from __future__ import annotations

@@ -39,14 +39,11 @@ def mean_iou(ious: list[float]) -> float:
 
 @torch.no_grad()
 def nearest_neighbours(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Cosine similarities and indices (N, k) of the k others nearest to each of (N, D), nearest first.
-
-    Fewer than k where there are no more. UserError when there is none, or features are not finite.
-    """
+    """Cosine similarities and indices (N, k) of the k others (or all, if fewer) nearest to each of (N, D),
+    nearest first. UserError when there is none, or features are not finite."""
     if not features.isfinite().all():
-        raise UserError(
-            "the features are not finite; the training has failed, start it again with a smaller --lr"
-        )
+        advice = "the training has failed, start it again with a smaller --lr"
+        raise UserError(f"the features are not finite; {advice}")
     units = functional.normalize(features.float(), dim=1)
     k = min(k, len(units) - 1)
     if k < 1:
@@ -60,11 +57,8 @@ def nearest_neighbours(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def knn_accuracy(features: Tensor, labels: Tensor, k: int = 20, temperature: float = 0.07) -> float:
-    """Share of (N, D) samples whose class, of `labels` (N,) from 0 on, their k nearest neighbours vote for.
-
-    A neighbour's vote weighs exp(cosine similarity / temperature), as in eval_knn.py of DINO (Caron et al.,
-    2021). All samples but itself are asked.
-    """
+    """Share of (N, D) samples whose class, of `labels` (N,) from 0 on, their k nearest neighbours vote for; a
+    vote weighs exp(cosine similarity / temperature), as in eval_knn.py of DINO (Caron et al., 2021)."""
     labels = labels.to(features.device)
     similarities, indices = nearest_neighbours(features, k)
     weights, voted = (similarities / temperature).exp(), labels[indices]
@@ -78,9 +72,7 @@ def knn_accuracy(features: Tensor, labels: Tensor, k: int = 20, temperature: flo
 
 
 def class_overlap(features: Tensor, labels: Tensor, num_classes: int, k: int = 20) -> Tensor:
-    """(C, C): in row a, column b, which share of the k nearest neighbours of class a's samples are of class
-    b.
-    """
+    """(C, C): in row a, column b, the share of class b among the k nearest neighbours of class a."""
     labels = labels.to(features.device)
     _, indices = nearest_neighbours(features, k)
     pairs = labels[:, None] * num_classes + labels[indices]

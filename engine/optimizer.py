@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from typing import Any, Callable, ContextManager, Sequence, Union
+from typing import Any, Callable, Sequence, Union
 
 import torch
 from torch import Tensor, nn
@@ -30,12 +30,9 @@ def build_optimizer(
     name: str, groups: list[dict], lr: float, weight_decay: float, nesterov: bool = True
 ) -> torch.optim.Optimizer:
     """`name` is adamw, adam or sgd (with a momentum of 0.9, Nesterov's or the plain one)."""
-    if name == "sgd":
-        return torch.optim.SGD(
-            groups, lr=lr, momentum=0.9, nesterov=nesterov, weight_decay=weight_decay, fused=True
-        )
-    adam = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[name]
-    return adam(groups, lr=lr, weight_decay=weight_decay, fused=True)
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}[name]
+    momentum = {"momentum": 0.9, "nesterov": nesterov} if name == "sgd" else {}
+    return kind(groups, lr=lr, weight_decay=weight_decay, fused=True, **momentum)
 
 
 def parameter_groups(
@@ -73,8 +70,7 @@ class Stepper:
         precision: str,
         micro_batch: int | None,
     ):
-        self.network, self.optimizer, self.device = network, optimizer, device
-        self.micro_batch = micro_batch
+        self.network, self.optimizer, self.device, self.micro_batch = network, optimizer, device, micro_batch
         self.is_skipped, self.skipped = False, 0
         self._wrapped = network
         self.set_precision(choose_precision(precision, device, network))
@@ -115,15 +111,13 @@ class Stepper:
             self.skipped += 1
             self._copy_buffers(are_back=True)  # what overflowed may have gone through batch norm
             if scale < 1:
-                raise UserError(
-                    "half precision overflows at every step; give --precision fp32 or a smaller --lr"
-                )
+                advice = "give --precision fp32 or a smaller --lr"
+                raise UserError(f"half precision overflows at every step; {advice}")
         return found
 
     def dry_run(self, batch: Batch, loss_of: LossOf, what: str) -> None:
-        """A few steps on one batch, and that all went well; the main process prints it, with the seconds of
-        the last, which is not slowed by a start. `make check` reads that line.
-        """
+        """A few steps on one batch; the main process prints that all is well and how long the last took, in a
+        line that `make check` reads."""
         losses, seconds = [], []
         while len(seconds) < DRY_STEPS and sum(seconds) < DRY_SECONDS:
             begun = time.monotonic()
@@ -138,8 +132,7 @@ class Stepper:
 
     def _gradient_or_none(self, batch: Batch, loss_of: LossOf) -> dict[str, Tensor] | None:
         """Put the batch's gradient into the parameters; None where memory was short: then nothing has changed
-        but the micro-batch, which is half as large.
-        """
+        but the micro-batch, now half as large."""
         random = random_state()
         self._copy_buffers()
         try:
@@ -170,18 +163,14 @@ class Stepper:
         parts = cut(batch, self.micro_batch or images)
         sums: dict[str, Tensor] = {}
         for number, part in enumerate(parts, start=1):
-            with fast_float32(), self._with_the_others(is_last=number == len(parts)):
+            # Several processes exchange gradients once a step, with its last part.
+            waits = number < len(parts) and self._wrapped is not self.network
+            with fast_float32(), self._wrapped.no_sync() if waits else nullcontext():
                 values = loss_of(*part, share=len(part[0]) / images)
                 self.scaler.scale(values["loss"]).backward()
             for name, value in values.items():
-                sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+                sums[name] = sums.get(name, 0) + value.detach()
         return sums
-
-    def _with_the_others(self, is_last: bool) -> ContextManager:
-        """Several processes exchange gradients once a step, with its last part."""
-        if is_last or self._wrapped is self.network:
-            return nullcontext()
-        return self._wrapped.no_sync()
 
     @torch.no_grad()
     def _copy_buffers(self, are_back: bool = False) -> None:
@@ -217,8 +206,7 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
     """average ← decay · average + (1 - decay) · network, for weights and batch-norm statistics alike."""
     ours, theirs = list(average.state_dict().values()), list(network.state_dict().values())
     floats = [index for index, tensor in enumerate(ours) if tensor.is_floating_point()]
-    # One fused call: a Python loop over the tensors costs more than a training step of a small network on a
-    # GPU.
+    # One fused call: a loop over the tensors costs more than a training step of a small network on a GPU.
     get_ema_multi_avg_fn(decay)([ours[i] for i in floats], [theirs[i] for i in floats], None)
     for index in set(range(len(ours))) - set(floats):
         ours[index].copy_(theirs[index])

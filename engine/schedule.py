@@ -17,17 +17,13 @@ def cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def poly(progress: float) -> float:
-    """Chen et al., 2017, section 3.3."""
-    return (1 - progress) ** 0.9
-
-
-def constant(progress: float) -> float:
-    return 1.0
-
-
-# Progress from 0 to 1 after the warm-up → factor on the learning rate; "step" falls at milestones.
-SCHEDULES = {"cosine": cosine, "poly": poly, "constant": constant, "step": constant}
+# Progress from 0 to 1 after the warm-up → factor on the learning rate.
+SCHEDULES = {
+    "cosine": cosine,
+    "poly": lambda progress: (1 - progress) ** 0.9,  # Chen et al., 2017, section 3.3
+    "constant": lambda progress: 1.0,
+    "step": lambda progress: 1.0,  # but for its milestones
+}
 
 
 def learning_rate_factor(
@@ -38,11 +34,8 @@ def learning_rate_factor(
     last_rate: float = 0.0,
     milestones: tuple[Sequence[int], float] = ((), 1.0),
 ) -> float:
-    """A linear rise over the warm-up, then as the schedule says: down to the share `last_rate`, or at each of
-    the `milestones` ("step"; steps, and the factor at each).
-
-    Before the number of steps is known (None) there is only the rise.
-    """
+    """A linear rise over the warm-up, all there is before the number of steps is known (None); then as the
+    schedule says, down to the share `last_rate`, or at `milestones` ("step": steps, the factor at each)."""
     warmup_steps = steps_of_warmup(warmup_steps, total_steps)
     if total_steps is None or step < warmup_steps:
         return min(1.0, (step + 1) / max(1, warmup_steps))
@@ -54,11 +47,9 @@ def learning_rate_factor(
 
 
 def factor_by(args: argparse.Namespace, step: int, total_steps: int | None, steps_per_epoch: int) -> float:
-    """learning_rate_factor by a training's arguments."""
-    milestones = milestones_in_steps(args.milestones, steps_per_epoch)
-    return learning_rate_factor(
-        args.schedule, step, total_steps, args.warmup_steps, args.last_rate, milestones
-    )
+    """learning_rate_factor by a training's arguments: schedule, warmup_steps, last_rate, milestones."""
+    falls = milestones_in_steps(args.milestones, steps_per_epoch)
+    return learning_rate_factor(args.schedule, step, total_steps, args.warmup_steps, args.last_rate, falls)
 
 
 def milestones_in_steps(milestones: dict | None, steps_per_epoch: int) -> tuple[list[int], float]:
@@ -71,11 +62,8 @@ def milestones_in_steps(milestones: dict | None, steps_per_epoch: int) -> tuple[
 
 
 def target_decay(step: int, total_steps: int | None, start: float, schedule: str) -> float:
-    """Decay of BYOL's target: from `start` to 1 by half a cosine (Grill et al., 2020, section 3.3), or
-    constant.
-
-    Before the number of steps is known (None) it stays at `start`.
-    """
+    """Decay of BYOL's target: from `start` to 1 by half a cosine (Grill et al., 2020, section 3.3); constant,
+    or before the number of steps is known (None), `start`."""
     if schedule == "constant" or total_steps is None:
         return start
     return 1 - (1 - start) * cosine(min(1.0, step / total_steps))

@@ -92,7 +92,7 @@ def stopped(loop, **when):
     with pytest.raises(Stopped) as stop:
         train(loop, **when)
     loop.run.close()
-    return stop.value.code
+    return stop.value.args[0]
 
 
 def test_the_rate_rises_and_falls_as_the_schedule_says():
