@@ -31,8 +31,6 @@ from engine.checkpoint import TTA_CHOICES
 from engine.checkpoint_choice import read_models, with_state
 from engine.packages import begin
 
-BATCH_SIZE = 32
-
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = parser_for(__doc__, allow_abbrev=False)
@@ -48,34 +46,17 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="model.pt, several are averaged, or one ensemble.json (default: those of P1_CHECKPOINT, without "
         "--csv of P1_50_CHECKPOINT; else the published one)",
     )
-    add(
-        "--save-logits",
-        type=nonempty_path,
-        metavar="FILE.npz",
-        help="also write the one checkpoint's logits for every image, for python3 -m report.ensemble",
-    )
-    add(
-        "--vote-weights",
-        type=positive_number,
-        nargs="+",
-        help="of several checkpoints, in their order (default: equal)",
-    )
-    add(
-        "--print-architecture",
-        action="store_true",
-        help="print the checkpoints' networks and classify nothing",
-    )
-    add(
-        "--tta",
-        choices=TTA_CHOICES["p1"],
-        help="flip: mean with the mirrored image (default: as published, or none)",
-    )
+    logits = "also write the one checkpoint's logits for every image, for python3 -m report.ensemble"
+    add("--save-logits", type=nonempty_path, metavar="FILE.npz", help=logits)
+    votes = "of several checkpoints, in their order (default: equal)"
+    add("--vote-weights", type=positive_number, nargs="+", help=votes)
+    add("--print-architecture", action="store_true", help="print the checkpoints' networks, classify nothing")
+    mirrored = "flip: mean with the mirrored image (default: as published, or none)"
+    add("--tta", choices=TTA_CHOICES["p1"], help=mirrored)
     add("--edition", help="year whose form the CSV has (default: that of EDITION, else 2024)")
     # the machine
     add("--device", help="cuda, mps or cpu (default: the best there is)")
-    add(
-        "--batch-size", type=positive_count, default=BATCH_SIZE, help="images at a time (default %(default)s)"
-    )
+    add("--batch-size", type=positive_count, default=32, help="images at a time (default %(default)s)")
     add("--workers", type=positive_count, default=default_workers(), help="threads that read images")
     args = parser.parse_args(argv)
     if not args.print_architecture and not (args.images and args.output):

@@ -44,24 +44,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--image-size", type=int, default=128, help="pixels a side of a view (default 128, the course's)")
     add("--target-decay", type=float, help="of the target network at the start; 0.99 for runs of few steps")
     # how well
-    add(
-        "--probe-csv",
-        help="labelled images, such as office/train.csv of the folder office/train: how many of them kNN "
-        "classifies",
-    )
-    add(
-        "--probe-every",
-        type=int,
-        default=5,
-        help="epochs between two probes (default 5); first and last are probed",
-    )
+    probe = "labelled images, such as office/train.csv of the folder office/train: how many kNN classifies"
+    add("--probe-csv", help=probe)
+    add("--probe-every", type=int, default=5, help="epochs between probes (default 5), with first and last")
     add_training_flags(parser, RECIPES)
     add("--seed", **SEED)
-    add(
-        "--compile",
-        action="store_true",
-        help="torch.compile the backbone: slow at the start, then faster on a GPU",
-    )
+    add("--compile", action="store_true", help="torch.compile the backbone: slow at first, faster on a GPU")
     # what a recipe alone says
     parser.set_defaults(image_share=None, views=None, min_area=None, target_schedule=None, ema_decay=None)
     args = parser.parse_args(argv)

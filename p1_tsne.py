@@ -45,25 +45,19 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     whose = parser.add_mutually_exclusive_group(required=True)
     whose.add_argument("--run", type=nonempty_path, help="a run folder: its first and last snapshot")
-    whose.add_argument(
-        "--checkpoint", type=nonempty_path, nargs="+", help="one to three snapshots or model.pt instead"
-    )
+    others = "one to three snapshots or model.pt instead"
+    whose.add_argument("--checkpoint", type=nonempty_path, nargs="+", help=others)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "--data", type=nonempty_path, help="the course's office folder: train/, train.csv, val/, val.csv"
-    )
+    office = "the course's office folder: train/, train.csv, val/, val.csv"
+    what.add_argument("--data", type=nonempty_path, help=office)
     what.add_argument("--images", type=nonempty_path, help="another folder of images")
     add("--split", choices=("train", "val"), default="train", help="which images of --data (default train)")
     add("--csv", type=nonempty_path, help="labels of --images (default: those in names such as 13_207.png)")
     add("--output", type=nonempty_path, required=True, help="the folder for the pictures and tables")
     add("--snapshots", type=int, choices=(2, 3), default=2, help="of --run: 3 shows its middle one too")
     add("--method", choices=("tsne", "pca"), default="tsne", help="how the plane is found (default tsne)")
-    add(
-        "--exaggeration",
-        type=positive_number,
-        default=12.0,
-        help="of t-SNE's early steps; more parts the clusters further (default 12)",
-    )
+    further = "of t-SNE's early steps; more parts the clusters further (default 12)"
+    add("--exaggeration", type=positive_number, default=12.0, help=further)
     add("--seed", type=int, default=0, help="of the random numbers with which PCA starts (default 0)")
     # the machine
     add("--device", help="cuda, mps or cpu (default: the best there is)")

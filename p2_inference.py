@@ -42,27 +42,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=[],
         help="model.pt, several are averaged (default: those of P2_CHECKPOINT, else the published one)",
     )
-    add(
-        "--scale",
-        type=positive_number,
-        nargs="+",
-        help="scale of the tiles, several are averaged (default: as trained)",
-    )
-    add(
-        "--tta",
-        choices=TTA_CHOICES["p2"],
-        help="mean over mirrored tiles (flip, 4 passes), over turned ones too (d4, 8); "
-        "default: as published, or none",
-    )
+    scales = "scale of the tiles, several are averaged (default: as trained)"
+    add("--scale", type=positive_number, nargs="+", help=scales)
+    passes = "mean over mirrored tiles (flip, 4 passes), over turned ones too (d4, 8); "
+    add("--tta", choices=TTA_CHOICES["p2"], help=passes + "default: as published, or none")
     # the machine
     add("--device", help="cuda, mps or cpu (default: the best there is)")
     add("--batch-size", type=positive_count, help=f"tiles at a time (default {BATCH_SIZE}, 1 on a CPU)")
-    add(
-        "--workers",
-        type=positive_count,
-        default=default_workers(),
-        help="threads that read and write",
-    )
+    add("--workers", type=positive_count, default=default_workers(), help="threads that read and write")
     return parser.parse_args(argv)
 
 

@@ -48,13 +48,7 @@ MASK_SETTINGS = (
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = parser_for(__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add(
-        "--images",
-        type=nonempty_path,
-        nargs="+",
-        required=True,
-        help="images, or folders of tiles (NNNN_sat.jpg)",
-    )
+    add("--images", type=nonempty_path, nargs="+", required=True, help="images, or folders of tiles")
     add("--output", type=nonempty_path, required=True, help="folder for what is written")
     add(
         "--checkpoint",
@@ -62,51 +56,20 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="an official file of weights, or vit_t (default on a CPU, 41 MB), vit_b (default elsewhere, "
         "0.4 GB), vit_l, vit_h (2.6 GB, the best): then it is fetched if it is not there",
     )
-    network = parser.add_mutually_exclusive_group()
+    whose = parser.add_mutually_exclusive_group()
+    models = {"type": nonempty_path, "nargs": "*", "metavar": "MODEL"}
     about = "a model.pt of problem 2, several are averaged; none named: P2_CHECKPOINT, else the published one"
-    network.add_argument(
-        "--vote", type=nonempty_path, nargs="*", metavar="MODEL", help=f"masks vote: {about}"
-    )
-    network.add_argument(
-        "--model-b", type=nonempty_path, nargs="*", metavar="MODEL", help=f"show only: {about}"
-    )
+    whose.add_argument("--vote", **models, help=f"masks vote: {about}")
+    whose.add_argument("--model-b", **models, help=f"show only: {about}")
     # which masks
-    add(
-        "--points-per-side",
-        type=positive_count,
-        help="points of the grid along a side (default 32, 16 on a CPU)",
-    )
-    add(
-        "--pred-iou-thresh",
-        type=finite,
-        default=0.88,
-        help="least predicted IoU; 0 keeps all (default %(default)s)",
-    )
-    add(
-        "--stability-score-thresh",
-        type=finite,
-        default=0.95,
-        help="least stability score (default %(default)s)",
-    )
-    add(
-        "--box-nms-thresh",
-        type=positive_number,
-        default=0.7,
-        help="boxes alike: one is left (default %(default)s)",
-    )
-    add(
-        "--crop-n-layers",
-        type=int,
-        choices=range(4),
-        default=0,
-        help="also look at 4, 16, 64 crops of the image",
-    )
-    add(
-        "--crop-n-points-downscale-factor",
-        type=positive_count,
-        default=1,
-        help="fewer points by layer of crops",
-    )
+    shown = "(default %(default)s)"
+    add("--points-per-side", type=positive_count, help="points along a side (default 32, 16 on a CPU)")
+    add("--pred-iou-thresh", type=finite, default=0.88, help=f"least predicted IoU; 0 keeps all {shown}")
+    add("--stability-score-thresh", type=finite, default=0.95, help=f"least stability score {shown}")
+    add("--box-nms-thresh", type=positive_number, default=0.7, help=f"boxes alike: one is left {shown}")
+    add("--crop-n-layers", type=int, choices=range(4), default=0, help="also look at 4, 16, 64 crops")
+    fewer = {"type": positive_count, "default": 1, "help": "fewer points by layer of crops"}
+    add("--crop-n-points-downscale-factor", **fewer)
     # the machine
     add("--points-per-batch", type=positive_count, help="points at a time (default 64, 16 on a CPU)")
     add("--device", help="cuda, mps or cpu (default: the best there is)")
@@ -164,14 +127,8 @@ def main(args: argparse.Namespace) -> int:
     named = args.vote if has_vote else args.model_b
     model_b = None if named is None else segmenter(named, device)
 
-    columns = ["image"]
-    if any(image.truth for image in images):
-        columns.append("truth")
-    if model_b is not None:
-        columns.append("model B")
-    columns.append("SAM")
-    if has_vote:
-        columns.append("vote")
+    have = {"truth": any(image.truth for image in images), "model B": model_b is not None, "vote": has_vote}
+    columns = [title for title in ("image", "truth", "model B", "SAM", "vote") if have.get(title, True)]
     sheet = Sheet(os.path.join(args.output, "sheet"), columns)
     confusions: dict[str, Tensor] = {}  # of model B, and of its vote, over all images with a truth
     num_scored, failed = 0, []
@@ -226,10 +183,8 @@ def main(args: argparse.Namespace) -> int:
 def weights_of(checkpoint: str) -> str:
     """The file `checkpoint`, or that of the official name that it is, fetched where it is not there."""
     named = [entry for entry in manifest.read() if entry["problem"] == "sam" and entry["name"] == checkpoint]
-    if not named:
-        return checkpoint
     try:
-        return str(fetch(named[0]))
+        return str(fetch(named[0])) if named else checkpoint
     except UserError as error:
         raise UserError(f"{error}; put the file there yourself, or give --checkpoint FILE") from None
 
@@ -246,12 +201,7 @@ def masks_of(
     generator: MaskGenerator, pixels: np.ndarray, name: str, progress: Progress
 ) -> list[dict[str, Any]]:
     """The masks of one image; on the CPU where a GPU's memory is too small for it."""
-
-    def advance(points: int) -> None:
-        for _ in range(points):
-            progress.advance(name)
-
-    batch = generator.points_per_batch
+    batch, advance = generator.points_per_batch, partial(progress.advance, name)
     try:
         masks = generator.generate(pixels, advance)
     except SamMemoryError as error:
@@ -266,10 +216,7 @@ def masks_of(
 
 
 def read_truth(image: ChosenImage, size: tuple[int, int]) -> np.ndarray | None:
-    """(H, W) classes 0 to 7, None where there is no truth.
-
-    ImageError when it cannot be read or has another size.
-    """
+    """(H, W) classes 0 to 7, None where there is no truth. ImageError: unreadable, or of another size."""
     if image.truth is None:
         return None
     truth = read_mask(image.truth)
@@ -288,10 +235,8 @@ def confusion_of(predicted: np.ndarray, truth: np.ndarray) -> Tensor:
 
 
 def scores_of(confusions: dict[str, Tensor]) -> dict[str, dict[str, float | None]]:
-    """By title the IoU of each class that is there, and the mean ("mean_iou") of those that every title has.
-
-    A few images may lack a class; the scorer's mean would then be nan. One that a single title predicts, and
-    wrongly, would draw down its mean alone.
+    """By title the IoU of each class that is there (the scorer says nan of one that few images lack), and the
+    mean ("mean_iou") of those that every title has: one that a single title predicts would draw down its own.
     """
     scores = {}
     for title, confusion in confusions.items():

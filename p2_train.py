@@ -42,13 +42,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = parser_for(__doc__)
     add = flag_adder(parser, RECIPES)
     add("--data", required=True, help="the course's p2_data folder, with train/ and validation/")
-    add(
-        "--holdout",
-        type=float,
-        default=0.0,
-        help="share of the training tiles, drawn by seed, to score on in place of the validation tiles "
-        "(default 0)",
-    )
+    holdout = "share of the training tiles, drawn by seed, to score on in place of the validation tiles"
+    add("--holdout", type=float, default=0.0, help=f"{holdout} (default 0)")
     add("--edition", help="of the course (default: that of EDITION, else 2024)")
     add("--model", help="name of a network of models/; lite_fpn is fit for a CPU")
     add("--weights", help="none, imagenet (the backbone's), coco, or a file such as another model.pt")
@@ -56,11 +51,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--scale", type=float, help="scale of the tiles at inference, 1 = as they are; smaller is faster")
     add("--crop-size", type=int, help="pixels a side of a training crop (default: 3/4 of the scaled tile)")
     add("--min-crop", type=float, help="smallest share of a tile's side that a crop covers")
-    add(
-        "--augment",
-        choices=("all", "flips", "recipe", "none"),
-        help="all: crops, turns, colours; flips: three times the tiles; recipe: the recipe's own",
-    )
+    augment = "all: crops, turns, colours; flips: three times the tiles; recipe: the recipe's own"
+    add("--augment", choices=("all", "flips", "recipe", "none"), help=augment)
     add("--balanced", action=argparse.BooleanOptionalAction, help="draw tiles with rare classes more often")
     add("--backbone-lr", type=float, help="learning rate of pretrained weights")
     add("--gamma", type=float, help="of the focal loss; 0: cross-entropy")
@@ -69,12 +61,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--ema-decay", type=float, help="of the averaged weights that are scored and kept; 0: no average")
     # what is kept
     add_scoring_flags(parser, "tiles")
-    add(
-        "--pictures",
-        nargs="+",
-        metavar="NNNN",
-        help="validation tiles of stages.png (default: the edition's three)",
-    )
+    pictures = "validation tiles of stages.png (default: the edition's three)"
+    add("--pictures", nargs="+", metavar="NNNN", help=pictures)
     add_training_flags(parser, RECIPES)
     add("--seed", **SEED)
     # what a recipe alone says

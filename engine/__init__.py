@@ -1,10 +1,9 @@
 """What training and inference need whatever the network: run folder, loop, checkpoint, device, distribution,
 download, publishing. No network, no data format.
 
-Whatever of the program is imported, this comes first; so here the user gets a name and a home where the
-machine knows none (docker run --user 54321, HOME unset). torchvision's import ends in an error without a
-name, matplotlib and the caches want a home. And where a Python lacks a package, whichever module asks for it
-first, a line says what to do.
+Whatever is imported, this comes first: here the user gets a name and a home where the machine knows none
+(docker run --user 54321, HOME unset), which torchvision, matplotlib and the caches want; and where a Python
+lacks a package, a line says what to do.
 """
 
 from __future__ import annotations

@@ -59,20 +59,13 @@ def flag_adder(
 def add_training_flags(parser: argparse.ArgumentParser, recipes: dict[str, dict[str, Any]]) -> None:
     """The flags that every training script has. Those without a default get their value from the recipe."""
     add = flag_adder(parser, recipes)
-    add(
-        "--output",
-        type=nonempty_path,
-        required=True,
-        help="folder for what a run writes; given again, the run resumes",
-    )
+    output = "folder for what a run writes; given again, the run resumes"
+    add("--output", type=nonempty_path, required=True, help=output)
     add("--recipe", default="default", choices=sorted(recipes), help="the arguments not given by hand")
     # how long
     add("--epochs", type=int, help="passes over the training images")
-    add(
-        "--budget-minutes",
-        type=float,
-        help="instead of --epochs: as many steps as these minutes hold, by 15 of them, which are undone",
-    )
+    budget = "instead of --epochs: as many steps as these minutes hold, by 15 of them, which are undone"
+    add("--budget-minutes", type=float, help=budget)
     add("--max-minutes", type=float, help="stop this invocation then; the same command resumes")
     # how it steps
     add("--batch-size", type=int, help="images a step")
@@ -98,32 +91,17 @@ def add_training_flags(parser: argparse.ArgumentParser, recipes: dict[str, dict[
         "Turing, else fp32, by TF32 where it is there); losses, validation and inference are fp32",
     )
     add("--cache", help="folder for decoded images (default: the user's cache folder)")
-    add(
-        "--dry-run",
-        action="store_true",
-        help="check the data, build everything, run a few steps, write no run folder",
-    )
+    dry_run = "check the data, build everything, run a few steps, write no run folder"
+    add("--dry-run", action="store_true", help=dry_run)
 
 
 def add_scoring_flags(parser: argparse.ArgumentParser, what: str) -> None:
     """The flags of scripts that score `what` after epochs, and keep weights of some."""
-    parser.add_argument(
-        "--eval-every",
-        type=int,
-        default=1,
-        help=f"epochs between two scorings of the validation {what} (default 1)",
-    )
-    parser.add_argument(
-        "--snapshot-epochs",
-        type=int,
-        nargs="+",
-        help="epochs whose weights are kept (default: first, middle, last)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        help="processes that cut crops (default: none on a CPU, up to 8 beside a GPU)",
-    )
+    add, scorings = parser.add_argument, f"epochs between two scorings of the validation {what} (default 1)"
+    add("--eval-every", type=int, default=1, help=scorings)
+    kept = "epochs whose weights are kept (default: first, middle, last)"
+    add("--snapshot-epochs", type=int, nargs="+", help=kept)
+    add("--workers", type=int, help="processes that cut crops (default: none on a CPU, up to 8 beside a GPU)")
 
 
 def fill_in(

@@ -28,25 +28,21 @@ TRAINING = {
     "p1_50": "python3 p1_finetune.py --train-images train_50 --val-images val_50 --output runs/p1",
     "p2": "python3 p2_train.py --data hw1_data/p2_data --weights imagenet --output runs/p2",
 }
-TRAINED = {  # what these write
-    "p1": f"runs/p1/C-seed0/{MODEL}",
-    "p1_50": f"runs/p1/A-seed0/{MODEL}",
-    "p2": f"runs/p2/{MODEL}",
-}
+# What these write.
+TRAINED = {"p1": f"runs/p1/C-seed0/{MODEL}", "p1_50": f"runs/p1/A-seed0/{MODEL}", "p2": f"runs/p2/{MODEL}"}
 
 
 def read_models(problem: str, given: Sequence[str], with_states: bool = True) -> list[dict[str, Any]]:
     """The `model.pt` dicts of the checkpoints to use, several to be averaged; named in one line on stderr.
 
     `problem` is p1, p1_50 (the editions with 50 classes) or p2. Those `given`; else those of P1_CHECKPOINT,
-    or P1_50_CHECKPOINT or P2_CHECKPOINT, separated as in PATH (os.pathsep); else the manifest's default,
-    which is fetched when it is not there or not the published file (size, sha256) and has a URL. An
-    ensemble.json stands for its members. Beside what its file says a model has its `votes`, and `mean_of`.
-    UserError when there is none, or one is broken or for the other problem; and where none was `given`, by
-    which a user says what he wants, when one answers the other question of problem 1.
+    P1_50_CHECKPOINT or P2_CHECKPOINT, separated as in PATH; else the manifest's default, which is fetched
+    where it is not the published file and has a URL. An ensemble.json stands for its members. Beside what its
+    file says a model has its `votes`, and `mean_of`. Not `with_states`, several come without their weights,
+    for which `with_state` reads each file when its turn comes.
 
-    Not `with_states`, several come without their weights, for which `with_state` reads each file when its
-    turn comes.
+    UserError when there is none, or one is broken or for the other problem; and where none was `given` also
+    when one answers the other question of problem 1.
     """
     kind, variable = KINDS[problem], f"{problem.upper()}_CHECKPOINT"
     paths = list(given) or _paths_of_variable(problem)
@@ -66,18 +62,16 @@ def read_models(problem: str, given: Sequence[str], with_states: bool = True) ->
     ensembles = [path for path in paths if str(path).endswith(".json")]
     if ensembles:
         if len(paths) > 1 or kind != "p1":
-            raise UserError(
-                f"{ensembles[0]}: an ensemble answers alone, and problem 1 alone; give model.pt files"
-            )
+            rule = "an ensemble answers alone, and problem 1 alone"
+            raise UserError(f"{ensembles[0]}: {rule}; give model.pt files")
         extra = read_ensemble(paths[0])
         begin += f"{paths[0]}, the mean of {extra[0]['mean_of']} of "
         paths = [member.pop("path") for member in extra]
     models = []
     for path, said in zip(paths, extra):
         if not os.path.isfile(path):
-            raise UserError(
-                f"{path}: no such checkpoint; give --checkpoint or {variable} a model.pt, or leave both out"
-            )
+            advice = f"give --checkpoint or {variable} a model.pt, or leave both out"
+            raise UserError(f"{path}: no such checkpoint; {advice}")
         model = {**checkpoint.read_model(path), **said, "path": path}
         if model["problem"] != kind:
             raise UserError(f"{path}: a checkpoint for {model['problem']}, not for {kind}; give another one")
@@ -93,10 +87,7 @@ def read_models(problem: str, given: Sequence[str], with_states: bool = True) ->
 
 def read_ensemble(path: str) -> list[dict[str, Any]]:
     """Each member of an ensemble.json (see report/ensemble.py): its `path`, `votes` and `tta`, and `mean_of`.
-
-    The file may come from anybody: UserError unless it says what report.ensemble says, and its members lie
-    beside it, as they were when it was made.
-    """
+    UserError unless it says what report.ensemble says, and its members lie beside it as they were then."""
     advice = "make it again: python3 -m report.ensemble"
     try:
         said = json.loads(read_regular(path, LARGEST_ENSEMBLE).decode("utf-8"))
@@ -125,10 +116,8 @@ def read_ensemble(path: str) -> list[dict[str, Any]]:
 
 
 def refuse_other_classes(problem: str, path: object, classes: Sequence[str]) -> None:
-    """UserError where a model of the 50 classes is to answer a CSV, or one of any others a folder.
-
-    How many classes a CSV's model knows is not asked: made-up data have ten, a student's own any number.
-    """
+    """UserError where a model of the 50 classes is to answer a CSV, or one of any others a folder. How many
+    classes a CSV's model knows is not asked: made-up data have ten, a student's own any number."""
     knows = f"{path}: knows {len(classes)} classes"
     if problem == "p1" and classes == FIFTY:
         raise UserError(f"{knows}, the 50 of 2020 to 2023, and answers no CSV; set P1_CHECKPOINT to another")
@@ -145,10 +134,7 @@ def with_state(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def _paths_of_variable(problem: str) -> list[str]:
-    """Those that P1_50_CHECKPOINT, P1_CHECKPOINT or P2_CHECKPOINT names; none when it is not set.
-
-    The 50 classes take problem 1's when they have none of their own.
-    """
+    """Those that the problem's variable names; the 50 classes take problem 1's when they have no own."""
     own = os.environ.get(f"{problem.upper()}_CHECKPOINT")
     listed = own or os.environ.get(f"{KINDS[problem].upper()}_CHECKPOINT", "")
     return [path for path in listed.split(os.pathsep) if path]

@@ -1,13 +1,11 @@
-"""Get the checkpoints that the manifest lists: resumed, from the first mirror that has them, checked by
-sha256.
+"""Get the checkpoints that the manifest lists: resumed, from the first mirror that has them, checked.
 
     bash get_checkpoints.sh              # the published weights of both problems
     bash get_checkpoints.sh vit_b        # Segment Anything's, only when asked for
 
-A file is downloaded beside its place and renamed when its sha256 is right. The unfinished part carries the
-start of the wanted sha256 in its name: whichever mirror it came from, it is a piece of that file; should it
-not be, the hash tells, and the download begins anew. Standard library only, so that it runs before anything
-is installed.
+A file is downloaded beside its place and renamed when its sha256 is right. The unfinished part has the start
+of the wanted sha256 in its name: whichever mirror it came from, it is a piece of that file, or the hash tells
+and the download begins anew. Standard library only, so that it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -39,10 +37,8 @@ class NotAvailable(UserError):
 
 
 def fetch(entry: dict[str, Any]) -> Path:
-    """Bring the entry's file into place unless it is there and good; returns its path. Speaks on stderr only.
-
-    NotAvailable when no URL gives it, UserError when the disk does not take it. A wrong file that lies there
-    stays until a good one replaces it.
+    """Bring the entry's file into place unless it is there and good; returns its path. NotAvailable when no
+    URL gives it, UserError when the disk does not take it. A wrong file stays until a good one replaces it.
     """
     name, path, problems = entry["name"], manifest.entry_path(entry), []
     what = manifest.what_is_wrong(entry)
@@ -77,15 +73,12 @@ def fetch(entry: dict[str, Any]) -> Path:
             sync(file)
             os.replace(part, path)
     except OSError as error:
+        reason = f": cannot be written ({error.strerror})"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            hint = "make room and start again, it resumes from there"
-            raise UserError(f"{path}: the disk is full; {hint}") from None
+            reason = ": the disk is full; make room and start again, it resumes from there"
         if error.errno == errno.ELOOP:
-            raise UserError(
-                f"{path}.{entry['sha256'][:12]}.part: is a link or no plain file, and is not written to; "
-                "move it away and start again"
-            ) from None
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+            reason = f".{entry['sha256'][:12]}.part: is a link or no plain file; move it away and start again"
+        raise UserError(f"{path}{reason}") from None
     say(f"{name}: complete, sha256 checked")
     return path
 

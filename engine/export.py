@@ -22,10 +22,8 @@ FC_ROWS = 1000
 
 
 def export(source: Path, output: Path) -> dict[str, Any]:
-    """Write the state_dict of the model.pt `source` to `output`, and return it.
-
-    UserError, and nothing is written, when it is another network's or the file cannot be written.
-    """
+    """Write the state_dict of the model.pt `source` to `output`, and return it. UserError, and nothing is
+    written, when it is another network's or the file cannot be written."""
     source = source / MODEL if source.is_dir() else source
     if output.is_dir() or (output.exists() and source.exists() and os.path.samefile(source, output)):
         raise UserError(f"{output}: is a folder or the model itself; give another file to write")
@@ -41,9 +39,8 @@ def torchvision_state(model: dict[str, Any], source: Path) -> dict[str, Any]:
 
     name, state = model["network"], dict(model["state"])
     if name not in NETWORKS:
-        raise UserError(
-            f"{source}: a {name}, which has other layers; train with --model {' or '.join(NETWORKS)}"
-        )
+        advice = f"train with --model {' or '.join(NETWORKS)}"
+        raise UserError(f"{source}: a {name}, which has other layers; {advice}")
     network = getattr(torchvision.models, name)(weights=None)
     for key in ("fc.weight", "fc.bias"):
         rows = state.get(key, torch.zeros(0))
@@ -58,10 +55,9 @@ def torchvision_state(model: dict[str, Any], source: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = parser_for(__doc__, prog="python3 -m engine.export")
-    parser.add_argument(
-        "model", metavar="RUN/model.pt", type=Path, help="what p1_finetune.py has trained, or its folder"
-    )
-    parser.add_argument("output", metavar="OUTPUT.pt", type=Path, help="the file to write")
+    add = parser.add_argument
+    add("model", metavar="RUN/model.pt", type=Path, help="what p1_finetune.py has trained, or its folder")
+    add("output", metavar="OUTPUT.pt", type=Path, help="the file to write")
     args = parser.parse_args()
     state = export(args.model, args.output)
     print(f"{args.output}: {len(state)} tensors, fc.weight {tuple(state['fc.weight'].shape)}")

@@ -1,6 +1,5 @@
-"""Locks on files and folders, which end with the process that has them. Best effort: Windows has none of
-them, and not every network share.
-"""
+"""Locks on files and folders, which end with the process that has them. Best effort: Windows has none,
+nor has every network share."""
 
 from __future__ import annotations
 
@@ -48,9 +47,7 @@ def sole_writer(folder: str | Path) -> Iterator[None]:
 
 @contextmanager
 def one_of_several_writers(folder: str | Path, names: Iterable[str]) -> Iterator[None]:
-    """Others may write here at the same time. Where none does, what a killed one was writing of the files
-    `names` is removed.
-    """
+    """Others may write here at the same time. Where none does, what a killed one left of `names` goes."""
     try:
         import fcntl
 

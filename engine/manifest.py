@@ -1,5 +1,4 @@
-"""checkpoints/manifest.json: which trained weights there are, which is a problem's default, where they can be
-had.
+"""checkpoints/manifest.json: which trained weights there are, a problem's default, where they can be had.
 
 The file may have come from anywhere, so nothing in it is believed before it is checked: a `file` is a plain
 name inside `checkpoints/`, a hash is a hash, a URL is http, https or file. A share link may stand for
@@ -22,17 +21,8 @@ from engine.base import UserError, open_regular, read_regular, write_json
 FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
 PROBLEMS = ("p1", "p1_50", "p2", "sam")  # p1_50: problem 1 of the editions with 50 classes
 
-_KEYS = (
-    "name",
-    "problem",
-    "default",
-    "file",
-    "sha256",
-    "bytes",
-    "urls",
-    "network",
-    "score",
-)  # in the file's order
+# In the file's order.
+_KEYS = ("name", "problem", "default", "file", "sha256", "bytes", "urls", "network", "score")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}\.(pt|pth)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -41,29 +31,22 @@ _LARGEST_MANIFEST = 1 << 20  # bytes; a thousand entries take half of it
 
 
 def read() -> list[dict[str, Any]]:
-    """The entries of the manifest, checked; none when there is no manifest.
-
-    UserError when something in it is wrong.
-    """
-    path = FOLDER / "manifest.json"
+    """The entries of the manifest, none where there is no file. UserError when something in it is wrong."""
+    path, advice = FOLDER / "manifest.json", "take the one of the repository (git checkout)"
     try:
-        text = read_regular(path, _LARGEST_MANIFEST)
+        value = json.loads(read_regular(path, _LARGEST_MANIFEST).decode("utf-8"))
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; take the one of the repository (git checkout)") from None
-    try:
-        value = json.loads(text.decode("utf-8"))
+        raise UserError(f"{path}: {error.strerror}; {advice}") from None
     except (ValueError, RecursionError):
-        raise UserError(f"{path}: not JSON; take the one of the repository (git checkout)") from None
+        raise UserError(f"{path}: not JSON; {advice}") from None
     try:
         if not isinstance(value, dict) or not isinstance(value.get("checkpoints"), list):
             raise UserError('not of the form {"checkpoints": [...]}')
         return checked(value["checkpoints"])
-    except UserError as error:
+    except (UserError, RecursionError) as error:
         raise UserError(f"{path}: {error}") from None
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply to be a manifest") from None
 
 
 def write(entries: list[dict[str, Any]]) -> None:
@@ -81,18 +64,9 @@ def entry_path(entry: dict[str, Any]) -> Path:
     return FOLDER / entry["file"]
 
 
-def is_present(entry: dict[str, Any]) -> bool:
-    """Whether a file of the right size lies there: quick, says nothing about its bytes."""
-    path = entry_path(entry)
-    try:
-        return path.is_file() and path.stat().st_size == entry["bytes"]
-    except OSError:
-        return False
-
-
 def is_intact(entry: dict[str, Any]) -> bool:
     """Whether the file is there and its sha256 is the manifest's: reads all of it."""
-    return is_present(entry) and sha256_of(entry_path(entry)) == entry["sha256"]
+    return not what_is_wrong(entry)
 
 
 def what_is_wrong(entry: dict[str, Any]) -> str:
@@ -159,21 +133,15 @@ def check_name(name: Any) -> None:
 
 
 def check_url(url: Any) -> None:
-    """UserError unless `url` is a plain http, https or file URL (printable ASCII, a host where one is
-    needed).
-    """
-    problem = UserError(f"URL {url!a:.200} is not an http, https or file URL")
-    if not isinstance(url, str) or len(url) > 2000 or not re.fullmatch(r"[!-~]+", url):
-        raise problem
+    """UserError unless `url` is a plain http, https or file URL (printable ASCII; with a host, but file)."""
+    is_right = isinstance(url, str) and re.fullmatch(r"[!-~]{1,2000}", url)
     try:
-        parts = urlsplit(url)
-        usable = parts.scheme == "file" or (
-            parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        )
+        parts = urlsplit(url if is_right else "")
+        has_host = parts.hostname and parts.port != 0
     except ValueError:
-        usable = False
-    if not usable:
-        raise problem
+        is_right = False
+    if not is_right or not (parts.scheme == "file" or (parts.scheme in ("http", "https") and has_host)):
+        raise UserError(f"URL {url!a:.200} is not an http, https or file URL")
 
 
 def _checked_entry(entry: Any) -> dict[str, Any]:
@@ -182,26 +150,22 @@ def _checked_entry(entry: Any) -> dict[str, Any]:
         raise UserError("not an object")
     optional = {"default": False, "urls": [], "network": "", "score": {}}
     entry = {**{key: optional.get(key) for key in _KEYS}, **entry}
-    check_name(entry.get("name"))
+    check_name(entry["name"])
+    size, network = entry["bytes"], entry["network"]
+    is_size = type(size) is int and 0 < size < 1 << 50
     wanted = {
-        "problem": (entry.get("problem") in PROBLEMS, "must be one of " + ", ".join(PROBLEMS)),
-        "file": (_matches(_FILE, entry.get("file")), "must be a plain file name that ends in .pt or .pth"),
-        "sha256": (_matches(_SHA256, entry.get("sha256")), "must be 64 small hexadecimal digits"),
-        "bytes": (
-            type(entry.get("bytes")) is int and 0 < entry["bytes"] < 1 << 50,
-            "must be a positive whole number",
-        ),
+        "problem": (entry["problem"] in PROBLEMS, "must be one of " + ", ".join(PROBLEMS)),
+        "file": (_matches(_FILE, entry["file"]), "must be a plain file name that ends in .pt or .pth"),
+        "sha256": (_matches(_SHA256, entry["sha256"]), "must be 64 small hexadecimal digits"),
+        "bytes": (is_size, "must be a positive whole number"),
         "default": (isinstance(entry["default"], bool), "must be true or false"),
         "urls": (isinstance(entry["urls"], list), "must be a list of URLs"),
-        "network": (
-            isinstance(entry["network"], str) and entry["network"].isprintable(),
-            "must be a builder's name",
-        ),
+        "network": (isinstance(network, str) and network.isprintable(), "must be a builder's name"),
         "score": (_is_score(entry["score"]), "must be an object of numbers"),
     }
     for key, (right, rule) in wanted.items():
         if not right:
-            raise UserError(f"({entry['name']}) {key} {entry.get(key)!a:.100} {rule}")
+            raise UserError(f"({entry['name']}) {key} {entry[key]!a:.100} {rule}")
     for url in entry["urls"]:
         check_url(url)
     return entry
@@ -234,10 +198,7 @@ _PAGES = {
 
 
 def direct_url(url: str) -> str:
-    """The URL that gives the bytes behind `url`; links of other sites come back as they are.
-
-    UserError for a folder.
-    """
+    """The URL of the bytes behind `url`; other sites' links stay as they are. UserError for a folder."""
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     host = (parts.hostname or "").lower()

@@ -20,6 +20,7 @@ import sysconfig
 import tempfile
 import threading
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -40,9 +41,7 @@ def begin(parse_arguments: Callable[[], argparse.Namespace], *more: str) -> argp
 
 
 def require_packages(*more: str) -> None:
-    """Import the packages that inference needs; leave with one line and status 2 where one is missing or
-    broken, or where one of `more` is missing.
-    """
+    """Import what inference needs; leave with a line and status 2 where it, or one of `more`, is missing."""
     try:
         for package in INFERENCE:
             importlib.import_module(package)
@@ -57,7 +56,8 @@ def leave_without(lacking: str, is_training: bool = True) -> None:
     """Say in one line what to do where a package is lacking, and leave with status 2."""
     is_pip_enough = not is_training and not _is_left_to_the_system()
     has_own = (REPOSITORY / ".venv" / "bin" / "activate").is_file()
-    if _is_own_environment() or (is_pip_enough and not has_own):
+    runs_own = Path(sys.prefix).resolve() == (REPOSITORY / ".venv").resolve()  # to activate it brings no more
+    if runs_own or (is_pip_enough and not has_own):
         advice = f"install what is needed: {install_command()}"
     else:
         advice = f"use the project's own environment: {activate_command()}"
@@ -76,11 +76,6 @@ def install_command() -> str:
     if sys.version_info < (3, 9):  # requirements.txt knows no versions for them
         return "python3 -m pip install torch torchvision numpy pillow"
     return f"python3 -m pip install -r '{REPOSITORY / 'requirements.txt'}'"
-
-
-def _is_own_environment() -> bool:
-    """Whether the Python that runs is that of .venv: to activate it brings nothing more."""
-    return Path(sys.prefix).resolve() == (REPOSITORY / ".venv").resolve()
 
 
 def _is_left_to_the_system() -> bool:
@@ -127,9 +122,8 @@ def requirements() -> dict[str, str]:
 
 
 def pytorch_index() -> str | None:
-    """PyTorch's own index, where its build suits this machine better than PyPI's, which brings CUDA 13: for
-    CPUs on a Linux without an NVIDIA GPU, with CUDA 12.6 for old GPUs. Else None, which is PyPI.
-    """
+    """PyTorch's own index, where its build suits this machine better than PyPI's with CUDA 13: for CPUs on a
+    Linux without an NVIDIA GPU, with CUDA 12.6 for old GPUs. Else None, which is PyPI."""
     if sys.platform != "linux" or os.environ.get("TORCH") == "cuda":
         return None
     capability = nvidia_capability()
@@ -162,19 +156,16 @@ def nvidia_capability() -> float | None:
 
 def _page(url: str) -> str:
     """The text of a page; "" when it does not come in SECONDS_TO_ANSWER, whatever the reason."""
-    pages = []
+    pages = [""]
 
     def get() -> None:
-        try:
-            with urllib.request.urlopen(url, timeout=SECONDS_TO_ANSWER) as answer:
-                pages.append(answer.read(1 << 24).decode("utf-8", "replace"))
-        except (OSError, ValueError):
-            pages.append("")
+        with suppress(OSError, ValueError), urllib.request.urlopen(url, timeout=SECONDS_TO_ANSWER) as answer:
+            pages.append(answer.read(1 << 24).decode("utf-8", "replace"))
 
     thread = threading.Thread(target=get, daemon=True)  # a name server may keep silent for longer
     thread.start()
     thread.join(SECONDS_TO_ANSWER)
-    return pages[0] if pages else ""
+    return pages[-1]
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -218,8 +209,8 @@ def set_up(folder: Path) -> None:
             f"pip gets no packages ({reason}); is there a network? HTTPS_PROXY names a proxy, PIP_INDEX_URL "
             "a mirror; then give the same command"
         )
-    index = None if torch is not None else pytorch_index()
-    extra = [] if index is None else ["--extra-index-url", index]
+    index = None if torch else pytorch_index()
+    extra = ["--extra-index-url", index] if index else []
     _run([*pip, "install", *extra, *wanted.values()], "pip could not install what is needed (see above)")
 
 

@@ -37,11 +37,8 @@ class OutOfMemoryError(UserError):
 def read_ahead(
     read: Callable[[Any], Any], items: Iterable[Any], workers: int, ahead: int, expected: type[Exception]
 ) -> Iterator[tuple[Any, Any]]:
-    """(item, read(item)) in the items' order, read by `workers` threads, at most `ahead` beyond the one that
-    is used.
-
-    An `expected` exception of `read` is handed on in place of its result.
-    """
+    """(item, read(item)) in the items' order, read by `workers` threads, at most `ahead` of the one in use.
+    An `expected` exception of `read` is handed on in place of its result."""
 
     def attempt(item: Any) -> Any:
         try:
@@ -64,10 +61,7 @@ def read_ahead(
 @contextmanager
 def write_behind(write: Callable[..., None], workers: int) -> Iterator[Callable[..., None]]:
     """Yield a function that has `write(*arguments)` called by one of `workers` threads; on leaving, all is
-    written.
-
-    It waits while twice as many calls as threads are open, and raises what an earlier call raised.
-    """
+    written. It waits while twice as many calls as threads are open, and raises what an earlier one raised."""
     pending: deque = deque()
     with ThreadPoolExecutor(workers) as pool:
 
@@ -77,16 +71,14 @@ def write_behind(write: Callable[..., None], workers: int) -> Iterator[Callable[
             pending.append(pool.submit(write, *arguments))
 
         yield submit
-        while pending:
-            pending.popleft().result()
+        for future in pending:
+            future.result()
 
 
 def batches_of_one_shape(
     items: Iterable[tuple[Any, Any]], batch_size: int
 ) -> Iterator[list[tuple[Any, Any]]]:
-    """Lists of (name, tensor) whose tensors have one shape, full where it can be; at most 4 batches' worth
-    waits.
-    """
+    """Lists of (name, tensor) whose tensors have one shape, full where it can be; at most 4 batches wait."""
     waiting: dict[tuple, list] = {}
     for name, tensor in items:
         shape = tuple(tensor.shape)
@@ -99,11 +91,8 @@ def batches_of_one_shape(
 
 
 class Runner:
-    """Calls `forward(batch)` where the networks are; with a smaller batch, then on the CPU, when the memory
-    is short; on the CPU, too, when the device cannot run them (`is_unable`). Any other error is raised.
-
-    `forward` takes and returns tensors on the networks' device, the batch first.
-    """
+    """Calls `forward(batch)`, of tensors on the networks' device, the batch first; with a smaller batch, then
+    on the CPU, when the memory is short; on the CPU, too, when the device cannot run them (`is_unable`)."""
 
     def __init__(
         self,
@@ -126,16 +115,15 @@ class Runner:
         pieces, start = [], 0
         while start < len(batch):
             piece = batch[start : start + self.batch_size]
-            failure = None
             try:
                 pieces.append(self.forward(piece.to(self.device)).cpu())
                 start += len(piece)
+                continue
             except (RuntimeError, MemoryError) as error:
                 if not self._can_give_way(error):
                     raise
                 failure = error.with_traceback(None)  # whose frames would keep the tensors alive
-            if failure is not None:
-                self._give_way(failure, len(piece))
+            self._give_way(failure, len(piece))
         return torch.cat(pieces)
 
     def _can_give_way(self, error: BaseException) -> bool:
@@ -160,17 +148,13 @@ class Runner:
 
 
 def is_unable(error: BaseException) -> bool:
-    """Whether a device that is no CPU lacks what the CPU has: an operator (mps and others say so with
-    NotImplementedError), or a driver and code for this GPU.
-    """
+    """Whether a device that is no CPU lacks an operator (NotImplementedError), or a driver or code for it."""
     said = str(error).lower()
     return isinstance(error, NotImplementedError) or any(phrase in said for phrase in UNKNOWN_GPU)
 
 
 def run_each(runner: Runner, batch: Sequence[tuple[Any, Tensor]]) -> list[tuple[Any, Any]]:
-    """(name, result) for each (name, tensor) of a batch of one shape; OutOfMemoryError for what fits
-    nowhere.
-    """
+    """(name, result) for each (name, tensor) of a batch of one shape, OutOfMemoryError if it fits nowhere."""
     try:
         return list(zip((name for name, _ in batch), runner(torch.stack([tensor for _, tensor in batch]))))
     except OutOfMemoryError as error:

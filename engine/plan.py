@@ -84,12 +84,10 @@ def measure() -> list[Training]:
         left_out = [line for line in tried.stderr.splitlines() if line.startswith("left out: ")]
         for line in left_out[:5]:
             say(line)
-        numbers = {key: float(said[key]) for key in ("millions", "seconds")}
-        counts = {key: int(said[key]) for key in ("images", "batch")}
         origin = said["origin"] or "from random weights"
-        found.append(
-            Training(name, origin, **counts, **numbers, left_out=len(left_out), machine=said["machine"])
-        )
+        images, batch = int(said["images"]), int(said["batch"])
+        millions, seconds = float(said["millions"]), float(said["seconds"])
+        found.append(Training(name, origin, images, len(left_out), said["machine"], millions, seconds, batch))
     return found
 
 
@@ -101,8 +99,7 @@ def minutes_of(trainings: Sequence[Training], hours: float) -> dict[str, float]:
 
 
 def settings_within(minutes: float, seconds_an_epoch: float) -> tuple[int, int]:
-    """(seeds, epochs) of settings A to E, which are all given the same epochs: three seeds, where each then
-    still learns something."""
+    """(seeds, epochs) of each of settings A to E: three seeds, where each then still learns something."""
     epochs = 60 * minutes / max(1e-9, TRAINED_WHOLE * seconds_an_epoch)
     seeds = SEEDS if epochs / SEEDS >= FEWEST_EPOCHS else 1
     return seeds, max(1, min(MOST_EPOCHS, int(epochs / seeds)))
@@ -112,11 +109,11 @@ def flags_of(trainings: Sequence[Training], hours: float) -> dict[str, str]:
     """What the Makefile's variables become."""
     flags = {}
     for training in trainings:
-        minutes = minutes_of(trainings, hours)[training.name]
-        flags[SHARES[training.name][1]] = f"--budget-minutes {minutes:.4g}"
+        minutes, variable = minutes_of(trainings, hours)[training.name], SHARES[training.name][1]
+        flags[variable] = f"--budget-minutes {minutes:.4g}"
         if training.name == "settings":
             seeds, epochs = settings_within(minutes, training.seconds_an_epoch)
-            flags["SETTINGS_TIME"] = f"--epochs {epochs} --seeds {' '.join(map(str, range(seeds)))}"
+            flags[variable] = f"--epochs {epochs} --seeds {' '.join(map(str, range(seeds)))}"
     return flags
 
 
@@ -186,9 +183,8 @@ def read_or_make(path: Path, hours: float | None) -> dict[str, Any]:
             raise UserError(f"{path}: cannot be read ({error}); delete it, or give RUNS=FOLDER") from None
         begun = plan.get("hours")
         if hours not in (None, begun):
-            raise UserError(
-                f"{path}: begun for {begun} hours: give HOURS={begun}, or RUNS=FOLDER for new runs"
-            )
+            advice = f"give HOURS={begun}, or RUNS=FOLDER for new runs"
+            raise UserError(f"{path}: begun for {begun} hours: {advice}")
         return plan
     if hours is None:
         raise UserError("say how many hours all trainings may take: make all DATA=hw1_data HOURS=9")

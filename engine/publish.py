@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 from engine import manifest
 from engine.arguments import parser_for
@@ -28,15 +28,14 @@ def publish(
     problem: str,
     default: bool = False,
     fp16: bool = False,
-    urls: tuple[str, ...] = (),
+    urls: Sequence[str] = (),
     tta: str | None = None,
     score: float | None = None,
 ) -> dict[str, Any]:
     """Write checkpoints/NAME.pt and its manifest entry, which is returned; an entry of that name is replaced.
 
-    The bytes of `source` are kept, except with `fp16` or `tta` (the test-time augmentation that inference is
-    to use, with the `score` that was measured with it). UserError, and nothing is changed, when `source` is
-    no model.pt of `problem` or the name, a URL or the manifest is wrong.
+    The bytes of `source` are kept, but with `fp16` or `tta` (the test-time augmentation of inference, and the
+    `score` measured with it). UserError, and nothing is changed, when anything is wrong.
     """
     manifest.check_name(name)
     for url in urls:
@@ -46,9 +45,8 @@ def publish(
     if tta not in (None, *TTA_CHOICES[kind]):
         raise UserError(f"--tta {tta} is not for {problem}; choose one of {', '.join(TTA_CHOICES[kind])}")
     if (tta is None) != (score is None):
-        raise UserError(
-            f"--tta and --score go together: measure the {SCORES[kind]} of {kind}_inference.py --tta"
-        )
+        measure = f"measure the {SCORES[kind]} of {kind}_inference.py --tta"
+        raise UserError(f"--tta and --score go together: {measure}")
     entries = manifest.read()
     old = next((entry for entry in entries if entry["name"].lower() == name.lower()), None)
     if old is not None and old["problem"] != problem:
@@ -58,8 +56,7 @@ def publish(
     model = read_model(source)
     if model["problem"] != kind:
         raise UserError(f"{source} was trained for {model['problem']}, not for {problem}")
-    # New weights under the name of the default stay the default: a wrapper must not lose its checkpoint that
-    # way.
+    # New weights under the name of the default stay the default: a wrapper must not lose its checkpoint.
     default = default or (old is not None and old["default"])
     entry = {"name": name, "problem": problem, "default": default, "file": f"{name}.pt"}
     manifest.FOLDER.mkdir(exist_ok=True)
@@ -70,15 +67,12 @@ def publish(
             shutil.copyfile(source, temporary)
         entry.update(sha256=manifest.sha256_of(temporary), bytes=temporary.stat().st_size)
         # The old URLs give the old file: they stay only if that is the new one too.
-        same = old is not None and old["sha256"] == entry["sha256"]
-        entry.update(
-            urls=list(urls) or (old["urls"] if same else []), network=model["network"], score=model["score"]
-        )
-        others = [
-            {**other, "default": other["default"] and not (default and other["problem"] == problem)}
-            for other in entries
-            if other is not old
-        ]
+        is_same = old is not None and old["sha256"] == entry["sha256"]
+        urls = list(urls) or (old["urls"] if is_same else [])
+        entry.update(urls=urls, network=model["network"], score=model["score"])
+        others = [other for other in entries if other is not old]
+        for other in others:
+            other["default"] = other["default"] and not (default and other["problem"] == problem)
         entries = manifest.checked([entry, *others])  # before anything gets its final name
     manifest.write(entries)
     return entry
@@ -102,10 +96,9 @@ def write_changed(
 def halved(state: dict[str, Any]) -> dict[str, Any]:
     """The state with its float tensors in half precision, where that changes little.
 
-    Convolutions and linear layers are nearly all of the bytes. What has one dimension (biases, batch norm's
-    scale and statistics) stays as it is: a running variance of 1e-6 or 1e5 is none in half precision, and it
-    is worth a few kB. So does a tensor of which halving changes more than a thousandth (it overflows, or its
-    numbers are too small); ordinary rounding changes 0.0003. Integers stay.
+    What has one dimension (biases, batch norm's scale and statistics) stays as it is: a running variance of
+    1e-6 or 1e5 is none in half precision, and it is a few kB. So does a tensor of which halving changes more
+    than a thousandth (ordinary rounding changes 0.0003), and integers.
     """
     import torch
 
@@ -133,48 +126,33 @@ def _report(entry: dict[str, Any]) -> None:
     total = sum(file.stat().st_size for file in files)
     print(f"checkpoints/ holds {total / 1e6:.1f} MB")
     if total > GIT_SIZE:
-        print(
-            f"warning: more than {GIT_SIZE / 1e6:.0f} MB for git; use --fp16, or upload the file, give --url "
-            "LINK and leave it out of the commit"
-        )
+        advice = "use --fp16, or upload the file, give --url LINK and leave it out of the commit"
+        print(f"warning: more than {GIT_SIZE / 1e6:.0f} MB for git; {advice}")
 
 
 def main() -> None:
     parser = parser_for(__doc__, prog="python3 -m engine.publish")
-    parser.add_argument(
-        "model", type=Path, metavar="RUN/model.pt", help="a trained model.pt, or its run folder"
+    add = parser.add_argument
+    add("source", type=Path, metavar="RUN/model.pt", help="a trained model.pt, or its run folder")
+    add("--name", required=True, help="the file will be checkpoints/NAME.pt; the same name replaces")
+    add("--problem", required=True, choices=KINDS, help="p1_50: the editions with 50 classes")
+    add("--default", action="store_true", help="what the problem's wrapper uses from now on")
+    add("--fp16", action="store_true", help="half the size: weights in half precision")
+    add("--tta", choices=TTA_CHOICES["p2"], help="test-time augmentation to use at inference (p1: no d4)")
+    add("--score", type=float, help="the accuracy (p1) or mIoU (p2) measured with --tta")
+    add(
+        "--url",
+        action="append",
+        default=[],
+        dest="urls",
+        metavar="URL",
+        help="where the file can be had; several: mirrors",
     )
-    parser.add_argument(
-        "--name", required=True, help="the file will be checkpoints/NAME.pt; the same name replaces"
-    )
-    parser.add_argument("--problem", required=True, choices=KINDS, help="p1_50: the editions with 50 classes")
-    parser.add_argument("--default", action="store_true", help="what the problem's wrapper uses from now on")
-    parser.add_argument("--fp16", action="store_true", help="half the size: weights in half precision")
-    parser.add_argument(
-        "--tta", choices=TTA_CHOICES["p2"], help="test-time augmentation to use at inference (p1: no d4)"
-    )
-    parser.add_argument("--score", type=float, help="the accuracy (p1) or mIoU (p2) measured with --tta")
-    parser.add_argument(
-        "--url", action="append", default=[], help="where the file can be had; several: mirrors"
-    )
-    args = parser.parse_args()
     try:
-        _report(
-            publish(
-                args.model,
-                args.name,
-                args.problem,
-                args.default,
-                args.fp16,
-                tuple(args.url),
-                args.tta,
-                args.score,
-            )
-        )
+        _report(publish(**vars(parser.parse_args())))
     except OSError as error:
-        raise UserError(
-            f"{error.filename or manifest.FOLDER}: {error.strerror}; nothing was published"
-        ) from None
+        where = error.filename or manifest.FOLDER
+        raise UserError(f"{where}: {error.strerror}; nothing was published") from None
 
 
 if __name__ == "__main__":

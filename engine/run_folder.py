@@ -2,11 +2,6 @@
 
     python3 -m engine.run_folder runs/p2      # exit status 0 when the run is finished, 1 when it is not
 
-run = read_run("runs/p1/A-seed0")
-run.gap                     # "" when it is whole and finished, else in words what is missing
-series(run, "loss")         # [(epoch, value), ...] of the epochs that have it
-best(run, "accuracy")       # (epoch, value) of the best of them, or None
-
 Read are folders in whatever state: unfinished, broken, of something else. No weights are, and torch is not
 imported. What writes a run is engine/run.py.
 """
@@ -120,8 +115,13 @@ def read_run(folder: str | Path) -> RunRecord:
     metrics = _read_metrics(folder / METRICS)
     if not metrics:
         return RunRecord(folder, config, [], False, "no epoch is done yet")
-    finished = _is_finished(config, metrics[-1])
-    return RunRecord(folder, config, metrics, finished, "" if finished else _how_far(config, metrics[-1]))
+    last, total = metrics[-1], config.get("total_steps")
+    finished = config.get("finished")
+    if not isinstance(finished, bool):  # not recorded: the last step of all is what can be known
+        finished = _is_count(total) and last["step"] >= total
+    of = f" of {total}" if _is_count(total) else ""
+    gap = "" if finished else f"unfinished: epoch {last['epoch']}, step {last['step']}{of}"
+    return RunRecord(folder, config, metrics, finished, gap)
 
 
 def kind_of(run: RunRecord) -> Kind | None:
@@ -152,10 +152,7 @@ def best(run: RunRecord, name: str) -> tuple[int, float] | None:
 
 
 def best_and_last(folder: str | Path) -> str:
-    """The run's best accuracy and its last, in words.
-
-    The best is chosen on the images that it is measured on.
-    """
+    """The run's best accuracy (chosen on the images that it is measured on) and its last, in words."""
     run = read_run(folder)
     highest = best(run, "accuracy")
     if highest is None:
@@ -188,9 +185,7 @@ def is_number(value: Any) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file from outside says, without what no report can show (see _clean); OSError or
-    ValueError.
-    """
+    """What a JSON file from outside says, without what no report can show (_clean); OSError or ValueError."""
     try:
         return _clean(json.loads(read_regular(path).decode("utf-8")))
     except RecursionError:
@@ -209,24 +204,9 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
             line = _clean(json.loads(part))
         except (ValueError, RecursionError):
             continue  # cut in half by a kill, or being written now
-        whole = isinstance(line, dict) and all(_is_count(line.get(name)) for name in ("step", "epoch"))
-        if whole:
+        if isinstance(line, dict) and _is_count(line.get("step")) and _is_count(line.get("epoch")):
             lines[line["step"]] = {**lines.get(line["step"], {}), **line}
     return [lines[step] for step in sorted(lines)]
-
-
-def _is_finished(config: dict[str, Any], last: dict[str, Any]) -> bool:
-    if isinstance(config.get("finished"), bool):
-        return config["finished"]
-    # Not recorded: the last step of all is what can be known.
-    total = config.get("total_steps")
-    return _is_count(total) and last["step"] >= total
-
-
-def _how_far(config: dict[str, Any], last: dict[str, Any]) -> str:
-    total = config.get("total_steps")
-    of = f"step {last['step']} of {total}" if _is_count(total) else f"step {last['step']}"
-    return f"unfinished: epoch {last['epoch']}, {of}"
 
 
 def _is_count(value: Any) -> bool:
@@ -242,11 +222,8 @@ def _clean(value: Any) -> Any:
         return [_clean(part) for part in value]
     if isinstance(value, str):
         return value.encode("utf-8", errors="replace").decode("utf-8").replace("\0", "\ufffd")
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
-        return None
-    return value
+    is_strange = isinstance(value, (int, float)) and not isinstance(value, bool) and not is_number(value)
+    return None if is_strange else value
 
 
 def main(argv: Sequence[str] | None = None) -> int:

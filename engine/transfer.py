@@ -42,11 +42,8 @@ class Broken(Exception):
 
 
 def download(url: str, entry: dict[str, Any], file: BinaryIO) -> None:
-    """Fill `file` (open for reading and writing, unbuffered) from one URL until its sha256 is the entry's.
-
-    What the file holds is taken for its beginning. Refused when the URL does not give it; an OSError is the
-    disk's.
-    """
+    """Fill `file` (read and written, unbuffered) from one URL until its sha256 is the entry's; what
+    it holds is taken for its beginning. Refused when the URL does not give it; an OSError is the disk's."""
     try:
         direct = manifest.direct_url(url)
     except UserError as error:
@@ -136,12 +133,9 @@ def _open_url(url: str, file: BinaryIO, watch: _Watch) -> Any:
 
 
 class _Watch:
-    """Cuts the connections of one attempt when all that comes before the answer's body takes longer than
-    ANSWER seconds, or the body comes at fewer than SLOWEST bytes a second.
-
-    A socket's own timeout begins anew with every byte: headers, chunk sizes, trailers or "100 Continue" that
-    drip, or that come without end, would hold us for ever.
-    """
+    """Cuts the connections of one attempt when what comes before the answer's body takes longer than ANSWER
+    seconds, or the body comes at fewer than SLOWEST bytes a second: a socket's own timeout begins anew with
+    every byte, and headers, chunk sizes or trailers that drip would hold us for ever."""
 
     def __init__(self) -> None:
         self.received: int | None = None  # bytes of the body; None before it begins
@@ -236,22 +230,17 @@ def _place(response: Any, file: BinaryIO, wanted: int) -> int:
 
 def _pieces(response: Any, watch: _Watch) -> Iterator[bytes]:
     """The body as it comes. Broken when it stops coming."""
-    watch.received = 0
-    while True:
-        try:
-            piece = response.read1(CHUNK)
-        except (OSError, HTTPException, ValueError) as error:
-            raise Broken(_stalled(watch) if watch.has_cut else _reason(error)) from None
-        if not piece:
-            if watch.has_cut:
-                raise Broken(_stalled(watch))
-            return
-        yield piece
-        watch.received += len(piece)
-
-
-def _stalled(watch: _Watch) -> str:
-    return f"stalled: {watch.received} bytes, then fewer than {SLOWEST} a second"
+    watch.received, problem = 0, ""
+    try:
+        for piece in iter(lambda: response.read1(CHUNK), b""):
+            yield piece
+            watch.received += len(piece)
+    except (OSError, HTTPException, ValueError) as error:
+        problem = _reason(error)
+    if watch.has_cut:
+        problem = f"stalled: {watch.received} bytes, then fewer than {SLOWEST} a second"
+    if problem:
+        raise Broken(problem)
 
 
 def _reason(error: BaseException) -> str:

@@ -281,7 +281,7 @@ def test_a_run_that_failed_after_its_last_epoch_is_not_finished(finetune, backbo
 
     flags = ("--settings", "D", "--sl-backbone", tmp_path / "backbone.pt")
     with monkeypatch.context() as patch:
-        patch.setattr(p1_finetune, "prove_unchanged", find_a_change)
+        patch.setattr(p1_finetune.backbone, "prove_unchanged", find_a_change)
         assert finetune(*flags) == 2
     assert not is_finished(tmp_path / "runs" / "D-seed0")
     assert finetune(*flags) == 0 and is_finished(tmp_path / "runs" / "D-seed0")

@@ -93,10 +93,10 @@ def test_the_default_of_a_problem_is_found_and_what_is_optional_filled_in(folder
     assert (manifest.read()[0]["urls"], manifest.read()[0]["default"]) == ([], False)
 
 
-def test_presence_is_the_size_and_intactness_the_hash(folder):
-    assert not manifest.is_present(an_entry())
+def test_intactness_is_the_size_and_the_hash(folder):
+    assert manifest.what_is_wrong(an_entry()) == "is missing"
     (folder / "net.pt").write_bytes(b"x" * len(CONTENT))
-    assert manifest.is_present(an_entry())
+    assert "sha256 differs" in manifest.what_is_wrong(an_entry())
     assert not manifest.is_intact(an_entry())
 
 
