@@ -71,10 +71,7 @@ def list_masks(folder: str) -> list[str]:
 
 
 def read_rgb(path: str) -> np.ndarray:
-    """A mask's colours, (H, W, 3) uint8; of palette and RGBA masks too.
-
-    MaskError for anything but a colour image.
-    """
+    """A mask's colours, (H, W, 3) uint8; of palette and RGBA masks too. MaskError for anything else."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
@@ -87,10 +84,8 @@ def read_rgb(path: str) -> np.ndarray:
     except (MaskError, MemoryError):
         raise
     except Exception as error:  # what Pillow raises for broken files depends on the byte that is broken
-        reason = (
-            "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None)
-        )
-        reason = reason or str(error) or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else reason
         raise MaskError(f"{path}: {reason}; write this mask again") from None
     if is_grey:
         raise MaskError(f"{path}: a grey image, not a mask; save it in the seven colours as RGB")
@@ -137,16 +132,12 @@ def by_number(folder: str, names: list[str]) -> dict[int, str]:
 def check_partners(folder: str, names: dict[int, str], partners: dict[int, str]) -> None:
     missing = sorted(set(partners) - set(names))
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise MaskError(
-            f"{folder}: no mask that belongs to {partners[missing[0]]}{more}; each needs its partner"
-        )
+        first, more = partners[missing[0]], f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise MaskError(f"{folder}: no mask that belongs to {first}{more}; each needs its partner")
 
 
 def pair_masks(pred_folder: str, label_folder: str) -> list[tuple[str, str]]:
-    """Paths (prediction, label), paired by number where all names are the course's, else by position as the
-    course.
-    """
+    """Paths (prediction, label), paired by number where all names are the course's, else by position."""
     preds, labels = list_masks(pred_folder), list_masks(label_folder)
     pred_of, label_of = by_number(pred_folder, preds), by_number(label_folder, labels)
     if pred_of and label_of:
@@ -181,10 +172,7 @@ def count_pair(pair: tuple[str, str]) -> np.ndarray:
 
 
 def count_masks(pairs: list[tuple[str, str]]) -> np.ndarray:
-    """The sum of `count_pair` over all pairs.
-
-    Threads share the work, since Pillow and numpy let go of the GIL.
-    """
+    """The sum of `count_pair` over all pairs, by threads: Pillow and numpy let go of the GIL."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     counts = np.zeros((8, 8), dtype=np.int64)
     with ThreadPoolExecutor(min(cores, len(pairs))) as pool:
@@ -214,9 +202,7 @@ def print_scores(ious: list[float]) -> None:
 
 
 def mean_iou_score(pred: np.ndarray, labels: np.ndarray) -> np.float64:
-    """Print and return the mean IoU over six classes of two arrays of classes of one shape, such as (n, H,
-    W).
-    """
+    """Print and return the mean IoU over six classes of two arrays of classes, both (n, H, W), say."""
     pred, labels = np.asarray(pred), np.asarray(labels)
     if pred.shape != labels.shape:
         raise MaskError(f"predictions of shape {pred.shape}, but labels of shape {labels.shape}")
@@ -256,14 +242,11 @@ def get_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("-g", "--labels", required=True, help="folder with the true masks")
-    parser.add_argument("-p", "--pred", required=True, help="folder with the predicted masks")
-    parser.add_argument(
-        "--json", metavar="FILE", help="write scores and confusion matrix to this file as well"
-    )
-    parser.add_argument(
-        "--confusion", action="store_true", help="print the confusion matrix below the scores"
-    )
+    add = parser.add_argument
+    add("-g", "--labels", required=True, help="folder with the true masks")
+    add("-p", "--pred", required=True, help="folder with the predicted masks")
+    add("--json", metavar="FILE", help="write scores and confusion matrix to this file as well")
+    add("--confusion", action="store_true", help="print the confusion matrix below the scores")
     return parser.parse_args(argv)
 
 
@@ -273,8 +256,7 @@ def main(args: argparse.Namespace) -> None:
     red = {"labels": int(codes[RED].sum()), "pred": int(codes[:, RED].sum())}
     for side, count in red.items():
         if count:
-            folder = getattr(args, side)
-            say(f"note: {folder}: {count} red pixels, a colour of no class, are scored as class 0")
+            say(f"note: {vars(args)[side]}: {count} red pixels, a colour of no class, are scored as class 0")
 
     # Rows are labels, columns predictions.
     confusion = np.zeros((len(CLASS_NAMES), len(CLASS_NAMES)), dtype=np.int64)
@@ -297,9 +279,7 @@ def tell(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """One line on stderr, where there is one: what moves a terminal is escaped, and so are letters that its
-    encoding lacks.
-    """
+    """One line on stderr, where there is one, without what moves a terminal."""
     line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
     with suppress(OSError, ValueError):
         print(line, file=sys.stderr, flush=True)

@@ -38,14 +38,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--csv", type=nonempty_path, help="the images to classify, in its column filename")
     add("--images", type=nonempty_path, help="the folder of these images")
     add("--output", type=nonempty_path, help="the CSV to write")
-    add(
-        "--checkpoint",
-        type=nonempty_path,
-        nargs="+",
-        default=[],
-        help="model.pt, several are averaged, or one ensemble.json (default: those of P1_CHECKPOINT, without "
-        "--csv of P1_50_CHECKPOINT; else the published one)",
-    )
+    models = "model.pt, several are averaged, or one ensemble.json (default: those of P1_CHECKPOINT, without "
+    models += "--csv of P1_50_CHECKPOINT; else the published one)"
+    add("--checkpoint", type=nonempty_path, nargs="+", default=[], help=models)
     logits = "also write the one checkpoint's logits for every image, for python3 -m report.ensemble"
     add("--save-logits", type=nonempty_path, metavar="FILE.npz", help=logits)
     votes = "of several checkpoints, in their order (default: equal)"
@@ -157,23 +152,19 @@ def listed_rows(
     year, images = edition(edition_name), list_images(folder)
     if csv is None:
         if year.folder_header is None:
-            raise UserError(
-                f"edition {year.name} classifies the images of a CSV; give --csv, or another --edition"
-            )
+            asked = f"edition {year.name} classifies the images of a CSV"
+            raise UserError(f"{asked}; give --csv, or another --edition")
         if not images:
             raise UserError(f"{folder}: no image in it; give a folder of images")
         return year.folder_header, [{"filename": name, "image_id": name} for name in images]
     if year.table_header is None:
-        raise UserError(
-            f"edition {year.name} classifies every image of a folder; leave --csv out, or give --edition"
-        )
+        asked = f"edition {year.name} classifies every image of a folder"
+        raise UserError(f"{asked}; leave --csv out, or give --edition")
     return year.table_header, [{"id": str(number), **row} for number, row in enumerate(read_table(csv))]
 
 
 def check_paths(wanted: str, csv: str | None, folder: str, names: list[str]) -> str:
-    """Raise where nothing could be read or written, before a network is loaded. Returns the file to write for
-    the one `wanted`.
-    """
+    """The file to write for the one `wanted`. Raises, before a network is loaded, where it cannot be done."""
     paths = list(filter(None, (path_inside(folder, name) for name in names)))
     # Through a link to what it leads to: /dev/stdout, say, must not be replaced by a file.
     output = os.path.realpath(wanted)
@@ -198,9 +189,7 @@ def save_logits(
 
 
 def relative_weights(given: Sequence[float], count: int) -> list[float]:
-    """The weight of each of `count` votes, the largest 1: equal ones leave answers as they are, to the last
-    bit.
-    """
+    """The weight of each of `count` votes, the largest 1: equal ones change no bit of the answers."""
     if len(given) != count:
         raise UserError(f"{len(given)} --vote-weights for {count} checkpoints; give one for each")
     return [weight / max(given) for weight in given]

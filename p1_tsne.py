@@ -158,10 +158,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def snapshots_of(run: Path, count: int) -> list[Path]:
-    """The first, of three the middle, and the last snapshot of a run folder; fewer, where there are fewer.
-
-    UserError where there is none.
-    """
+    """The first, of three the middle, and the last snapshot of a run folder; UserError if there is none."""
     found = [run / snapshot_weights(epoch) for epoch in snapshot_epochs(run)]
     found = [path for path in found if path.is_file()]
     if not found:
@@ -171,10 +168,7 @@ def snapshots_of(run: Path, count: int) -> list[Path]:
 
 
 def keys_of(paths: Sequence[str | Path]) -> list[str]:
-    """What each checkpoint is called in the CSV: its stem, or its path where two have one stem.
-
-    UserError when one is there twice.
-    """
+    """What each checkpoint is called in the CSV: its stem, or its path where two have one stem."""
     keys = [Path(path).stem for path in paths]
     if len(set(keys)) < len(keys):
         keys = [str(path) for path in paths]
@@ -209,11 +203,8 @@ def legend_of(classes: Sequence[str], names_file: Path) -> dict[str, str]:
 def load_images(
     folder: str, table: str | None, kind: tuple[int, bool], cache: str | None, classes: list[str]
 ) -> LabelledImages:
-    """The images as inference sees them, with their labels; their `kind` is a size, and whether they are
-    padded to a square.
-
-    UserError when they are too few for a picture.
-    """
+    """The images as inference sees them, with labels; their `kind` is a size, and whether they are padded
+    to a square. UserError when they are too few for a picture."""
     images = load_evaluation(folder, table, kind[0], cache, classes, is_padded=kind[1])
     counts = np.bincount(images.labels)
     if len(images) < LEAST_IMAGES or (counts > 1).sum() < 2:
@@ -227,10 +218,7 @@ def load_images(
 def penultimate_features(
     model: dict[str, Any], images: LabelledImages, device: torch.device, batch_size: int, path: str | Path
 ) -> np.ndarray:
-    """Output of the penultimate layer for every image, (N, features) float32.
-
-    UserError, which names the checkpoint's `path`, when it is of no use.
-    """
+    """Output of the penultimate layer for every image, (N, features) float32; UserError if of no use."""
     network = load_trained(model).to(device, memory_format=torch.channels_last)
     progress = Progress(Path(path).name, total=-(-len(images) // batch_size))
     parts = []
@@ -241,17 +229,14 @@ def penultimate_features(
     progress.close()
     features = torch.cat(parts).numpy()
     if not np.isfinite(features).all() or (features == features[0]).all():
-        raise UserError(
-            f"{path}: gives all images the same features, or no finite ones; take another checkpoint"
-        )
+        what = "gives all images the same features, or no finite ones"
+        raise UserError(f"{path}: {what}; take another checkpoint")
     return features
 
 
 def project(features: np.ndarray, method: str, seed: int, exaggeration: float = 12.0) -> np.ndarray:
-    """(N, features) → (N, 2) by "tsne" or "pca".
-
-    Of mean square distance 1 from the centre: the planes of several checkpoints fit into the same limits.
-    """
+    """(N, features) → (N, 2) by "tsne" or "pca", of mean square distance 1 from the centre: the planes of
+    several checkpoints fit into the same limits."""
     components = 2 if method == "pca" else COMPONENTS
     # On one thread: several would add up in another order each time, and t-SNE makes much of the last bit.
     with threadpool_limits(limits=1):

@@ -35,13 +35,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--images", type=nonempty_path, required=True, help="folder of tiles, NNNN_sat.jpg")
     add("--output", type=nonempty_path, required=True, help="folder for the masks, NNNN_mask.png")
-    add(
-        "--checkpoint",
-        type=nonempty_path,
-        nargs="+",
-        default=[],
-        help="model.pt, several are averaged (default: those of P2_CHECKPOINT, else the published one)",
-    )
+    averaged = "model.pt, several are averaged (default: those of P2_CHECKPOINT, else the published one)"
+    add("--checkpoint", type=nonempty_path, nargs="+", default=[], help=averaged)
     scales = "scale of the tiles, several are averaged (default: as trained)"
     add("--scale", type=positive_number, nargs="+", help=scales)
     passes = "mean over mirrored tiles (flip, 4 passes), over turned ones too (d4, 8); "
@@ -140,17 +135,14 @@ def conclude(output: str, masks: Sequence[str], failed: Sequence[str]) -> int:
 
 
 def check_output(output: str, images: str, masks: Iterable[str]) -> None:
-    """Raise, before a network is loaded, where a mask can't be written or would replace what lies beside the
-    tiles.
-    """
+    """Raise, before a network is loaded, where a mask can't be written or would replace what lies there."""
     check_writable(output, output)
     is_same_folder = os.path.isdir(output) and os.path.samefile(images, output)
     for mask in masks:
         path = os.path.join(output, mask)
         if is_same_folder and os.path.lexists(path):
-            raise UserError(
-                f"{path}: a mask would replace this file beside the tiles; give --output another folder"
-            )
+            advice = "give --output another folder"
+            raise UserError(f"{path}: a mask would replace this file beside the tiles; {advice}")
         if os.path.isdir(path):
             raise UserError(f"{path}: a folder lies where a mask belongs; give another --output")
 

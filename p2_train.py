@@ -232,9 +232,7 @@ def loss_of(
 def tile_confusions(
     network: nn.Module, pairs: TilePairs, scale: float, normal: Normalisation, device: torch.device
 ) -> Tensor:
-    """(tiles, 7, 7) counts of pixels, truth by prediction, counted as mean_iou_evaluate.py counts: red as
-    urban, unknown not left out.
-    """
+    """(tiles, 7, 7) counts of pixels, truth by prediction, as mean_iou_evaluate.py counts: red as urban."""
     confusions = torch.zeros(len(pairs), NUM_CLASSES, NUM_CLASSES, dtype=torch.int64, device=device)
     own = range(distributed.rank(), len(pairs), distributed.world_size())
     tiles = ((index, torch.from_numpy(pairs.tile(index).copy()).permute(2, 0, 1)) for index in own)
@@ -256,8 +254,7 @@ def scores_of(confusions: Tensor) -> dict[str, float]:
 
 
 def keep_confusions(run: Run, names: Sequence[str], confusions: Tensor, is_best: bool) -> None:
-    """The counts of the epoch just scored as `last`, and as `best` where it is, beside those of the best one
-    so far."""
+    """The counts of the epoch just scored as `last`, and those of the best one so far."""
     path = run.folder / CONFUSIONS
     last = confusions.cpu().numpy()
     try:

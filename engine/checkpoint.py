@@ -41,10 +41,8 @@ def save(path: str | Path, values: dict[str, Any]) -> None:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU with weights_only=True.
-
-    UserError when it is missing, broken (one wrong bit is enough) or no dict.
-    """
+    """Read a checkpoint onto the CPU with weights_only=True. UserError when it is missing, broken (by one
+    bit) or no dict."""
     import torch
 
     if not Path(path).is_file():
@@ -66,10 +64,8 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def read_last(path: str | Path, total_steps: int | None) -> dict[str, Any]:
-    """Read a last.pt or previous.pt of a run that has `total_steps` (None: not known yet).
-
-    UserError when it is broken, or a value of another kind than a training saves: nothing may be done by it.
-    """
+    """Read a last.pt or previous.pt of a run that has `total_steps` (None: not known yet). UserError when it
+    is broken, or a value is of another kind than a training saves."""
     import torch
 
     state = read(path)
@@ -101,9 +97,8 @@ def read_model(path: str | Path) -> dict[str, Any]:
     inference relies on it without a look."""
     model = read(path)
     if model.get("format") != MODEL_FORMAT:
-        raise UserError(
-            f"{path}: not a model.pt of this repository (format {MODEL_FORMAT}); give RUN/model.pt"
-        )
+        what = f"not a model.pt of this repository (format {MODEL_FORMAT})"
+        raise UserError(f"{path}: {what}; give RUN/model.pt")
     advice = "; train or download it again"
     kinds = {key: isinstance(model.get(key), kind) for kind, keys in _MODEL_KEYS.items() for key in keys}
     _require(kinds, model, f"{path}: broken model.pt", advice)

@@ -143,9 +143,8 @@ def _chosen(names: list[str]) -> list[dict[str, Any]]:
     entries = {entry["name"]: entry for entry in manifest.read()}
     unknown = [name for name in names if name not in entries]
     if unknown:
-        raise UserError(
-            f"no checkpoint is called {unknown[0]!a}; the manifest has: {', '.join(entries) or 'none'}"
-        )
+        known = ", ".join(entries) or "none"
+        raise UserError(f"no checkpoint is called {unknown[0]!a}; the manifest has: {known}")
     if names:
         return [entries[name] for name in dict.fromkeys(names)]
     ours = [entry for entry in entries.values() if entry["problem"] != "sam"]

@@ -136,9 +136,8 @@ class Loop:
     def step(self, batch: Batch, loss_of: LossOf, **values: Tensor | float) -> dict[str, float]:
         """One step of the optimiser down the gradient of the loss (engine/optimizer.py).
 
-        Every LOG_EVERY steps, and after the last, a line of metrics.jsonl has the loss, the learning rate,
-        the speed, and what else `loss_of` gives and `values` hold (tensors as their mean over all processes).
-        Returns these two, at other steps {}.
+        Every LOG_EVERY steps, and after the last, metrics.jsonl gets the loss, the rate, the speed, and what
+        else `loss_of` gives and `values` hold (tensors: their mean over all processes): it returns these two.
         """
         factor = factor_by(self.args, self.steps_done, self.total_steps, self.steps_per_epoch)
         for group, rate in zip(self.optimizer.param_groups, self._base_rates):

@@ -96,9 +96,7 @@ class Stepper:
 
     def step(self, batch: Batch, loss_of: LossOf) -> dict[str, Tensor]:
         """One step down the gradient of the batch's loss; returns the sum of what `loss_of` gives its parts.
-
-        UserError where memory does not suffice for two images, or for a process's share of several.
-        """
+        UserError where memory does not suffice for two images, or for a process's share of several."""
         found = None
         while found is None:
             found = self._gradient_or_none(batch, loss_of)

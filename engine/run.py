@@ -39,12 +39,9 @@ class Run:
         recipe: dict[str, Any],
         inputs: dict[str, str | Sequence[str] | None] | None = None,
     ):
-        """Make or reopen `folder`; `script` is the file that trains.
-
-        `inputs` are the arguments that name a place, with what lies there: the names of images, or the path
-        of a file. They are compared by that, for a project moves. UserError when the folder is in use, is
-        something else, or was made with other arguments.
-        """
+        """Make or reopen `folder`; `script` is the file that trains. `inputs` are the arguments that name a
+        place, compared by what lies there: the names of images, or the path of a file. UserError when the
+        folder is in use, is something else, or was made with other arguments."""
         self.folder = Path(folder)
         self._board = self._lock = None
         self._broken: dict[Path, UserError] = {}  # checkpoints that cannot be read
@@ -123,10 +120,8 @@ class Run:
             if _plain(old.get(name)) != _plain(new.get(name))
         ]
         if other:
-            raise UserError(
-                f"{self.folder}: was started with other arguments ({'; '.join(other)}); "
-                "repeat the first command or give another --output"
-            )
+            advice = "repeat the first command or give another --output"
+            raise UserError(f"{self.folder}: was started with other arguments ({'; '.join(other)}); {advice}")
         return config
 
     def settle_precision(self, chosen: str) -> str:
@@ -178,7 +173,6 @@ class Run:
 
     def load_last(self) -> dict[str, Any] | None:
         """The newest whole checkpoint, None at the start; UserError when there are some but none can be read.
-
         Nothing is changed yet: a state that does not fit the network must not cost metrics (`resume_after`).
         """
         return distributed.from_main(self._load_last() if distributed.is_main() else None)
@@ -193,11 +187,9 @@ class Run:
             except UserError as error:
                 self._broken[path] = error
         if self._broken:
-            raise UserError(
-                f"{self.folder}: none of its checkpoints can be read "
-                f"({'; '.join(map(str, self._broken.values()))}); nothing is changed: mend the folder, or "
-                "give --output a new one"
-            )
+            reasons = "; ".join(map(str, self._broken.values()))
+            advice = "nothing is changed: mend the folder, or give --output a new one"
+            raise UserError(f"{self.folder}: none of its checkpoints can be read ({reasons}); {advice}")
         return None
 
     def resume_after(self, step: int) -> None:
@@ -217,10 +209,8 @@ class Run:
     def require(self, name: str) -> None:
         """UserError where a result of the run is not there any more, whose training is over."""
         if not (self.folder / name).is_file():
-            raise UserError(
-                f"{self.folder}: the run is finished, but its {name} is gone; bring it back, or train again "
-                "with another --output"
-            )
+            advice = "bring it back, or train again with another --output"
+            raise UserError(f"{self.folder}: the run is finished, but its {name} is gone; {advice}")
 
     # -- what it says ----------------------------------------------------------------------------------------
 
