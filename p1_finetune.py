@@ -274,15 +274,9 @@ def starting_network(args: Namespace, num_classes: int, device: torch.device) ->
 
 def run_of(args: Namespace, data: TrainingData, folder: str) -> Run:
     arguments = {**vars(args), "training_images": len(data.images), "num_classes": len(data.classes)}
-    inputs = {
-        "data": None,  # the four below
-        "train_images": data.images.names,
-        "train_csv": args.train_csv,
-        "val_images": data.validation.names,
-        "val_csv": args.val_csv,
-        "weights": args.weights,
-        "backbone": None,  # compared by backbone_sha256
-    }
+    inputs = {"train_images": data.images.names, "val_images": data.validation.names}
+    inputs.update({name: vars(args)[name] for name in ("train_csv", "val_csv", "weights")})
+    inputs.update(data=None, backbone=None)  # which are these paths, and compared by backbone_sha256
     return Run(folder, __file__, arguments, RECIPES[args.recipe], inputs)
 
 

@@ -196,11 +196,9 @@ def loss_of(
 def warn_of_collapse(loop: Loop, logged: dict[str, float]) -> None:
     spread = logged.get("embedding_std", 1.0)
     if spread < COLLAPSED:
-        loop.run.say(
-            f"warning, step {loop.steps_done}: the network has collapsed, its embeddings hardly differ "
-            f"(embedding_std {spread:.3f}, good is above 0.5); start again with a smaller --lr or a larger "
-            "--batch-size"
-        )
+        collapsed = "the network has collapsed, its embeddings hardly differ"
+        advice = "good is above 0.5); start again with a smaller --lr or a larger --batch-size"
+        loop.run.say(f"warning, step {loop.steps_done}: {collapsed} (embedding_std {spread:.3f}, {advice}")
 
 
 def load_probe(table: str | None, image_size: int, cache: str | None) -> LabelledImages | None:

@@ -50,12 +50,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--images", type=nonempty_path, nargs="+", required=True, help="images, or folders of tiles")
     add("--output", type=nonempty_path, required=True, help="folder for what is written")
-    add(
-        "--checkpoint",
-        type=nonempty_path,
-        help="an official file of weights, or vit_t (default on a CPU, 41 MB), vit_b (default elsewhere, "
-        "0.4 GB), vit_l, vit_h (2.6 GB, the best): then it is fetched if it is not there",
-    )
+    weights = "an official file of weights, or vit_t (default on a CPU, 41 MB), vit_b (default elsewhere, "
+    weights += "0.4 GB), vit_l, vit_h (2.6 GB, the best): then it is fetched if it is not there"
+    add("--checkpoint", type=nonempty_path, help=weights)
     whose = parser.add_mutually_exclusive_group()
     models = {"type": nonempty_path, "nargs": "*", "metavar": "MODEL"}
     about = "a model.pt of problem 2, several are averaged; none named: P2_CHECKPOINT, else the published one"

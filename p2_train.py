@@ -125,15 +125,13 @@ def main(args: argparse.Namespace) -> int:
             validation = load_pairs(f"{args.data}/validation", args.cache)
     args.pictures = validation.named(args.pictures, usual=edition(args.edition).report_images)
     crop_size = args.crop_size or default_crop_size(train, args.scale, args.augment)
-    crops = TileCrops(
-        train, crop_size, args.min_crop, args.seed, args.augment, args.changes, args.learns_unknown
-    )
+    how = (args.augment, args.changes, args.learns_unknown)
+    crops = TileCrops(train, crop_size, args.min_crop, args.seed, *how)
     check_network(network, args.model, NUM_CLASSES, sizes=(crop_size,))
     batch_size = min(args.batch_size, len(crops))
-    workers, weights = (
-        choose_workers(args.workers, device),
-        crops.rare_class_weights() if args.balanced else None,
-    )
+    workers, weights = choose_workers(args.workers, device), None
+    if args.balanced:
+        weights = crops.rare_class_weights()
     share, is_pinned = distributed.share_of(batch_size), device.type == "cuda"
     loader = EpochLoader(crops, args.seed, batch_size, workers, weights, share=share, is_pinned=is_pinned)
 

@@ -10,20 +10,11 @@ from typing import Any, Callable
 from engine.schedule import SCHEDULES
 
 LEAST = {
-    "epochs": 1,
-    "eval_every": 1,
-    "batch_size": 2,  # batch norm needs two
-    "micro_batch": 2,
-    "image_size": 32,
-    "crop_size": 32,
+    **dict.fromkeys(("epochs", "eval_every", "probe_every"), 1),
+    **dict.fromkeys(("batch_size", "micro_batch"), 2),  # as batch norm needs
+    **dict.fromkeys(("image_size", "crop_size"), 32),
+    **dict.fromkeys(("lr", "backbone_lr", "weight_decay", "warmup_steps", "max_minutes", "workers"), 0),
     "budget_minutes": 0.01,
-    "max_minutes": 0,
-    "workers": 0,
-    "probe_every": 1,
-    "lr": 0,
-    "backbone_lr": 0,
-    "weight_decay": 0,
-    "warmup_steps": 0,
 }
 SHARES = ("ema_decay", "holdout", "label_smoothing", "target_decay")  # from 0 to less than 1
 OF_ITSELF = "assumed"  # the key under which a recipe speaks of itself; it is no argument
@@ -69,12 +60,9 @@ def add_training_flags(parser: argparse.ArgumentParser, recipes: dict[str, dict[
     add("--max-minutes", type=float, help="stop this invocation then; the same command resumes")
     # how it steps
     add("--batch-size", type=int, help="images a step")
-    add(
-        "--micro-batch",
-        type=int,
-        help="images at a time, of which a step adds up the gradients (default: all, halved where memory is "
-        "short); batch norm, dropout, BYOL's embedding_std and soft IoU are each part's own",
-    )
+    parts = "images at a time, of which a step adds up the gradients (default: all, halved where memory is "
+    parts += "short); batch norm, dropout, BYOL's embedding_std and soft IoU are each part's own"
+    add("--micro-batch", type=int, help=parts)
     add("--optimizer", choices=("adamw", "adam", "sgd"), help="what makes the steps")
     add("--lr", type=float, help="learning rate at its highest")
     add("--schedule", choices=sorted(SCHEDULES), help="of the learning rate, after its warm-up")
@@ -84,12 +72,9 @@ def add_training_flags(parser: argparse.ArgumentParser, recipes: dict[str, dict[
     parser.set_defaults(nesterov=None, decay_all=None, last_rate=None, milestones=None)
     # the machine
     add("--device", help="cuda, mps or cpu (default: the best there is)")
-    add(
-        "--precision",
-        choices=("auto", "fp32", "bf16", "fp16"),
-        help="of the network in training (auto: bf16 from Ampere on and on CPUs with AMX, fp16 on Volta and "
-        "Turing, else fp32, by TF32 where it is there); losses, validation and inference are fp32",
-    )
+    precision = "of the network in training (auto: bf16 from Ampere on and on CPUs with AMX, fp16 on Volta "
+    precision += "and Turing, else fp32, by TF32 where it is there); losses, validation and inference are fp32"
+    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), help=precision)
     add("--cache", help="folder for decoded images (default: the user's cache folder)")
     dry_run = "check the data, build everything, run a few steps, write no run folder"
     add("--dry-run", action="store_true", help=dry_run)

@@ -122,10 +122,8 @@ def refuse_other_classes(problem: str, path: object, classes: Sequence[str]) -> 
     if problem == "p1" and classes == FIFTY:
         raise UserError(f"{knows}, the 50 of 2020 to 2023, and answers no CSV; set P1_CHECKPOINT to another")
     if problem == "p1_50" and classes != FIFTY:
-        raise UserError(
-            f"{knows}, not the 50, 0 to 49, that a folder of images is asked for; set P1_50_CHECKPOINT to "
-            "another, or name this one: p1_inference.py --checkpoint"
-        )
+        advice = "set P1_50_CHECKPOINT to another, or name this one: p1_inference.py --checkpoint"
+        raise UserError(f"{knows}, not the 50, 0 to 49, that a folder of images is asked for; {advice}")
 
 
 def with_state(model: dict[str, Any]) -> dict[str, Any]:
@@ -145,11 +143,9 @@ def _published(problem: str) -> dict[str, Any]:
     entry = manifest.default_checkpoint(problem) or manifest.default_checkpoint(KINDS[problem])
     if entry is None:
         model = TRAINED[problem]
-        raise UserError(
-            f"no checkpoint for {problem}; train one: {TRAINING[problem]}; then set "
-            f"{problem.upper()}_CHECKPOINT={model}, or publish it: python3 -m engine.publish {model} "
-            f"--name NAME --problem {problem} --default"
-        )
+        publish = f"python3 -m engine.publish {model} --name NAME --problem {problem} --default"
+        train = f"train one: {TRAINING[problem]}; then set {problem.upper()}_CHECKPOINT={model}"
+        raise UserError(f"no checkpoint for {problem}; {train}, or publish it: {publish}")
     return entry
 
 

@@ -71,10 +71,8 @@ def main_first() -> Iterator[None]:
 def share_of(batch_size: int) -> slice:
     """Which samples of a batch are this process's. UserError when they cannot be dealt out evenly."""
     if batch_size % world_size() or batch_size < 2 * world_size():
-        raise UserError(
-            f"a batch of {batch_size} does not divide among {world_size()} processes: give --batch-size a "
-            f"multiple of {world_size()}, {2 * world_size()} at least"
-        )
+        advice = f"give --batch-size a multiple of {world_size()}, {2 * world_size()} at least"
+        raise UserError(f"a batch of {batch_size} does not divide among {world_size()} processes: {advice}")
     return slice(rank(), batch_size, world_size())
 
 

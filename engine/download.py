@@ -157,13 +157,9 @@ def main() -> int:
         description="Download the published checkpoints and check those that are there.",
         epilog="Exit status: 0 all in place, 1 some could not be had, 2 none could, or the disk is full.",
     )
-    parser.add_argument(
-        "names",
-        nargs="*",
-        metavar="NAME",
-        help="a name in checkpoints/manifest.json (default: what both problems publish); vit_t, vit_b, "
-        "vit_l, vit_h are Segment Anything's (0.04, 0.4, 1.2, 2.6 GB)",
-    )
+    names = "a name in checkpoints/manifest.json (default: what both problems publish); vit_t, vit_b, "
+    names += "vit_l, vit_h are Segment Anything's (0.04, 0.4, 1.2, 2.6 GB)"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=names)
     entries = _chosen(parser.parse_args().names)
     missing, fetched = [], False
     for entry in entries:

@@ -146,10 +146,9 @@ class Stepper:
         restore_random_state(random)
         images = min(len(batch[0]), self.micro_batch or len(batch[0]))
         if images <= LEAST_IMAGES:
-            raise UserError(
-                f"the memory is short even for {images} images at a time; give smaller ones (--image-size, "
-                "--crop-size or --scale), a smaller --model, or --device cpu for a GPU's"
-            )
+            smaller = "smaller ones (--image-size, --crop-size or --scale), a smaller --model"
+            advice = f"give {smaller}, or --device cpu for a GPU's"
+            raise UserError(f"the memory is short even for {images} images at a time; {advice}")
         self.micro_batch = max(LEAST_IMAGES, images // 2)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -191,10 +190,8 @@ def cut(batch: Batch, size: int) -> list[Batch]:
 def _end_with_the_others(error: Exception) -> None:
     """One line of the process whose memory is short; those that wait for it end without a word."""
     if is_out_of_memory(error):
-        raise UserError(
-            f"process {distributed.rank()}: the memory is short; give a --micro-batch, half as large each "
-            "time, or a smaller --batch-size"
-        ) from None
+        advice = "give a --micro-batch, half as large each time, or a smaller --batch-size"
+        raise UserError(f"process {distributed.rank()}: the memory is short; {advice}") from None
     if isinstance(error, RuntimeError) and "by peer" in str(error):
         raise Stopped(UserError.exit_status) from None
 

@@ -205,10 +205,8 @@ def set_up(folder: Path) -> None:
         asked = subprocess.run([*first, wanted["tqdm"]], capture_output=True, text=True)
     if asked.returncode:
         reason = (asked.stderr.strip().splitlines() or ["pip says nothing"])[-1]
-        raise UserError(
-            f"pip gets no packages ({reason}); is there a network? HTTPS_PROXY names a proxy, PIP_INDEX_URL "
-            "a mirror; then give the same command"
-        )
+        advice = "HTTPS_PROXY names a proxy, PIP_INDEX_URL a mirror; then give the same command"
+        raise UserError(f"pip gets no packages ({reason}); is there a network? {advice}")
     index = None if torch else pytorch_index()
     extra = ["--extra-index-url", index] if index else []
     _run([*pip, "install", *extra, *wanted.values()], "pip could not install what is needed (see above)")

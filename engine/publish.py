@@ -140,14 +140,8 @@ def main() -> None:
     add("--fp16", action="store_true", help="half the size: weights in half precision")
     add("--tta", choices=TTA_CHOICES["p2"], help="test-time augmentation to use at inference (p1: no d4)")
     add("--score", type=float, help="the accuracy (p1) or mIoU (p2) measured with --tta")
-    add(
-        "--url",
-        action="append",
-        default=[],
-        dest="urls",
-        metavar="URL",
-        help="where the file can be had; several: mirrors",
-    )
+    mirrors = "where the file can be had; several: mirrors"
+    add("--url", action="append", default=[], dest="urls", metavar="URL", help=mirrors)
     try:
         _report(publish(**vars(parser.parse_args())))
     except OSError as error:
