@@ -88,7 +88,7 @@ def read_last(path: str | Path, total_steps: int | None) -> dict[str, Any]:
         and all(_is_number(number) and number >= 0 for number in scaler.values()),
         "skipped": _is_count(state.get("skipped", 0)),
     }
-    _require(rules, state, str(path))
+    _require(rules, state, f"{path}: its")
     return state
 
 
@@ -101,7 +101,7 @@ def read_model(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: {what}; give RUN/model.pt")
     advice = "; train or download it again"
     kinds = {key: isinstance(model.get(key), kind) for kind, keys in _MODEL_KEYS.items() for key in keys}
-    _require(kinds, model, f"{path}: broken model.pt", advice)
+    _require(kinds, model, f"{path}: broken model.pt,", advice)
     classes, scale, size = model["classes"], model.get("scale"), model.get("image_size")
     is_named = all(isinstance(name, str) and _can_be_written(name) for name in classes)
     are_digits = is_named and all(re.fullmatch("[0-9]{1,9}", name) for name in classes)
@@ -119,7 +119,7 @@ def read_model(path: str | Path) -> dict[str, Any]:
         "scale": model["problem"] != "p2" or (_is_number(scale) and 0 < scale <= 4),
         "image_size": model["problem"] != "p1" or (type(size) is int and 1 <= size <= 4096),
     }
-    _require(rules, model, f"{path}: broken model.pt", advice)
+    _require(rules, model, f"{path}: broken model.pt,", advice)
     if not _is_finite(model["state"]):  # all of its answers would be one class
         failed = "its weights hold numbers that are not finite, from a training that failed"
         raise UserError(f"{path}: {failed}{advice}")
@@ -130,8 +130,8 @@ def _require(rules: dict[str, bool], values: dict[str, Any], what: str, advice: 
     """UserError that names the first of the `values` that is not right by its rule."""
     for key, is_right in rules.items():
         if not is_right:
-            said = f"its {key!r}, {_brief(values.get(key))}, is not what a training saves"
-            raise UserError(f"{what}: {said}{advice}")
+            said = f"{key!r}, {_brief(values.get(key))}, is not what a training saves"
+            raise UserError(f"{what} {said}{advice}")
 
 
 def _brief(value: Any) -> str:

@@ -311,7 +311,7 @@ def test_a_checkpoint_says_which_test_time_augmentation_it_wants_and_a_flag_over
 def test_a_checkpoint_with_an_unknown_test_time_augmentation_is_refused(classify, tmp_path, capfd):
     broken = save_classifier(tmp_path / "broken.pt", seed=0, tta="d4")
     assert classify(HEADER + "0,0.png,\n", "--checkpoint", broken) == 2
-    assert "its 'tta', 'd4', is not what a training saves" in capfd.readouterr().err
+    assert "broken model.pt, 'tta', 'd4', is not what a training saves" in capfd.readouterr().err
 
 
 def test_checkpoints_of_different_classes_are_refused(classify, p1_model, tmp_path, capfd):

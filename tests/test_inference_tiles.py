@@ -304,7 +304,7 @@ def test_published_test_time_augmentation_is_used_unless_another_is_asked_for(
     assert (found[0] == found[1]).all() and (found[0] != found[2]).any()
     checkpoint.save(tiles / "model.pt", {**published, "tta": "sideways"})
     assert segment("--checkpoint", tiles / "model.pt") == 2
-    assert "its 'tta', 'sideways', is not what a training saves" in capsys.readouterr().err
+    assert "broken model.pt, 'tta', 'sideways', is not what a training saves" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("tta", ["flip", "d4"])
