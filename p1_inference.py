@@ -71,12 +71,12 @@ from datasets.tables import Logits, read_table, write_logits, write_table
 from engine.base import (
     Progress,
     UserError,
-    cannot_write,
     check_writable,
     refuse_replacing,
     run_script,
     say,
     write_atomically,
+    writing_into,
 )
 from engine.device import choose_device, tune_allocator
 from engine.lock import one_of_several_writers
@@ -124,13 +124,10 @@ def main(args: argparse.Namespace) -> int:
         save_logits(args.save_logits, models[0], names, logits, tta)
     labels = {name: label_of(models[0], scores[name]) for name in names}
     table = [[{**row, "label": labels[row["filename"]]}[column] for column in header] for row in rows]
-    try:
-        os.makedirs(os.path.dirname(output), exist_ok=True)
-        folder, name = os.path.split(output)
-        with one_of_several_writers(folder, [name]), write_atomically(output) as temporary:
-            write_table(temporary, header, table)
-    except OSError as error:
-        raise cannot_write(args.output, error) from None
+    folder, name = os.path.split(output)
+    others, written = one_of_several_writers(folder, [name]), write_atomically(output)
+    with writing_into(folder, args.output), others, written as temporary:
+        write_table(temporary, header, table)
     if not rows:
         say(f"{args.csv}: no row below its header, so the header alone is written")
     say(f"{len(rows)} rows in {args.output}" + (f", {len(unreadable)} images unread" if unreadable else ""))
@@ -181,11 +178,8 @@ def save_logits(
     """Write what the model answered, image by image, and which file it is."""
     array = torch.stack([logits[name] for name in names]).numpy()
     said = Logits(names, model["classes"], array, model["path"], sha256_of(model["path"]), tta)
-    try:
-        os.makedirs(os.path.dirname(os.path.realpath(path)), exist_ok=True)
+    with writing_into(os.path.dirname(os.path.realpath(path)), path):
         write_logits(path, said)
-    except OSError as error:
-        raise cannot_write(path, error) from None
 
 
 def relative_weights(given: Sequence[float], count: int) -> list[float]:

@@ -87,12 +87,12 @@ from datasets.tables import read_class_names, write_table
 from engine.base import (
     Progress,
     UserError,
-    cannot_write,
     check_writable,
     run_script,
     say,
     write_atomically,
     write_json,
+    writing_into,
 )
 from engine.device import choose_device, tune_allocator
 from engine.lock import sole_writer
@@ -143,7 +143,7 @@ def main(args: argparse.Namespace) -> int:
     method = {"tsne": "t-SNE", "pca": "PCA"}[args.method]
     whose = Path(args.run).resolve().name if args.run else "the checkpoints"
     heading = f"{method} of {whose}, {len(images)} images of {Path(folder).name}"
-    with sole_writer(args.output):
+    with writing_into(args.output, args.output), sole_writer(args.output):
         write_tables(args.output, coordinates, scores)
         draw(f"{args.output}/{args.method}", heading, planes, images.labels, list(legend.values()), scores)
     print(as_text(scores))
@@ -255,13 +255,9 @@ def project(features: np.ndarray, method: str, seed: int, exaggeration: float = 
 
 def write_tables(output: str, coordinates: list[tuple[str, ...]], scores: list[dict[str, Any]]) -> None:
     """coordinates.csv, a row for each image and checkpoint, and scores.json."""
-    try:
-        os.makedirs(output, exist_ok=True)
-        with write_atomically(f"{output}/coordinates.csv") as temporary:
-            write_table(temporary, ("filename", "label", "checkpoint", "x", "y"), coordinates)
-        write_json(f"{output}/scores.json", scores)
-    except OSError as error:
-        raise cannot_write(output, error) from None
+    with write_atomically(f"{output}/coordinates.csv") as temporary:
+        write_table(temporary, ("filename", "label", "checkpoint", "x", "y"), coordinates)
+    write_json(f"{output}/scores.json", scores)
 
 
 def draw(
@@ -279,15 +275,12 @@ def draw(
         title = f"{one_line(score['title'], 45)}\nsilhouette {silhouette:.2f}, kNN accuracy {accuracy:.1%}"
         panels.append((title, plane))
     digits = max(2, len(str(len(legend) - 1)))
-    try:
-        save_figure(draw_all_classes(panels, labels, legend, heading), stem)
-        for chosen in tens(np.unique(labels).tolist(), len(legend)):
-            first = chosen[0] // 10 * 10
-            last = min(first + 9, len(legend) - 1)
-            figure = draw_ten_classes(panels, labels, chosen, legend, heading)
-            save_figure(figure, f"{stem}_classes_{first:0{digits}d}-{last:0{digits}d}")
-    except OSError as error:
-        raise cannot_write(os.path.dirname(stem), error) from None
+    save_figure(draw_all_classes(panels, labels, legend, heading), stem)
+    for chosen in tens(np.unique(labels).tolist(), len(legend)):
+        first = chosen[0] // 10 * 10
+        last = min(first + 9, len(legend) - 1)
+        figure = draw_ten_classes(panels, labels, chosen, legend, heading)
+        save_figure(figure, f"{stem}_classes_{first:0{digits}d}-{last:0{digits}d}")
 
 
 if __name__ == "__main__":

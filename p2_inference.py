@@ -57,16 +57,7 @@ from torch import Tensor
 from datasets.images import ImageError
 from datasets.palette import save_mask
 from datasets.tiles import find_tiles, read_tile
-from engine.base import (
-    Progress,
-    UserError,
-    cannot_write,
-    check_writable,
-    made_if_missing,
-    run_script,
-    say,
-    write_atomically,
-)
+from engine.base import Progress, UserError, check_writable, run_script, say, write_atomically, writing_into
 from engine.device import choose_device, tune_allocator
 from engine.lock import one_of_several_writers
 from engine.pipeline import Runner, batches_of_one_shape, read_ahead, run_each, write_behind
@@ -150,7 +141,7 @@ def check_output(output: str, images: str, masks: Iterable[str]) -> None:
 @contextmanager
 def making_masks(output: str, masks: Iterable[str]) -> Iterator[None]:
     """The folder is there, without what a killed process was writing of these masks."""
-    with made_if_missing(output, output), one_of_several_writers(output, masks):
+    with writing_into(output, output), one_of_several_writers(output, masks):
         yield
 
 
@@ -181,12 +172,8 @@ def segmenter(
 
 def write_mask(path: str, classes: Tensor) -> None:
     """Write (H, W) classes as an RGB PNG, whole or not at all."""
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with write_atomically(path) as temporary:
-            save_mask(classes.numpy(), temporary)
-    except OSError as error:
-        raise cannot_write(path, error) from None
+    with writing_into(os.path.dirname(path), path), write_atomically(path) as temporary:
+        save_mask(classes.numpy(), temporary)
 
 
 if __name__ == "__main__":

@@ -72,9 +72,9 @@ def add_training_flags(parser: argparse.ArgumentParser, recipes: dict[str, dict[
     parser.set_defaults(nesterov=None, decay_all=None, last_rate=None, milestones=None)
     # the machine
     add("--device", help="cuda, mps or cpu (default: the best there is)")
-    precision = "of the network in training (auto: bf16 from Ampere on and on CPUs with AMX, fp16 on "
-    precision += "Volta and Turing, else fp32, by TF32 where it is there); losses, validation and inference are fp32"
-    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), help=precision)
+    how = "of the network in training (auto: bf16 from Ampere on and on CPUs with AMX, fp16 on Volta and "
+    how += "Turing, else fp32, by TF32 where it is there); losses, validation and inference are fp32"
+    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), help=how)
     add("--cache", help="folder for decoded images (default: the user's cache folder)")
     dry_run = "check the data, build everything, run a few steps, write no run folder"
     add("--dry-run", action="store_true", help=dry_run)

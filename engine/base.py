@@ -298,27 +298,24 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def check_writable(folder: str, output: str) -> None:
     """UserError, which names `output`, unless a file can be made in `folder`."""
-    with made_if_missing(folder, output):
-        try:
-            tempfile.TemporaryFile(dir=os.path.abspath(folder)).close()
-        except OSError as error:
-            raise cannot_write(output, error) from None
+    with writing_into(folder, output):
+        tempfile.TemporaryFile(dir=os.path.abspath(folder)).close()
 
 
 @contextmanager
-def made_if_missing(folder: str, output: str) -> Iterator[None]:
-    """Missing folders are made (UserError names `output`), and taken away where nothing lies in them."""
+def writing_into(folder: str, output: str) -> Iterator[None]:
+    """Missing folders are made, and taken away where nothing lies in them; what the disk refuses becomes a
+    UserError that names `output`."""
     missing, path = [], os.path.abspath(folder)
     while not os.path.lexists(path):
         missing.append(path)
         path = os.path.dirname(path)
     try:
-        try:
-            if missing:
-                os.makedirs(missing[0], exist_ok=True)  # another process may be making it too
-        except OSError as error:
-            raise cannot_write(output, error) from None
+        if missing:
+            os.makedirs(missing[0], exist_ok=True)  # another process may be making it too
         yield
+    except OSError as error:
+        raise cannot_write(output, error) from None
     finally:
         for path in missing:
             with suppress(OSError):  # something lies there now

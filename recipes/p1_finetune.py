@@ -28,7 +28,7 @@ RECIPES = {
         "mix": "none",
         "label_smoothing": 0.1,
         "ema_decay": 0.995,
-    },
+    }
 }
 
 # For ten epochs or fewer: in so few, crops and colours cost more than they give, .520 against .631.

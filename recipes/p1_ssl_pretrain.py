@@ -19,7 +19,7 @@ RECIPES = {
         "target_decay": 0.996,
         "target_schedule": "cosine",
         "ema_decay": 0,  # BYOL's target is its own average
-    },
+    }
 }
 
 # Those of the reports: what their text says and, where it is silent, what their authors' code did. Views and

@@ -34,7 +34,7 @@ RECIPES = {
         "ema_decay": 0.998,
         "snapshot_epochs": None,  # first, middle and last
         "pictures": None,  # the edition's three tiles
-    },
+    }
 }
 
 # Those of the reports, a recipe for each of their two networks (`_a`: the VGG16-FCN32s): what their text says
