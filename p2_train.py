@@ -155,7 +155,8 @@ def main(args: argparse.Namespace) -> int:
     inputs = {"data": [*train.names, *validation.names], "weights": args.weights}
     run = Run(args.output, __file__, arguments, RECIPES[args.recipe], inputs)
     run.say(f"{args.model} {origin}; {counts}; on {device}, {distributed.world_size()} process(es)")
-    if distributed.is_main():
+    is_main = distributed.is_main()
+    if is_main:
         shorter_side = args.scale * min(train.tile(0).shape[:2])
         side = COARSEST_STRIDE * math.ceil(shorter_side / COARSEST_STRIDE)  # inference pads so, too
         keep_architecture(network, args.model, side, run.folder / ARCHITECTURE)
@@ -175,19 +176,19 @@ def main(args: argparse.Namespace) -> int:
             ious = " ".join(f"{scores.get(name, math.nan):.3f}" for name in CLASS_NAMES[:SCORED_CLASSES])
             run.say(f"epoch {loop.epoch}: mIoU {scores['mean_iou']:.4f} ({ious})")
         is_best = loop.keep_weights(description, scores)
-        if confusions is not None and distributed.is_main():
+        if confusions is not None and is_main:
             keep_confusions(run, validation.names, confusions, is_best)
-        if is_best and distributed.is_main():
+        if is_best and is_main:
             masks(folder=run.folder / BEST_MASKS)
-        if loop.is_snapshot_epoch() and distributed.is_main():
+        if loop.is_snapshot_epoch() and is_main:
             masks(folder=run.folder / snapshot_masks(loop.epoch))
         loop.end_epoch(scores)
-    if distributed.is_main():
+    if is_main:
         run.require(MODEL)
         draw_stages(run, f"{args.data}/{'train' if args.holdout else 'validation'}")
     loop.finish()  # after the pictures: finished is all of it
 
-    if distributed.is_main():
+    if is_main:
         scored_on = "held-out training" if args.holdout else "validation"
         print(f"best mIoU {loop.best:.6f} on {len(validation)} {scored_on} tiles: {run.folder / MODEL}")
     return distributed.leave(1 if train.left_out or validation.left_out else 0)

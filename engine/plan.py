@@ -119,13 +119,12 @@ def flags_of(trainings: Sequence[Training], hours: float) -> dict[str, str]:
 
 def table(trainings: Sequence[Training], runs: Path, hours: float | None) -> str:
     """What was found, in lines of text; with `hours` also what comes of them."""
-    rows = [("training", "images", "unusable", "starts", "on", "a step", "an epoch")]
-    rows[0] += ("gets",) if hours else ()
+    rows = [("training", "images", "unusable", "starts", "on", "a step", "an epoch", "gets" if hours else "")]
     for training in trainings:
-        step = f"{training.seconds:.2f} s of {training.batch}"
-        row = (training.name, str(training.images), str(training.left_out), training.origin[:60])
-        row += (training.machine, step, clock(training.seconds_an_epoch))
-        rows.append(row + ((_what_it_gets(training, minutes_of(trainings, hours)),) if hours else ()))
+        step, epoch = f"{training.seconds:.2f} s of {training.batch}", clock(training.seconds_an_epoch)
+        gets = _what_it_gets(training, minutes_of(trainings, hours)) if hours else ""
+        counts = (str(training.images), str(training.left_out))
+        rows.append((training.name, *counts, training.origin[:60], training.machine, step, epoch, gets))
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     lines += ["", packages_here(), disk(trainings, runs)]
