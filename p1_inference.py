@@ -104,7 +104,10 @@ def main(args: argparse.Namespace) -> int:
         raise UserError("the checkpoints know different classes; give those of one training set")
     if args.save_logits and len(models) > 1:
         raise UserError(f"--save-logits writes those of one checkpoint, not of {len(models)}; give one")
-    weights = relative_weights(args.vote_weights or [model["votes"] for model in models], len(models))
+    given = args.vote_weights or [model["votes"] for model in models]
+    if len(given) != len(models):
+        raise UserError(f"{len(given)} --vote-weights for {len(models)} checkpoints; give one for each")
+    weights = [weight / max(given) for weight in given]  # the largest 1: equal ones change no bit
     device = choose_device(args.device)
     scores, unreadable = {}, {}
     for model, weight in zip(models, weights) if names else ():  # one network in memory at a time
@@ -125,8 +128,8 @@ def main(args: argparse.Namespace) -> int:
     labels = {name: label_of(models[0], scores[name]) for name in names}
     table = [[{**row, "label": labels[row["filename"]]}[column] for column in header] for row in rows]
     folder, name = os.path.split(output)
-    others, written = one_of_several_writers(folder, [name]), write_atomically(output)
-    with writing_into(folder, args.output), others, written as temporary:
+    alone, written = one_of_several_writers(folder, [name]), write_atomically(output)
+    with writing_into(folder, args.output), alone, written as temporary:
         write_table(temporary, header, table)
     if not rows:
         say(f"{args.csv}: no row below its header, so the header alone is written")
@@ -180,13 +183,6 @@ def save_logits(
     said = Logits(names, model["classes"], array, model["path"], sha256_of(model["path"]), tta)
     with writing_into(os.path.dirname(os.path.realpath(path)), path):
         write_logits(path, said)
-
-
-def relative_weights(given: Sequence[float], count: int) -> list[float]:
-    """The weight of each of `count` votes, the largest 1: equal ones change no bit of the answers."""
-    if len(given) != count:
-        raise UserError(f"{len(given)} --vote-weights for {count} checkpoints; give one for each")
-    return [weight / max(given) for weight in given]
 
 
 def label_of(model: dict[str, Any], scores: Tensor) -> int | str:

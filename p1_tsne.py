@@ -112,7 +112,8 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"{args.output}: is the folder of images; give --output another one")
     paths = snapshots_of(Path(args.run), args.snapshots) if args.run else args.checkpoint
     keys = keys_of(paths)
-    titles = [title_of(key) for key in keys]
+    ends = ["/".join(Path(key).parts[-3:]) for key in keys]
+    titles = [re.sub("^epoch_0*([0-9]+)$", r"after epoch \1", end) for end in ends]
     if args.run and is_last_epoch(args.run, paths[-1]):
         titles[-1] += " (last)"
     check_writable(args.output, args.output)
@@ -123,7 +124,8 @@ def main(args: argparse.Namespace) -> int:
     classes = models[0]["classes"]
     if any(model["classes"] != classes for model in models):
         raise UserError("the checkpoints know different classes; give those of one training set")
-    legend = legend_of(classes, Path(folder).parent / "classes.txt")
+    names = read_class_names(Path(folder).parent / "classes.txt", classes)
+    legend = {label: f"{label} {names[label]}" if label in names else label for label in classes}
     device = choose_device(args.device)
     kinds = [(model["image_size"], model.get("padded", False)) for model in models]
     images_of = {kind: load_images(folder, table, kind, args.cache, classes) for kind in dict.fromkeys(kinds)}
@@ -144,7 +146,9 @@ def main(args: argparse.Namespace) -> int:
     whose = Path(args.run).resolve().name if args.run else "the checkpoints"
     heading = f"{method} of {whose}, {len(images)} images of {Path(folder).name}"
     with writing_into(args.output, args.output), sole_writer(args.output):
-        write_tables(args.output, coordinates, scores)
+        with write_atomically(f"{args.output}/coordinates.csv") as temporary:
+            write_table(temporary, ("filename", "label", "checkpoint", "x", "y"), coordinates)
+        write_json(f"{args.output}/scores.json", scores)
         draw(f"{args.output}/{args.method}", heading, planes, images.labels, list(legend.values()), scores)
     print(as_text(scores))
     images_of_class = np.bincount(images.labels, minlength=len(classes))
@@ -177,11 +181,6 @@ def keys_of(paths: Sequence[str | Path]) -> list[str]:
     return keys
 
 
-def title_of(key: str) -> str:
-    """What a checkpoint is called in the pictures: "after epoch 5", or the end of its path."""
-    return re.sub("^epoch_0*([0-9]+)$", r"after epoch \1", "/".join(Path(key).parts[-3:]))
-
-
 def is_last_epoch(folder: str, snapshot: Path) -> bool:
     """Whether a snapshot is of the last epoch of a finished run; where it is not, the user is told."""
     run, epoch = read_run(folder), int(snapshot.stem[len("epoch_") :])
@@ -192,12 +191,6 @@ def is_last_epoch(folder: str, snapshot: Path) -> bool:
 
 
 # -- images, features and the plane -----
-
-
-def legend_of(classes: Sequence[str], names_file: Path) -> dict[str, str]:
-    """Label → what the pictures call it: "7 Camera" where it has a name, else "7"; see read_class_names."""
-    names = read_class_names(names_file, classes)
-    return {label: f"{label} {names[label]}" if label in names else label for label in classes}
 
 
 def load_images(
@@ -251,13 +244,6 @@ def project(features: np.ndarray, method: str, seed: int, exaggeration: float = 
 
 
 # -- what is written -----
-
-
-def write_tables(output: str, coordinates: list[tuple[str, ...]], scores: list[dict[str, Any]]) -> None:
-    """coordinates.csv, a row for each image and checkpoint, and scores.json."""
-    with write_atomically(f"{output}/coordinates.csv") as temporary:
-        write_table(temporary, ("filename", "label", "checkpoint", "x", "y"), coordinates)
-    write_json(f"{output}/scores.json", scores)
 
 
 def draw(

@@ -15,9 +15,8 @@ import argparse
 import errno
 import os
 import sys
-from contextlib import contextmanager
 from functools import partial
-from typing import Any, Iterable, Iterator, Sequence
+from typing import Iterable, Iterator, Sequence
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
 
@@ -73,7 +72,9 @@ def main(args: argparse.Namespace) -> int:
     models = read_models("p2", args.checkpoint)
     device = choose_device(args.device)
     batch_size = args.batch_size or (1 if device.type == "cpu" else BATCH_SIZE)
-    runner = segmenter(models, device, batch_size, args.scale or (), args.tta)
+    networks = [load_trained(model) for model in models]
+    forward = partial(land_cover, networks, models, scales=args.scale or (), tta=args.tta)
+    runner = Runner(networks, forward, device, batch_size)  # uint8 tiles (B, 3, H, W) → classes (B, H, W)
     failed, progress = [], Progress("tiles", total=len(mask_of_tile))
 
     def fail(name: str, reason: Exception) -> None:
@@ -95,7 +96,10 @@ def main(args: argparse.Namespace) -> int:
     for name, mask in mask_of_tile.items():
         if is_too_long(args.output, mask):
             fail(name, UserError(f"its mask's name has too many letters for the folder {args.output}"))
-    with making_masks(args.output, mask_of_tile.values()), write_behind(write_mask, args.workers) as write:
+    # What a killed process was writing of these masks goes first.
+    alone = one_of_several_writers(args.output, mask_of_tile.values())
+    written = write_behind(write_mask, args.workers)
+    with writing_into(args.output, args.output), alone, written as write:
         for batch in batches_of_one_shape(readable(), batch_size):
             for name, classes in run_each(runner, batch):
                 if isinstance(classes, Exception):
@@ -138,13 +142,6 @@ def check_output(output: str, images: str, masks: Iterable[str]) -> None:
             raise UserError(f"{path}: a folder lies where a mask belongs; give another --output")
 
 
-@contextmanager
-def making_masks(output: str, masks: Iterable[str]) -> Iterator[None]:
-    """The folder is there, without what a killed process was writing of these masks."""
-    with writing_into(output, output), one_of_several_writers(output, masks):
-        yield
-
-
 def is_too_long(output: str, mask: str) -> bool:
     """Whether the file system of the folder, which may not be there yet, has no such long name."""
     folder = os.path.abspath(output)
@@ -155,19 +152,6 @@ def is_too_long(output: str, mask: str) -> bool:
     except OSError as error:
         return error.errno == errno.ENAMETOOLONG
     return False
-
-
-def segmenter(
-    models: list[dict[str, Any]],
-    device: torch.device,
-    batch_size: int,
-    scales: Sequence[float],
-    tta: str | None,
-) -> Runner:
-    """Makes (B, H, W) uint8 classes of (B, 3, H, W) uint8 tiles, by the mean of the models' probabilities."""
-    networks = [load_trained(model) for model in models]
-    forward = partial(land_cover, networks, models, scales=scales, tta=tta)
-    return Runner(networks, forward, device, batch_size)
 
 
 def write_mask(path: str, classes: Tensor) -> None:
