@@ -72,7 +72,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     if not (0 < args.scale <= 4 and 0 < args.min_crop <= 1):
         parser.error("--scale must lie above 0 and up to 4, --min-crop above 0 and up to 1")
     if not (0 <= args.gamma <= 10 and 0 <= args.soft_iou <= 100):
-        parser.error("--gamma must lie from 0 to 10, --soft-iou from 0 to 100")
+        parser.error("--gamma must lie up to 10, --soft-iou up to 100, none of them below 0")
     counts = (1, 6, 7) if args.learns_unknown else (1, 6)
     if len(args.alpha) not in counts or not all(0 < weight <= 100 for weight in args.alpha):
         wanted = " or ".join(map(str, counts))

@@ -30,6 +30,7 @@ def save(path: str | Path, values: dict[str, Any]) -> None:
     import torch
 
     try:
+        # Into an open file: given a path, torch.save writes its name too, and no two files would be equal.
         with write_atomically(path) as temporary, open(temporary, "wb") as file:
             torch.save(values, file)
     except (OSError, RuntimeError) as error:

@@ -23,11 +23,6 @@ from engine import manifest
 from engine.base import UserError, run_script, say, sync
 from engine.transfer import Refused, download, size_of
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 
 class NotAvailable(UserError):
     """One checkpoint that cannot be had now; others may."""
@@ -107,7 +102,7 @@ def _open_part(part: Path, name: str) -> tuple[Path, BinaryIO]:
             raise OSError(errno.ELOOP, "a link or no plain file")
         try:
             _lock(file, name)
-        except OSError:  # a file system without locks: a part that no other process knows
+        except (OSError, ImportError):  # without locks: a part that no other process knows
             file.close()
             part = part.with_name(f"{part.name}.{os.getpid()}.part")
             return part, open(part, "w+b", buffering=0)
@@ -118,9 +113,9 @@ def _open_part(part: Path, name: str) -> tuple[Path, BinaryIO]:
 
 
 def _lock(file: BinaryIO, name: str) -> None:
-    """Wait until no other process has it. OSError where there are no locks."""
-    if fcntl is None:
-        raise OSError(errno.ENOLCK, "no locks here")
+    """Wait until no other process has it. OSError where there are no locks, on Windows ImportError."""
+    import fcntl
+
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

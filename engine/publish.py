@@ -15,7 +15,7 @@ from typing import Any, Sequence
 from engine import manifest
 from engine.arguments import parser_for
 from engine.base import UserError, run_script, write_atomically
-from engine.checkpoint import KINDS, TTA_CHOICES, read_model
+from engine.checkpoint import KINDS, TTA_CHOICES, read_model, save
 from engine.run_folder import MODEL
 
 SCORES = {"p1": "accuracy", "p2": "mean_iou"}
@@ -59,10 +59,14 @@ def publish(
     # New weights under the name of the default stay the default: a wrapper must not lose its checkpoint.
     default = default or (old is not None and old["default"])
     entry = {"name": name, "problem": problem, "default": default, "file": f"{name}.pt"}
+    if tta:
+        model.update(tta=tta, score={SCORES[kind]: score})
+    if fp16:
+        model["state"] = halved(model["state"])
     manifest.FOLDER.mkdir(exist_ok=True)
     with write_atomically(manifest.entry_path(entry)) as temporary:
         if fp16 or tta:
-            write_changed(model, temporary, fp16, tta, score)
+            save(temporary, model)
         else:
             shutil.copyfile(source, temporary)
         entry.update(sha256=manifest.sha256_of(temporary), bytes=temporary.stat().st_size)
@@ -76,21 +80,6 @@ def publish(
         entries = manifest.checked([entry, *others])  # before anything gets its final name
     manifest.write(entries)
     return entry
-
-
-def write_changed(
-    model: dict[str, Any], path: Path, fp16: bool, tta: str | None, score: float | None
-) -> None:
-    import torch
-
-    if tta:
-        model.update(tta=tta, score={SCORES[model["problem"]]: score})
-    if fp16:
-        model["state"] = halved(model["state"])
-    # Into an open file: given a path, torch.save writes the path's name into the file, and the sha256 would
-    # be another one each time, also than that of a file that was already uploaded.
-    with open(path, "wb") as file:
-        torch.save(model, file)
 
 
 def halved(state: dict[str, Any]) -> dict[str, Any]:
