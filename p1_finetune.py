@@ -18,9 +18,12 @@ Every setting and seed has a run folder of its own below --output, such as runs/
 weights (chosen on the validation images) in model.pt for p1_inference.py and what they predict in
 predictions.csv; a table of all runs lies beside them. The same command resumes after Ctrl-C, a crash or a
 power cut, and leaves finished runs alone. On a CPU a seed gives the same weights bit for bit, on a GPU
-closely. On several GPUs: torchrun --nproc-per-node 4 p1_finetune.py ... ; --batch-size is that of all
-together. Where labels are in the names (50 classes), the usual recipe is `small`. For want of
-pretrain_model_SL.pt see `make p1`.
+closely.
+
+On several GPUs: torchrun --nproc-per-node 4 p1_finetune.py ... ; --batch-size is that of all together.
+
+Where labels are in the names (50 classes), the usual recipe is `small`. For want of pretrain_model_SL.pt see
+`make p1`.
 """
 
 from __future__ import annotations

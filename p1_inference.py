@@ -45,7 +45,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--save-logits", type=nonempty_path, metavar="FILE.npz", help=logits)
     votes = "of several checkpoints, in their order (default: equal)"
     add("--vote-weights", type=positive_number, nargs="+", help=votes)
-    add("--print-architecture", action="store_true", help="print the checkpoints' networks, classify nothing")
+    only = "print the checkpoints' networks and classify nothing"
+    add("--print-architecture", action="store_true", help=only)
     mirrored = "flip: mean with the mirrored image (default: as published, or none)"
     add("--tta", choices=TTA_CHOICES["p1"], help=mirrored)
     add("--edition", help="year whose form the CSV has (default: that of EDITION, else 2024)")

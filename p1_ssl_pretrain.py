@@ -44,12 +44,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--image-size", type=int, default=128, help="pixels a side of a view (default 128, the course's)")
     add("--target-decay", type=float, help="of the target network at the start; 0.99 for runs of few steps")
     # how well
-    probe = "labelled images, such as office/train.csv of the folder office/train: how many kNN classifies"
-    add("--probe-csv", help=probe)
-    add("--probe-every", type=int, default=5, help="epochs between probes (default 5), with first and last")
+    probe = "labelled images, such as office/train.csv of the folder office/train: how many of them kNN "
+    add("--probe-csv", help=probe + "classifies")
+    every = "epochs between two probes (default 5); first and last are probed"
+    add("--probe-every", type=int, default=5, help=every)
     add_training_flags(parser, RECIPES)
     add("--seed", **SEED)
-    add("--compile", action="store_true", help="torch.compile the backbone: slow at first, faster on a GPU")
+    slow = "torch.compile the backbone: slow at the start, then faster on a GPU"
+    add("--compile", action="store_true", help=slow)
     # what a recipe alone says
     parser.set_defaults(image_share=None, views=None, min_area=None, target_schedule=None, ema_decay=None)
     args = parser.parse_args(argv)

@@ -48,7 +48,8 @@ MASK_SETTINGS = (
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = parser_for(__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("--images", type=nonempty_path, nargs="+", required=True, help="images, or folders of tiles")
+    images = "images, or folders of tiles (NNNN_sat.jpg)"
+    add("--images", type=nonempty_path, nargs="+", required=True, help=images)
     add("--output", type=nonempty_path, required=True, help="folder for what is written")
     weights = "an official file of weights, or vit_t (default on a CPU, 41 MB), vit_b (default elsewhere, "
     weights += "0.4 GB), vit_l, vit_h (2.6 GB, the best): then it is fetched if it is not there"
@@ -60,11 +61,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     whose.add_argument("--model-b", **models, help=f"show only: {about}")
     # which masks
     shown = "(default %(default)s)"
-    add("--points-per-side", type=positive_count, help="points along a side (default 32, 16 on a CPU)")
+    grid = "points of the grid along a side (default 32, 16 on a CPU)"
+    add("--points-per-side", type=positive_count, help=grid)
     add("--pred-iou-thresh", type=finite, default=0.88, help=f"least predicted IoU; 0 keeps all {shown}")
     add("--stability-score-thresh", type=finite, default=0.95, help=f"least stability score {shown}")
     add("--box-nms-thresh", type=positive_number, default=0.7, help=f"boxes alike: one is left {shown}")
-    add("--crop-n-layers", type=int, choices=range(4), default=0, help="also look at 4, 16, 64 crops")
+    crops = "also look at 4, 16, 64 crops of the image"
+    add("--crop-n-layers", type=int, choices=range(4), default=0, help=crops)
     fewer = {"type": positive_count, "default": 1, "help": "fewer points by layer of crops"}
     add("--crop-n-points-downscale-factor", **fewer)
     # the machine
