@@ -282,4 +282,4 @@ def in_short(test: PairedTest) -> str:
 
 
 def p_in_words(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return "p below 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -146,7 +146,7 @@ def test_networks_are_tested_over_their_tiles(tmp_path, capsys):
         np.savez(run / "confusions.npz", names=np.array(list("abcdefghijkl")), best=pixels, last=pixels)
     _, lines, _ = compared(capsys, tmp_path)
     start = lines.index("Problem 2, land cover: paired tests")
-    tested = "-0.5000 (-0.5000 to -0.5000), p < 0.001"
+    tested = "-0.5000 (-0.5000 to -0.5000), p below 0.001"
     assert row_of(lines[start + 1 :], "half") == ["half", tested, tested]
 
 

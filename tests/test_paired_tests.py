@@ -296,7 +296,7 @@ def test_a_sentence_says_no_more_than_p_allows():
     assert "0.1000 below 0.5000 on the same 2,500 images (p = 0.012), a hint and no proof" in hint
     far = in_words(PairedTest(0.7, 0.6, 0.0005, 257, "tiles", (0.05, 0.15)))
     assert (
-        "257 tiles (95 % of the draws between +0.0500 and +0.1500, p < 0.001), more than the choice of t"
+        "257 tiles (95 % of the draws between +0.0500 and +0.1500, p below 0.001), more than the choice of t"
         in far
     )
     assert (
