@@ -34,15 +34,13 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Callable, Sequence, Tuple
+from typing import Any, Callable
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
 
 from engine.arguments import add_scoring_flags, add_training_flags, dashed, fill_in, flag_adder, parser_for
 from engine.packages import begin
 from recipes.p1_finetune import RECIPES, VGG_LR
-
-Normalisation = Tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each colour
 
 # Which flag names the file of the backbone (None: random weights), and whether the backbone stays as it is.
 SETTINGS = {
@@ -148,7 +146,14 @@ from engine.optimizer import Stepper, build_optimizer, parameter_groups
 from engine.run import Run, Stopper
 from engine.run_folder import ARCHITECTURE, MODEL, PREDICTIONS, PREDICTIONS_LAST, best_and_last
 from models import backbone
-from models.builders import CLASSIFIERS, build_network, check_network, describe_classifier, normalisation
+from models.builders import (
+    CLASSIFIERS,
+    Normalisation,
+    build_network,
+    check_network,
+    describe_classifier,
+    normalisation,
+)
 from models.describe import keep_architecture
 from models.predict import normalise, predict_classes
 from models.small_maps import use_matrix_products

@@ -24,15 +24,13 @@ import argparse
 import os
 import sys
 from functools import partial
-from typing import Callable, Sequence, Tuple
+from typing import Callable
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
 
 from engine.arguments import SEED, add_training_flags, fill_in, flag_adder, parser_for
 from engine.packages import begin
 from recipes.p1_ssl_pretrain import RECIPES
-
-Normalisation = Tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each colour
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -82,7 +80,7 @@ from engine.run import Run, Stopper
 from engine.run_folder import BACKBONE, COLLAPSED
 from engine.schedule import target_decay
 from models.backbone import head_name
-from models.builders import CLASSIFIERS, build_network, normalisation
+from models.builders import CLASSIFIERS, Normalisation, build_network, normalisation
 from models.byol import BYOL
 from models.predict import normalise, predict_images
 from models.small_maps import use_matrix_products

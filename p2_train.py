@@ -24,7 +24,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Callable, Sequence, Tuple
+from typing import Callable, Sequence
 from zipfile import BadZipFile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # PYTHONSAFEPATH leaves it out
@@ -34,8 +34,6 @@ from engine.packages import begin
 from recipes.p2_train import RECIPES
 
 VALIDATION_BATCH = 8  # tiles at a time on a GPU, as hw1_2.sh
-
-Normalisation = Tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each colour
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -103,7 +101,14 @@ from engine.optimizer import Stepper, build_optimizer, parameter_groups
 from engine.pipeline import batches_of_one_shape
 from engine.run import Run, Stopper
 from engine.run_folder import ARCHITECTURE, BEST_MASKS, CONFUSIONS, MODEL, snapshot_masks
-from models.builders import SEGMENTERS, build_network, check_network, describe_segmenter, normalisation
+from models.builders import (
+    SEGMENTERS,
+    Normalisation,
+    build_network,
+    check_network,
+    describe_segmenter,
+    normalisation,
+)
 from models.describe import keep_architecture
 from models.losses import pixel_loss, soft_iou_loss
 from models.predict import COARSEST_STRIDE, normalise, predict_tiles
