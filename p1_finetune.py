@@ -168,7 +168,8 @@ def main(args: Namespace) -> int:
     check_network(network, args.model, num_classes=2, sizes=(args.image_size, *crops))
     backbone.start_from(network, args.model, args.weights, None, False)
     device = distributed.join(args.device)
-    if args.epochs and args.epochs <= 10 and args.augment != "none" and args.recipe not in ("short", "small"):
+    is_short = args.recipe in ("short", "small") or args.augment == "none"
+    if args.epochs and args.epochs <= 10 and not is_short and distributed.is_main():
         say("ten epochs are too few for random crops and colours: --recipe short learns more in them")
     train, validation = (args.train_images, args.train_csv), (args.val_images, args.val_csv)
     with distributed.main_first():

@@ -116,8 +116,9 @@ def fill_in(
             parser.error(f"{dashed(name)} must be 0 at least and less than 1")
     for name, least in LEAST.items():
         value = vars(args).get(name)
-        if value is not None and not least <= value < math.inf:
-            parser.error(f"{dashed(name)} must be {least} at least, and finite")
+        is_number = isinstance(value, (int, float))  # a recipe may hold anything
+        if value is not None and not (is_number and least <= value < math.inf):
+            parser.error(f"{dashed(name)} must be a number from {least} on, and finite")
 
 
 def dashed(name: str) -> str:

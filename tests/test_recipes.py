@@ -38,6 +38,14 @@ def test_a_recipe_that_leaves_something_open_is_refused(script, monkeypatch, cap
 
 
 @SCRIPTS
+def test_a_rate_that_is_no_number_is_refused(script, monkeypatch, capsys):
+    monkeypatch.setitem(script.RECIPES, "ours", {**script.RECIPES["default"], "lr": "1e-3"})
+    with pytest.raises(SystemExit) as end:
+        script.parse_arguments([*GIVEN[script], "--recipe", "ours"])
+    assert end.value.code == 2 and "--lr must be a number" in capsys.readouterr().err
+
+
+@SCRIPTS
 def test_every_recipe_there_is_can_be_chosen(script):
     for name, recipe in script.RECIPES.items():
         args = script.parse_arguments([*GIVEN[script], "--recipe", name])
