@@ -128,7 +128,7 @@ def table(trainings: Sequence[Training], runs: Path, hours: float | None) -> str
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     lines += ["", packages_here(), disk(trainings, runs)]
-    if any("hardly a training" in row[-1] and "cpu" in row[4] for row in rows):
+    if any(row[0] == "pre-training" and "hardly" in row[-1] and "cpu" in row[4] for row in rows):
         lines.append("`make laptop` trains smaller networks, which on a CPU learn more in the same hours")
     return "\n".join(lines)
 

@@ -50,7 +50,7 @@ def test_each_training_gets_flags_that_its_script_takes():
 
 
 def test_the_table_shows_what_hours_would_come_to(tmp_path):
-    slow = [training("model A", seconds=60.0, left_out=2), training("settings")]
+    slow = [training("pre-training", seconds=60.0, left_out=2), training("settings")]
     text = plan.table(slow, tmp_path / "runs", hours=1)
     assert "60.00 s of 32" in text and "fewer than 100" in text and "epoch(s), 1 seed(s)" in text
     assert "packages: " in text and "GB are free" in text
