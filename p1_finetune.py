@@ -86,9 +86,10 @@ def parse_arguments(argv: list[str] | None = None) -> Namespace:
     parser.set_defaults(**dict.fromkeys(alone))
     args = parser.parse_args(argv)
     args.recipe = args.recipe or ("default" if args.data or args.train_csv else "small")
-    if args.lr is None and args.recipe in ("default", "small") and (args.model or "").startswith("vgg"):
-        args.lr = min(RECIPES[args.recipe]["lr"], VGG_LR)
+    is_lr_given = args.lr is not None
     fill_in(parser, args, RECIPES)
+    if not is_lr_given and args.recipe in ("default", "short", "small") and args.model.startswith("vgg"):
+        args.lr = min(args.lr, VGG_LR)
     check(parser, args)
     # Crops enlarge what they show, so training is a little smaller than use (Touvron et al., 2019).
     enlarges = not (args.shift or args.changes)
@@ -125,7 +126,7 @@ def check(parser: ArgumentParser, args: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    ARGUMENTS = begin(parse_arguments, "matplotlib")
+    ARGUMENTS = begin(parse_arguments, "matplotlib", "sklearn")
 
 import numpy as np
 import torch
@@ -283,9 +284,15 @@ def starting_network(args: Namespace, num_classes: int, device: torch.device) ->
 
 def run_of(args: Namespace, data: TrainingData, folder: str) -> Run:
     arguments = {**vars(args), "training_images": len(data.images), "num_classes": len(data.classes)}
-    inputs = {"train_images": data.images.names, "val_images": data.validation.names}
-    inputs.update({name: vars(args)[name] for name in ("train_csv", "val_csv", "weights")})
-    inputs.update(data=None, backbone=None)  # which are these paths, and compared by backbone_sha256
+    inputs = {
+        "data": None,  # the four below
+        "train_images": data.images.names,
+        "train_csv": args.train_csv,
+        "val_images": data.validation.names,
+        "val_csv": args.val_csv,
+        "weights": args.weights,
+        "backbone": None,  # compared by backbone_sha256
+    }
     return Run(folder, __file__, arguments, RECIPES[args.recipe], inputs)
 
 

@@ -25,17 +25,19 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple
 
-from engine import distributed, run_folder
-from engine.loop import Loop
 from engine.packages import require_packages
 
-# isort: split
+if __name__ == "__main__":  # before torch, and what is missing in one line
+    require_packages("byol_pytorch", "matplotlib", "segment_anything")
+
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from benchmarks.memory import Training, fine_tuning, need_of, pretraining, segmentation
 from datasets.images import read_rgb
+from engine import distributed, run_folder
+from engine.loop import Loop
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM_UP = 3  # steps that are not timed: the first ones choose kernels
@@ -346,7 +348,6 @@ def main(argv: list[str] | None = None) -> None:
         else:
             print(json.dumps(run_timed(how, *words)))
         return
-    require_packages("byol_pytorch", "matplotlib", "segment_anything")
     with tempfile.TemporaryDirectory() as folder:
         results = measure_all(args, Path(folder))
         args.output.write_text(json.dumps(results, indent=1), encoding="utf-8")

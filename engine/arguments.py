@@ -112,12 +112,12 @@ def fill_in(
         if not 0 <= seed < 2**32:
             parser.error("seeds must be from 0 to 4294967295")
     for name in SHARES:
-        if not 0 <= (vars(args).get(name) or 0) < 1:
+        value = vars(args).get(name) or 0
+        if not (isinstance(value, (int, float)) and 0 <= value < 1):  # a recipe may hold anything
             parser.error(f"{dashed(name)} must be 0 at least and less than 1")
     for name, least in LEAST.items():
         value = vars(args).get(name)
-        is_number = isinstance(value, (int, float))  # a recipe may hold anything
-        if value is not None and not (is_number and least <= value < math.inf):
+        if value is not None and not (isinstance(value, (int, float)) and least <= value < math.inf):
             parser.error(f"{dashed(name)} must be a number from {least} on, and finite")
 
 

@@ -315,6 +315,9 @@ def writing_into(folder: str, output: str) -> Iterator[None]:
             os.makedirs(missing[0], exist_ok=True)  # another process may be making it too
         yield
     except OSError as error:
+        wanted, failed = os.path.abspath(folder), os.path.abspath(os.fsdecode(error.filename or folder))
+        if not (failed.startswith(wanted) or wanted.startswith(failed)):
+            raise  # of a file elsewhere
         raise cannot_write(output, error) from None
     finally:
         for path in missing:

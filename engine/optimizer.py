@@ -162,7 +162,8 @@ class Stepper:
         for number, part in enumerate(parts, start=1):
             # Several processes exchange gradients once a step, with its last part.
             waits = number < len(parts) and self._wrapped is not self.network
-            with fast_float32(), self._wrapped.no_sync() if waits else nullcontext():
+            exchange = self._wrapped.no_sync() if waits else nullcontext()
+            with fast_float32(), exchange:
                 values = loss_of(*part, share=len(part[0]) / images)
                 self.scaler.scale(values["loss"]).backward()
             for name, value in values.items():

@@ -93,7 +93,10 @@ def trace(skeleton: nn.Module, size: int) -> list[Node]:
         outputs = skeleton(image)
     outputs = outputs if isinstance(outputs, dict) else {"out": outputs}
     for name, tensor in outputs.items():
-        tracer.add(Node(f"output {name}", "output", [], tuple(tensor.shape[1:]), tracer.origins_in(tensor)))
+        origins = tracer.origins_in(tensor)
+        if not origins:
+            raise LookupError(f"what output {name} is computed from is not known")
+        tracer.add(Node(f"output {name}", "output", [], tuple(tensor.shape[1:]), origins))
     return tracer.nodes
 
 

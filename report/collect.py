@@ -262,6 +262,8 @@ def class_names_of(run: RunRecord, labels: Sequence[str]) -> dict[str, str]:
 def read_rows(folder: Path) -> list[Row]:
     """A row for each of the five settings; UserError when no run has a scored epoch."""
     runs = [_scored(run) for run in runs_of_settings(folder)]
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder; give the --output of p1_finetune.py")
     if not runs:
         advice = f"train one with python3 p1_finetune.py --output {folder}"
         raise UserError(f"{folder}: no run folder such as A-seed0 in it; {advice}")

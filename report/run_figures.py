@@ -288,7 +288,8 @@ def draw_setting_confusion(row: Row) -> Figure:
     state = ", unfinished" if scored.gap else ""
     title = f"Setting {scored.setting}, seed {scored.seed}, epoch {scored.best_epoch}{state}: "
     title += f"{right} of {count} right ({right / count:.1%})"
-    return draw_confusion(matrix, [row.class_names.get(label, label) for label in scored.labels], title)
+    names = row.class_names
+    return draw_confusion(matrix, [names.get(label, label) for label in scored.labels], title)
 
 
 def draw_confusion(matrix: np.ndarray, names: Sequence[str], title: str) -> Figure:
