@@ -118,7 +118,7 @@ def fill_in(
     for name, least in LEAST.items():
         value = vars(args).get(name)
         if value is not None and not (isinstance(value, (int, float)) and least <= value < math.inf):
-            parser.error(f"{dashed(name)} must be a number from {least} on, and finite")
+            parser.error(f"{dashed(name)} must be {least} at least, and a finite number")
 
 
 def dashed(name: str) -> str:

@@ -71,7 +71,7 @@ def test_vgg16_weights_with_torchvisions_names_fill_fcn32s(tmp_path):
     }
     torch.save(state, tmp_path / "vgg16.pt")
     load_pretrained(network, "fcn32s", str(tmp_path / "vgg16.pt"))
-    assert network.backbone[28].weight.unique().tolist() == [0.5]
+    assert network.backbone["28"].weight.unique().tolist() == [0.5]
 
 
 @pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")

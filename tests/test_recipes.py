@@ -42,7 +42,7 @@ def test_a_rate_that_is_no_number_is_refused(script, monkeypatch, capsys):
     monkeypatch.setitem(script.RECIPES, "ours", {**script.RECIPES["default"], "lr": "1e-3"})
     with pytest.raises(SystemExit) as end:
         script.parse_arguments([*GIVEN[script], "--recipe", "ours"])
-    assert end.value.code == 2 and "--lr must be a number" in capsys.readouterr().err
+    assert end.value.code == 2 and "--lr must be 0" in capsys.readouterr().err
 
 
 @SCRIPTS
