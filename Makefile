@@ -394,8 +394,8 @@ test-installs: $(INSTALLED_FOR_TESTS)
 # nbclient runs it, by the ipykernel that is installed beside it.
 test-notebook: $(INSTALLED_FOR_TESTS)
 	@rm -rf demo/notebook && python3 -m datasets.sample demo/notebook
-	@DATA="$(CURDIR)/demo/notebook/hw1_data" HOURS=1 RUNS="$(CURDIR)/demo/notebook/runs" REPORT="$(CURDIR)/demo/notebook/report" \
-		TARGET="demo OUT=demo/notebook/demo REPORT_OUT=demo/notebook/report" \
+	@DATA="$(CURDIR)/demo/notebook/hw1_data" HOURS=1 RUNS="$(CURDIR)/demo/notebook/runs" REPORT="$(CURDIR)/demo/notebook/demo/report" \
+		TARGET="demo OUT=demo/notebook/demo" \
 		jupyter execute --timeout=3600 notebooks/colab_kaggle.ipynb
 
 MINUTES ?= 30
