@@ -6,7 +6,9 @@ before it.
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import pickle
 import re
 import zipfile
@@ -25,18 +27,29 @@ _MODEL_KEYS = {
 }
 
 
-def save(path: str | Path, values: dict[str, Any]) -> None:
-    """Write `values` with torch.save; the file is whole or the old one stays. UserError on a full disk."""
+def dump(path: str | Path, values: dict[str, Any]) -> None:
+    """torch.save into an open file: given a path, it writes the name too, and no two files would be equal.
+
+    OSError where the disk is full, which torch calls by other names.
+    """
     import torch
 
     try:
-        # Into an open file: given a path, torch.save writes its name too, and no two files would be equal.
-        with write_atomically(path) as temporary, open(temporary, "wb") as file:
+        with open(path, "wb") as file:
             torch.save(values, file)
-    except (OSError, RuntimeError) as error:
-        disk = ("PytorchStreamWriter", "unexpected pos", "iostream error")  # torch's words for it
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in disk):
+    except RuntimeError as error:
+        of_the_disk = ("PytorchStreamWriter", "unexpected pos", "iostream error")
+        if not any(words in str(error) for words in of_the_disk):
             raise
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}; torch: {error}") from None
+
+
+def save(path: str | Path, values: dict[str, Any]) -> None:
+    """Write `values` with torch.save; the file is whole or the old one stays. UserError on a full disk."""
+    try:
+        with write_atomically(path) as temporary:
+            dump(temporary, values)
+    except OSError as error:
         advice = "make room, then give the same command again"
         raise UserError(f"{path}: cannot be written ({error}); {advice}") from None
 

@@ -15,7 +15,7 @@ from typing import Any, Sequence
 from engine import manifest
 from engine.arguments import parser_for
 from engine.base import UserError, run_script, write_atomically
-from engine.checkpoint import KINDS, TTA_CHOICES, read_model, save
+from engine.checkpoint import KINDS, TTA_CHOICES, dump, read_model
 from engine.run_folder import MODEL
 
 SCORES = {"p1": "accuracy", "p2": "mean_iou"}
@@ -66,7 +66,7 @@ def publish(
     manifest.FOLDER.mkdir(exist_ok=True)
     with write_atomically(manifest.entry_path(entry)) as temporary:
         if fp16 or tta:
-            save(temporary, model)
+            dump(temporary, model)
         else:
             shutil.copyfile(source, temporary)
         entry.update(sha256=manifest.sha256_of(temporary), bytes=temporary.stat().st_size)

@@ -55,8 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = parser_of("settings_table", __doc__)
     parser.add_argument("runs", metavar="RUNS", type=Path, help="the --output of p1_finetune.py")
     folder = parser.parse_args(argv).runs
-    print(write_settings_table(folder), end="")
-    left_out = [scored for row in read_rows(folder) for scored in row.unfinished]
+    rows = read_rows(folder)
+    print(_write(folder, rows), end="")
+    left_out = [scored for row in rows for scored in row.unfinished]
     for scored in left_out:
         say(f"not averaged: {folder / scored.name}: {scored.gap}")
     return 1 if left_out else 0
@@ -68,8 +69,10 @@ def write_settings_table(folder: str | Path) -> str:
     Returns the table and its notes as Markdown; the most confused pairs of classes are in table.md alone.
     UserError when there is no run with a scored epoch, or the disk refuses.
     """
-    folder = Path(folder)
-    rows = read_rows(folder)
+    return _write(Path(folder), read_rows(Path(folder)))
+
+
+def _write(folder: Path, rows: Sequence[Row]) -> str:
     confused = {row.setting: most_confused(row) for row in rows if row.pictured}
     notes = notes_on(rows)
     columns, lines = cells_of(rows)
