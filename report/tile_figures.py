@@ -77,7 +77,7 @@ def draw_stages(
 ) -> Figure:
     """Rows of (name, tile, truth, masks at each stage), all (H, W, 3) uint8."""
     last = stages[-1].partition(" (")[0]
-    headings = ["image", "truth", *stages, f"{last} over the image"]
+    headings = ["image", "truth", *stages, f"{last} overlaid"]
     with styled():
         figure = Figure(figsize=(STAGE_CELL * len(headings), STAGE_CELL * len(rows) + 0.7))
         axes = figure.subplots(len(rows), len(headings), squeeze=False)
